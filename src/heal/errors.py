@@ -1,0 +1,40 @@
+"""Everything HEAL raises on purpose.
+
+    HealError
+    ├── UserError         bad input or configuration: exit code 2, no traceback
+    ├── CapabilityError   an engine cannot do what the method needs
+    ├── EngineError       an engine failed as a whole (one failed item is a record, not an error)
+    └── TooManyFailures   a stage lost so many items that going on would waste tokens
+
+A `UserError` says what is wrong, where, and the next command to try.
+"""
+
+
+class HealError(Exception):
+    """Base of every error HEAL raises on purpose; `exit_code` is what the command returns."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UserError(HealError):
+    """Bad input: what and where in the message, the next command in `hint`."""
+
+    exit_code = 2
+
+
+class CapabilityError(HealError):
+    """An engine lacks something the method needs; the message names the remedy."""
+
+    exit_code = 2
+
+
+class EngineError(HealError):
+    """An engine failed as a whole."""
+
+
+class TooManyFailures(HealError):
+    """A stage stopped because too many of its items failed; the message sums up by cause."""

@@ -1,0 +1,323 @@
+"""What flows between the stages: plain frozen records and the names of every outcome.
+
+No logic, no disk, no model. Token arrays are int32, per-token values float32; likelihoods and
+entropies are natural logarithms (nats) at temperature 1 over the full vocabulary. A `key` is a
+content hash: the same work always has the same key, wherever it stands in a file.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int32]
+FloatArray = NDArray[np.float32]
+
+
+class Split(StrEnum):
+    """Which side of the problem-level split a problem fell on, decided before sampling."""
+
+    TRAIN = "train"
+    HELD_OUT = "held_out"
+
+
+class Verdict(StrEnum):
+    """What the verifier found; `TRUNCATED` is not wrong and `UNVERIFIABLE` is not either."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    TRUNCATED = "truncated"
+    UNVERIFIABLE = "unverifiable"
+
+
+class Finish(StrEnum):
+    """Why the engine stopped writing."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    LOOP = "loop"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+class Stratum(StrEnum):
+    """A problem's difficulty for the unaided teacher; strata are disjoint (METHOD §1)."""
+
+    EASY = "easy"
+    HARD = "hard"
+    EXTREME = "extreme"
+    TRUNCATED = "truncated"
+    UNDETERMINED = "undetermined"
+
+
+class Origin(StrEnum):
+    """How a trace came to be."""
+
+    UNAIDED = "unaided"
+    HINTED = "hinted"
+    REPAIRED = "repaired"
+
+
+class HintKind(StrEnum):
+    """What the teacher is told (METHOD §2)."""
+
+    ANSWER = "answer"
+    GUIDED = "guided"
+    PARTIAL = "partial"
+    SIBLING = "sibling"
+
+
+class Breakpoint(StrEnum):
+    """How the break is found; the last three are controls that ignore the entropy."""
+
+    DIFFERENCE = "difference"
+    ZSCORE = "zscore"
+    CUSUM = "cusum"
+    RANDOM = "random"
+    FIXED_THIRD = "fixed_third"
+    RESTART = "restart"
+
+
+class StepEntropy(StrEnum):
+    """How a step's token entropies become one number."""
+
+    MEAN = "mean"
+    TOP20 = "top20"
+
+
+class Selection(StrEnum):
+    """How PURE chooses; the last five are controls."""
+
+    FRACTION = "fraction"
+    CALIBRATED = "calibrated"
+    RANDOM = "random"
+    RELIANCE = "reliance"
+    LENGTH = "length"
+    MEAN_NLL = "mean_nll"
+    MAX_PPL = "max_ppl"
+
+
+class Fallback(StrEnum):
+    """Why a breakpoint is not the one the entropy chose."""
+
+    EMPTY_WINDOW = "empty_window"
+    NO_SURGE = "no_surge"
+    SINGLE_STEP = "single_step"
+
+
+class Gate(StrEnum):
+    """The gates a hinted or repaired trace must pass before PURE; `PASSED` means all of them."""
+
+    PASSED = "passed"
+    INCORRECT = "incorrect"
+    INCOMPLETE = "incomplete"
+    SEVERAL_ANSWERS = "several_answers"
+    HINT_TALK = "hint_talk"
+    COPIED_HINT = "copied_hint"
+    EARLY_ANSWER = "early_answer"
+
+
+class Drop(StrEnum):
+    """Why a candidate is not in its PACE set; `KEPT` means it is."""
+
+    KEPT = "kept"
+    PURE = "pure"
+    NEAR_DUPLICATE = "near_duplicate"
+    PARENT_CAP = "parent_cap"
+    PROBLEM_CAP = "problem_cap"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with a known answer. `id` is a hash of its text, so order never matters."""
+
+    id: str
+    problem: str
+    answer: str
+    split: Split = Split.TRAIN
+    solution: str | None = None
+    """A reference solution, when the source has one (the `partial` hint reads it)."""
+    meta: dict[str, str] = field(default_factory=dict)
+    """Source fields carried along; `family` groups problems in the bootstrap."""
+    verifier_data: str | None = None
+    """JSON a verifier needs beyond the answer (a reasoning-gym entry, say)."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One chain of reasoning: kept prefix (if any) and what the teacher wrote after it."""
+
+    key: str
+    problem_id: str
+    origin: Origin
+    seed_index: int
+    ids: IntArray
+    """int32[T], kept prefix included, end-of-sequence included when it was sampled."""
+    text: str
+    """The decoded ids without special tokens."""
+    finish: Finish
+    prompt_tokens: int
+    prefix_tokens: int = 0
+    """How many of `ids` were kept from the parent trace."""
+    parent: str | None = None
+    """Key of the failed trace this one repairs."""
+    cut: str | None = None
+    hint: str | None = None
+    error: str | None = None
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens the teacher sampled for this trace."""
+        return len(self.ids) - self.prefix_tokens
+
+
+@dataclass(frozen=True)
+class Check:
+    """A verifier's word on one trace."""
+
+    trace: str
+    verdict: Verdict
+    answer: str | None = None
+    """The answer read from the trace, as text."""
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """How the unaided teacher fares on one problem (METHOD §1, RESOLUTIONS 4)."""
+
+    problem_id: str
+    n: int
+    correct: int
+    truncated: int
+    unverifiable: int
+    stratum: Stratum
+    rho: float | None
+    """correct / (n − truncated − unverifiable); None when nothing could be judged."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a failed trace broke. Steps are numbered from 1, as in METHOD §2."""
+
+    key: str
+    problem_id: str
+    trace: str
+    step: int
+    """b: the first step dropped; the kept prefix is s_1 … s_{b−1} (less under `back_up`)."""
+    prefix_tokens: int
+    step_ends: list[int]
+    """Token index one past each step's end."""
+    entropy_lo: FloatArray
+    """float32[K], nats: lower bound of each step entropy; equals `entropy_hi` when exact."""
+    entropy_hi: FloatArray
+    surge: FloatArray
+    """float32[K], the breakpoint statistic by step; NaN outside the window."""
+    margin: float = 0.0
+    """Winner's statistic minus the runner-up's; negative bounds make it `undecided`."""
+    fallback: Fallback | None = None
+    undecided: bool = False
+    scored_tokens: int = 0
+    """Teacher tokens of the scoring pass (context and trace)."""
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Hint:
+    """What the teacher is told before it repairs a path, or answers anew."""
+
+    key: str
+    problem_id: str
+    kind: HintKind
+    text: str
+    cut: str | None = None
+    asked: HintKind = HintKind.ANSWER
+    """The kind asked for; differs from `kind` when the leak gate made it fall back."""
+    leaks: int = 0
+    """Draws refused because they contained the answer (or were empty)."""
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    """Tokens sampled for it, refused draws included."""
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What the gates found on one hinted or repaired trace."""
+
+    trace: str
+    gate: Gate
+
+
+@dataclass(frozen=True)
+class PureScore:
+    """The perplexity-uncertainty profile of one trace under the unhinted teacher (METHOD §3)."""
+
+    key: str
+    problem_id: str
+    trace: str
+    log_ppl: FloatArray
+    """float32[K], nats: ln PPL_k = mean −ln p over step k's tokens."""
+    uncertainty: FloatArray
+    """float32[K+1], nats per answer token: U_0 … U_K; NaN where no probe was needed."""
+    step_tokens: list[int]
+    first_step: int
+    """b: the first step that was not kept from the parent (1 for a whole trace)."""
+    scorable: list[bool]
+    """[K]: False for steps that state the answer, which are not scored."""
+    scored_tokens: int = 0
+    probe_tokens: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Selected:
+    """PACE's decision on one candidate trace."""
+
+    trace: str
+    problem_id: str
+    pool: str
+    """`D1`, `D2` or `D3`."""
+    drop: Drop
+    score: float | None = None
+    """PURE's S = max ℓ_k over the steps that count; None for D1."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """One stage of one arm's training."""
+
+    key: str
+    arm: str
+    seed: int
+    stage: int
+    folder: str
+    """Relative to the run folder."""
+    steps: int
+    tokens: int
+    presentations: int
+    distinct: int
+    refused_long: int
+    loss_first: float
+    loss_last: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EvalTrace:
+    """One held-out attempt of one arm, verified; the text is kept so that anyone can look."""
+
+    key: str
+    problem_id: str
+    arm: str
+    seed: int
+    """Training seed (0 for an arm that is not trained)."""
+    seed_index: int
+    verdict: Verdict
+    answer: str | None
+    finish: Finish
+    tokens: int
+    text: str
