@@ -1,10 +1,10 @@
 """Everything HEAL raises on purpose.
 
     HealError
-    ├── UserError         bad input or configuration: exit code 2, no traceback
-    ├── CapabilityError   an engine cannot do what the method needs
-    ├── EngineError       an engine failed as a whole (one failed item is a record, not an error)
-    └── TooManyFailures   a stage lost so many items that going on would waste tokens
+    ├── UserError             bad input or configuration: exit code 2, no traceback
+    ├── CapabilityError       an engine cannot do what the method needs
+    ├── EngineError           an engine failed as a whole (one failed item is a record, not an error)
+    └── TooManyFailuresError  a stage lost so many items that going on would waste tokens
 
 A `UserError` says what is wrong, where, and the next command to try.
 """
@@ -36,5 +36,5 @@ class EngineError(HealError):
     """An engine failed as a whole."""
 
 
-class TooManyFailures(HealError):
+class TooManyFailuresError(HealError):
     """A stage stopped because too many of its items failed; the message sums up by cause."""

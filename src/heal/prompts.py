@@ -24,7 +24,7 @@ SOLVE_HINTED = (
 ANSWER_HINT = "The final answer is {answer}."
 WRITE_HINT = (
     "A student is solving a problem and has just gone wrong.\n\nProblem:\n{problem}\n\n"
-    "Correct final answer (for your eyes only): {answer}\n\nThe student's work so far:\n{prefix}\n\n"
+    "Correct final answer (for your eyes only): {answer}\n\nThe work so far:\n{prefix}\n\n"
     "The step that went wrong:\n{failed_step}\n\n"
     "Write a hint of one to three sentences that names the missing idea or the next sub-goal. "
     "Do not state the final answer and do not give computed values."
