@@ -3,10 +3,10 @@
     HealError
     ├── UserError             bad input or configuration: exit code 2, no traceback
     ├── CapabilityError       an engine cannot do what the method needs
-    ├── EngineError           an engine failed as a whole (one failed item is a record, not an error)
+    ├── EngineError           an engine failed as a whole; one failed item is a record
     └── TooManyFailuresError  a stage lost so many items that going on would waste tokens
 
-A `UserError` says what is wrong, where, and the next command to try.
+`UserError` says what is wrong, where, and the next command to try.
 """
 
 

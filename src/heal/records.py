@@ -267,6 +267,8 @@ class PureScore:
     """b: the first step that was not kept from the parent (1 for a whole trace)."""
     scorable: list[bool]
     """[K]: False for steps that state the answer, which are not scored."""
+    hinted_log_ppl: float | None = None
+    """Mean −ln p of the new tokens with the hint in view; only the `reliance` control asks."""
     scored_tokens: int = 0
     probe_tokens: int = 0
     error: str | None = None
@@ -283,6 +285,30 @@ class Selected:
     drop: Drop
     score: float | None = None
     """PURE's S = max ℓ_k over the steps that count; None for D1."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the student is shown: the problem without any hint, and a whole trace."""
+
+    trace: str
+    problem_id: str
+    pool: str
+    user: str
+    """The user turn, as the solve prompt renders it."""
+    assistant: str
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One training stage as explicit presentations: what is shown, in which order and batch."""
+
+    index: int
+    """1 foundation, 2 bridge, 3 frontier."""
+    batches: tuple[tuple[str, ...], ...]
+    """Trace keys of each optimizer step."""
+    lr_scale: float
 
 
 @dataclass(frozen=True)
