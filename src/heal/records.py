@@ -199,6 +199,22 @@ class Ceiling:
 
 
 @dataclass(frozen=True)
+class TokenScores:
+    """Teacher-forced values of one trace in the unhinted context, by token, in nats."""
+
+    key: str
+    problem_id: str
+    trace: str
+    logprob: FloatArray
+    """float32[T]"""
+    entropy_lo: FloatArray
+    """float32[T]: lower bound of the entropy before each token; equals `entropy_hi` if exact."""
+    entropy_hi: FloatArray
+    scored_tokens: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class Cut:
     """Where a failed trace broke. Steps are numbered from 1, as in METHOD §2."""
 
@@ -219,9 +235,6 @@ class Cut:
     """Winner's statistic minus the runner-up's; negative bounds make it `undecided`."""
     fallback: Fallback | None = None
     undecided: bool = False
-    scored_tokens: int = 0
-    """Teacher tokens of the scoring pass (context and trace)."""
-    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -237,7 +250,6 @@ class Hint:
     """The kind asked for; differs from `kind` when the leak gate made it fall back."""
     leaks: int = 0
     """Draws refused because they contained the answer (or were empty)."""
-    prompt_tokens: int = 0
     new_tokens: int = 0
     """Tokens sampled for it, refused draws included."""
     error: str | None = None

@@ -1,0 +1,166 @@
+"""One open run: its store, its engines, and the one way work is done in it.
+
+`collect` is that way: ask a stage only for what is owed, store each result as it arrives, count
+it, and stop with a summary by cause when too much fails. The method itself is in `pipeline`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from heal.config import Config
+from heal.engines import open_engine
+from heal.engines.base import Engine
+from heal.errors import HealError, TooManyFailuresError
+from heal.problems import ProblemSet, read_problems
+from heal.records import Check, Problem, Trace
+from heal.stages.draw import Claim
+from heal.stages.verify import check_key, verify
+from heal.store import Store
+from heal.verifiers import Verifier, open_verifier
+
+FEW = 20
+"""Below so many items a share of failures says little, and nothing is stopped."""
+
+
+class Observer(Protocol):
+    """Whoever watches a run: a progress bar, a log, a test."""
+
+    def begin(self, stage: str, total: int, done: int) -> None:
+        """A stage starts; `done` of `total` items are there already."""
+
+    def advance(self, outcome: str, tokens: int) -> None:
+        """One item arrived."""
+
+    def end(self, line: str) -> None:
+        """The stage is over; `line` says what came of it, in counts that add up."""
+
+    def say(self, text: str) -> None:
+        """Something a person should know."""
+
+
+class Keyed(Protocol):
+    """A record that knows its own name and problem."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def problem_id(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=Keyed)
+Produce = Callable[[Collection[str], Claim], Iterator[Item]]
+
+
+class TokenCapError(HealError):
+    """The run reached `limits.teacher_tokens`; everything drawn so far is stored."""
+
+
+@dataclass
+class Session:
+    """Everything a pipeline stage works with. Close it when done."""
+
+    config: Config
+    store: Store
+    observer: Observer
+    facts: Counter[str] = field(default_factory=Counter)
+    spent_tokens: int = 0
+
+    @cached_property
+    def problem_set(self) -> ProblemSet:
+        """The problems, read and split once. Raises: UserError."""
+        return read_problems(self.config.problems, Path.cwd())
+
+    @cached_property
+    def problems(self) -> dict[str, Problem]:
+        """By id."""
+        return {problem.id: problem for problem in self.problem_set.problems}
+
+    @cached_property
+    def teacher(self) -> Engine:
+        """Opened when the first stage needs it."""
+        return open_engine(self.config.teacher, self.config.engine)
+
+    @cached_property
+    def scorer(self) -> Engine:
+        """Gives the unhinted log-probs; the teacher itself unless the config names another."""
+        if self.config.scorer is None:
+            return self.teacher
+        return open_engine(self.config.scorer, self.config.engine)
+
+    @cached_property
+    def verifier(self) -> Verifier:
+        """Opened when the first trace is to be judged."""
+        return open_verifier(self.config.problems)
+
+    def close(self) -> None:
+        """Free engines and workers that were opened."""
+        for name in ("teacher", "scorer", "verifier"):
+            opened = self.__dict__.pop(name, None)
+            if opened is not None:
+                opened.close()
+
+    def collect(
+        self, table: str, kind: type[Item], keys: Sequence[str], produce: Produce[Item]
+    ) -> dict[str, Item]:
+        """Do what is owed of `keys`, store it as it arrives, and return all of it by key."""
+        items = self.store.read(table, kind, keys)
+        self._bill(sum(_tokens(item) for item in items.values()))
+        if len(items) == len(set(keys)):
+            return items
+        failed: Counter[str] = Counter()
+        arrived = 0
+        for item in produce(items.keys(), lambda claimed: self.store.claim(table, claimed)):
+            self.store.put(table, item.key, item.problem_id, item)
+            items[item.key] = item
+            arrived += 1
+            self._count(item, arrived, failed)
+        return items
+
+    def _count(self, item: Any, arrived: int, failed: Counter[str]) -> None:
+        error = getattr(item, "error", None)
+        tokens = _tokens(item)
+        self.observer.advance("failed" if error else "done", tokens)
+        if error:
+            failed[error] += 1
+        share = failed.total() / arrived
+        if arrived >= FEW and share > self.config.limits.failed_share:
+            raise TooManyFailuresError(
+                f"{failed.total()} of {arrived} items failed: {causes(failed)}",
+                hint="mend the cause, then run the same command again; what succeeded is stored",
+            )
+        self._bill(tokens)
+
+    def _bill(self, tokens: int) -> None:
+        self.spent_tokens += tokens
+        cap = self.config.limits.teacher_tokens
+        if cap is not None and self.spent_tokens >= cap:
+            raise TokenCapError(
+                f"stopped at limits.teacher_tokens = {cap:,}; everything drawn so far is stored",
+                hint="raise the cap and run the same command again to go on",
+            )
+
+    def check(self, traces: Iterable[Trace]) -> dict[str, Check]:
+        """Verdicts of traces, by trace key; only new ones are verified."""
+        wanted = {check_key(t, self.problems[t.problem_id], self.config.problems): t for t in traces}
+        done = self.store.keys("check")
+        fresh = {key: trace for key, trace in wanted.items() if key not in done}
+        for key, found in verify(fresh, self.problems, self.verifier) if fresh else ():
+            self.store.put("check", key, fresh[key].problem_id, found)
+        found_all = self.store.read("check", Check, wanted)
+        return {check.trace: check for check in found_all.values()}
+
+
+def _tokens(item: Any) -> int:
+    """Teacher tokens sampled for an item; 0 for what samples nothing, or not the teacher."""
+    return int(getattr(item, "new_tokens", 0))
+
+
+def causes(failed: Mapping[str, int], most: int = 3) -> str:
+    """`12 × connection refused; 3 × timeout`"""
+    common = Counter(failed).most_common()
+    shown = "; ".join(f"{count} × {reason}" for reason, count in common[:most])
+    return shown + (f"; {len(common) - most} more causes" if len(common) > most else "")

@@ -1,0 +1,127 @@
+"""Score: each trace's perplexity-uncertainty profile (METHOD §3).
+
+In: hinted and repaired traces that passed the gates. Out: one `PureScore` each: per step the
+perplexity, and after each step how unsure the teacher still is of the trace's own answer. All of
+it under the *unhinted* teacher: with the hint in view a copied answer looks fluent.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from heal.method.pure import states_answer
+
+from heal.config import Gear
+from heal.engines.base import Engine, Probe, Scored, ScoreRequest
+from heal.keys import content_key
+from heal.prompts import Prompts
+from heal.records import FloatArray, Problem, PureScore, Trace
+from heal.stages.draw import Claim
+from heal.stages.sample import solve_ids
+from heal.stages.steps import step_text, trace_steps
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trace to score, with the answer text its probes ask for."""
+
+    problem: Problem
+    trace: Trace
+    answer: str
+
+
+def pure_key(candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine) -> str:
+    """Names the profile of a trace under one model, one segmentation and one probe."""
+    words = (prompts.solve, prompts.system, prompts.probe, prompts.probe_close, prompts.think_close)
+    segmentation = (gear.min_step_tokens, gear.max_step_tokens)
+    return content_key(
+        "pure", candidate.trace.key, candidate.answer, words, segmentation, engine.model_id
+    )
+
+
+def score(
+    candidates: Sequence[Candidate],
+    prompts: Prompts,
+    gear: Gear,
+    engine: Engine,
+    done: Collection[str],
+    claim: Claim,
+) -> Iterator[PureScore]:
+    """Profiles still owed, as they finish."""
+    owed = {pure_key(c, prompts, gear, engine): c for c in candidates}
+    owed = {key: candidate for key, candidate in owed.items() if key not in done}
+
+    def requests() -> Iterator[ScoreRequest]:
+        for key, candidate in owed.items():
+            claim([key])
+            yield _request(key, candidate, prompts, gear, engine)
+
+    for scored in engine.score(requests()):
+        yield _profile(scored, owed[scored.request], prompts, gear, engine)
+
+
+def probe_ids(answer: str, prompts: Prompts, engine: Engine) -> tuple[tuple[int, ...], int]:
+    """Ids of probe and answer, tokenised jointly, and the index of the answer's first token."""
+    opening = (f"\n{prompts.think_close}\n\n" if prompts.think_close else "") + prompts.probe
+    ids = engine.encode(opening + answer + prompts.probe_close)
+    seen, limit = 0, len(opening.encode())
+    for index, piece in enumerate(engine.token_bytes(ids)):
+        seen += len(piece)
+        if seen > limit:
+            return ids, index
+    return ids, len(ids) - 1
+
+
+def first_new_step(trace: Trace, ends: Sequence[int]) -> int:
+    """b: the first step, from 1, that was not kept from the parent."""
+    return 1 + sum(end <= trace.prefix_tokens for end in ends)
+
+
+def _request(
+    key: str, candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine
+) -> ScoreRequest:
+    trace = candidate.trace
+    ends = trace_steps(trace, engine, gear, prompts)
+    first = first_new_step(trace, ends)
+    ids, score_from = probe_ids(candidate.answer, prompts, engine)
+    starts = [0, *ends]
+    probes = tuple(Probe(at, ids, score_from) for at in starts[first - 1 :])
+    context = solve_ids(candidate.problem, prompts, engine)
+    return ScoreRequest(key, context, tuple(trace.ids.tolist()), probes)
+
+
+def _profile(
+    scored: Scored, candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine
+) -> PureScore:
+    trace = candidate.trace
+    ends = trace_steps(trace, engine, gear, prompts)
+    first = first_new_step(trace, ends)
+    uncertainty = np.full(len(ends) + 1, np.nan, np.float32)
+    log_ppl = np.full(len(ends), np.nan, np.float32)
+    if scored.error is None:
+        log_ppl = step_log_ppl(scored.logprob, ends)
+        uncertainty[first - 1 :] = [-values.mean() for values in scored.probe_logprob]
+    return PureScore(
+        key=scored.request,
+        problem_id=candidate.problem.id,
+        trace=trace.key,
+        log_ppl=log_ppl,
+        uncertainty=uncertainty,
+        step_tokens=np.diff([0, *ends]).tolist(),
+        first_step=first,
+        scorable=[
+            not states_answer(step_text(trace, ends, k, engine), candidate.answer)
+            for k in range(1, len(ends) + 1)
+        ],
+        scored_tokens=scored.tokens,
+        probe_tokens=sum(len(values) for values in scored.probe_logprob),
+        error=scored.error,
+    )
+
+
+def step_log_ppl(logprob: FloatArray, ends: Sequence[int]) -> FloatArray:
+    """ln PPL_k = mean −ln p over step k's tokens; float32[K], nats."""
+    starts = [0, *ends[:-1]]
+    return np.array(
+        [-logprob[a:b].mean() for a, b in zip(starts, ends, strict=True)], dtype=np.float32
+    )

@@ -1,0 +1,35 @@
+"""Steps of a trace: where the method's segmentation meets the engine's token bytes.
+
+In: a trace. Out: token indices one past each step's end. A repaired trace is split on either side
+of its cut, so that the kept steps stay the parent's own.
+"""
+
+from itertools import pairwise
+
+from heal.config import Gear
+from heal.engines.base import Engine
+from heal.method.segments import reasoning_span, split_steps
+from heal.prompts import Prompts
+from heal.records import Trace
+
+
+def trace_steps(trace: Trace, engine: Engine, gear: Gear, prompts: Prompts) -> list[int]:
+    """Step ends of a trace's reasoning (all of it, but for think-models)."""
+    pieces = engine.token_bytes(trace.ids.tolist())
+    start, end = reasoning_span(pieces, prompts.think_close)
+    bounds = [start, end]
+    if start < trace.prefix_tokens < end:
+        bounds.insert(1, trace.prefix_tokens)
+    return [
+        low + inner
+        for low, high in pairwise(bounds)
+        for inner in split_steps(
+            pieces[low:high], min_tokens=gear.min_step_tokens, max_tokens=gear.max_step_tokens
+        )
+    ]
+
+
+def step_text(trace: Trace, ends: list[int], step: int, engine: Engine) -> str:
+    """Text of step number `step` (from 1)."""
+    start = ends[step - 2] if step > 1 else 0
+    return engine.decode(trace.ids[start : ends[step - 1]].tolist()).strip()
