@@ -20,8 +20,20 @@ from heal.errors import UserError
 from heal.prompts import Prompts
 from heal.records import Breakpoint, HintKind, Selection, StepEntropy
 
-ArmName = Literal["base", "rft", "heal"]
-ARMS: tuple[ArmName, ...] = get_args(ArmName)
+ArmName = Literal[
+    "base",
+    "rft",
+    "rft_more",
+    "star",
+    "heal",
+    "heal-shuffled",
+    "heal-reverse",
+    "heal-random-cut",
+    "heal-restart",
+    "heal-no-pure",
+    "heal-random-drop",
+]
+"""`base` is the untouched student; `heal.method.arms` says what the others are."""
 
 
 class Section(BaseModel):
@@ -204,6 +216,9 @@ class Train(Section):
     weight_decay: float = Field(0.0, ge=0)
     lora_rank: int | None = Field(None, ge=1)
     """None trains all weights; a number trains LoRA adapters of that rank and merges them."""
+    forward_tokens: int = Field(16_384, ge=16)
+    """Padded tokens per forward pass. A larger batch goes through in parts whose gradients add up
+    to the same step, so this bounds memory and changes nothing else."""
     threads: int | None = Field(None, ge=1)
     """PyTorch threads; None leaves PyTorch's own choice."""
 
@@ -270,7 +285,8 @@ class Config(Section):
     """Scores for GEAR and PURE when the teacher's engine cannot; None uses the teacher."""
     student: Student | None = None
     """None produces data only: no training, no evaluation."""
-    arms: tuple[ArmName, ...] = ARMS
+    arms: tuple[ArmName, ...] = ("base", "rft", "heal")
+    """What is trained and compared."""
     seeds: tuple[int, ...] = (0,)
     """Training seeds."""
     prompts: Prompts = Prompts()
@@ -282,6 +298,12 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     engine: Engines = Engines()
     limits: Limits = Limits()
+
+    @property
+    def main_arm(self) -> ArmName | None:
+        """The arm a report shows in full: `heal`, or the first that is trained."""
+        trained = [arm for arm in self.arms if arm != "base"]
+        return "heal" if "heal" in trained else next(iter(trained), None)
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {"default": {}, "paper": {}}
@@ -316,14 +338,15 @@ def parse(raw: Mapping[str, Any], where: str = "config") -> Config:
 def leaves(model: type[BaseModel] = Config, prefix: str = "") -> Iterable[tuple[str, str]]:
     """Every setting as (`dotted.key`, section name), for completion and the documentation."""
     for name, info in model.model_fields.items():
-        inner = _submodel(info.annotation)
+        inner = submodel(info.annotation)
         if inner is None:
             yield f"{prefix}{name}", model.__name__
         else:
             yield from leaves(inner, f"{prefix}{name}.")
 
 
-def _submodel(annotation: Any) -> type[BaseModel] | None:
+def submodel(annotation: Any) -> type[BaseModel] | None:
+    """The section a field holds, if it holds one."""
     for part in (annotation, *get_args(annotation)):
         if isinstance(part, type) and issubclass(part, BaseModel):
             return part
@@ -405,7 +428,7 @@ def _is_secret(path: tuple[str, ...]) -> bool:
         if model is None or name not in model.model_fields:
             return False
         annotation = model.model_fields[name].annotation
-        model = _submodel(annotation)
+        model = submodel(annotation)
         if annotation is SecretStr or SecretStr in get_args(annotation):
             return True
     return False

@@ -1,133 +1,40 @@
 """The method on one screen: the stages in order, each asking only for what is owed.
 
-A `Run` holds what the stages so far have found; every stage reads it, does its part and adds to
-it. All results live in the store under content keys, so running again continues, and a changed
-setting redoes what it reaches and nothing else.
+A `Run` holds what the stages so far have found; every stage reads it, does its part, adds to it
+and says in one line what came of it, in counts that add up. All results live in the store under
+content keys, so running again continues, and a changed setting redoes what it reaches only.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-from heal.engines.base import Sampling
+from heal.engines import resolve_model
+from heal.lines import fallback_name, finishes, hint_name, tally
 from heal.method.ceiling import ceiling
-from heal.prompts import Prompts
+from heal.method.pace import POOLS, pools
 from heal.records import (
-    Ceiling,
-    Check,
-    Cut,
-    Example,
-    Finish,
-    Gate,
+    Drop,
+    EvalTrace,
     GateResult,
     Hint,
-    Problem,
     PureScore,
-    Selected,
     Split,
-    StagePlan,
     Stratum,
     TokenScores,
-    Trace,
+    TrainResult,
     Verdict,
 )
-from heal.session import Session
+from heal.run import Lift, Run
 from heal.stages import guide as guiding
 from heal.stages import locate as locating
 from heal.stages import repair as repairing
 from heal.stages import score as scoring
-from heal.stages.draw import Draw, draw_keys, draw_traces
+from heal.stages import select as selecting
 from heal.stages.sample import unaided
+from heal.store import jsonl
 
 
-@dataclass
-class Run:
-    """What the stages have found so far; keys are content keys unless a comment says otherwise."""
-
-    session: Session
-    unaided: dict[str, Trace] = field(default_factory=dict)
-    checks: dict[str, Check] = field(default_factory=dict)
-    """By trace."""
-    ceilings: dict[str, Ceiling] = field(default_factory=dict)
-    """By problem."""
-    paths: list[guiding.Path] = field(default_factory=list)
-    hints: dict[str, Hint] = field(default_factory=dict)
-    hint_of: dict[str, Hint] = field(default_factory=dict)
-    """By cut."""
-    assisted: dict[str, Trace] = field(default_factory=dict)
-    """Hinted whole traces and repairs."""
-    gates: dict[str, Gate] = field(default_factory=dict)
-    """By trace."""
-    pure: dict[str, PureScore] = field(default_factory=dict)
-    """By trace."""
-    selected: list[Selected] = field(default_factory=list)
-    examples: dict[str, Example] = field(default_factory=dict)
-    """By trace."""
-    plans: dict[str, tuple[StagePlan, ...]] = field(default_factory=dict)
-    """By arm."""
-
-    @property
-    def prompts(self) -> Prompts:
-        """The run's templates."""
-        return self.session.config.prompts
-
-    def problems(self, split: Split) -> list[Problem]:
-        """One side of the split."""
-        return [p for p in self.session.problems.values() if p.split is split]
-
-    def in_strata(self, *strata: Stratum) -> list[Problem]:
-        """Training problems of these strata."""
-        return [
-            p for p in self.problems(Split.TRAIN) if self.ceilings[p.id].stratum in strata
-        ]
-
-    def traces_by_problem(self) -> dict[str, list[Trace]]:
-        """Unaided traces of each problem."""
-        grouped: dict[str, list[Trace]] = {}
-        for trace in self.unaided.values():
-            grouped.setdefault(trace.problem_id, []).append(trace)
-        return grouped
-
-    def only_correct(self, traces: Iterable[Trace]) -> Trace | None:
-        """The one correct trace among these, when there is exactly one."""
-        correct = [t for t in traces if self.checks[t.key].verdict is Verdict.CORRECT]
-        return correct[0] if len(correct) == 1 else None
-
-    def admit(self, traces: dict[str, Trace]) -> list[str]:
-        """Verify and gate assisted traces; the problem ids of those that passed."""
-        s = self.session
-        self.assisted |= traces
-        self.checks |= s.check(traces.values())
-        passed = []
-        for trace in traces.values():
-            problem, hint = s.problems[trace.problem_id], self.hints[trace.hint or ""]
-            gear, check = s.config.gear, self.checks[trace.key]
-            found = repairing.gate(trace, check, problem, hint, gear, s.teacher)
-            self.gates[trace.key] = found.gate
-            if found.gate is Gate.PASSED:
-                passed.append(trace.problem_id)
-        return passed
-
-    def draw(self, table: str, draws: Iterable[Draw]) -> dict[str, Trace]:
-        """Traces the draws ask for, by key; only what is owed is sampled."""
-        s = self.session
-        wanted, sampling, seed = list(draws), teacher_sampling(s), s.config.seed
-        keys = draw_keys(wanted, s.teacher, sampling, seed)
-        return s.collect(
-            table,
-            Trace,
-            keys,
-            lambda done, claim: draw_traces(wanted, s.teacher, sampling, seed, done, claim),
-        )
-
-
-def teacher_sampling(session: Session) -> Sampling:
-    """How the teacher writes, aided or not."""
-    c = session.config.sampling
-    return Sampling(c.temperature, c.top_p, c.top_k, c.min_p, c.max_new_tokens)
-
-
-def sample(run: Run) -> None:
+def sample(run: Run) -> str:
     """§1: n unaided traces per training problem; held-out ones get theirs for their stratum."""
     config = run.session.config
     train, held_out = run.problems(Split.TRAIN), run.problems(Split.HELD_OUT)
@@ -137,9 +44,11 @@ def sample(run: Run) -> None:
     run.session.observer.begin("sample", sum(len(problems) * n for problems, n in plan))
     for problems, n in plan:
         run.unaided |= run.draw("sample", unaided(problems, run.prompts, run.session.teacher, n))
+    run.keep("sample", run.unaided)
+    return tally(f"{len(train) + len(held_out):,} problems", "traces", finishes(run.unaided))
 
 
-def verify(run: Run) -> None:
+def verify(run: Run) -> str:
     """§1: a verdict per trace, then each problem's ceiling: easy, hard, extreme."""
     run.session.observer.begin("verify", len(run.unaided))
     run.checks |= run.session.check(run.unaided.values())
@@ -151,9 +60,11 @@ def verify(run: Run) -> None:
         split = run.session.problems[problem_id].split
         planned = config.sampling.n if split is Split.TRAIN else config.evaluate.teacher_n
         run.ceilings[problem_id] = ceiling(problem_id, found, planned)
+    run.record("ceiling", ((c.problem_id, c.problem_id, c) for c in run.ceilings.values()))
+    return tally("", "traces", Counter(run.checks[key].verdict for key in run.unaided))
 
 
-def locate(run: Run) -> None:
+def locate(run: Run) -> str:
     """§2: failed paths of extreme problems, their unhinted entropies, and where each one broke."""
     s, gear = run.session, run.session.config.gear
     by_problem = run.traces_by_problem()
@@ -167,72 +78,107 @@ def locate(run: Run) -> None:
         "scores",
         TokenScores,
         [locating.scores_key(trace, s.scorer) for trace in failed],
-        lambda done, claim: locating.scan(
-            failed, s.problems, run.prompts, s.scorer, done, claim
-        ),
+        lambda done, claim: locating.scan(failed, s.problems, run.prompts, s.scorer, done, claim),
     )
-    for trace in failed:
-        found = scores[locating.scores_key(trace, s.scorer)]
-        if found.error is None:
-            cut = locating.cut(trace, found, s.teacher, gear, run.prompts, s.config.seed)
-            sibling = run.only_correct(by_problem[trace.problem_id])
-            run.paths.append(guiding.Path(s.problems[trace.problem_id], trace, cut, sibling))
+    scored = {scores[key].trace: scores[key] for key in scores if scores[key].error is None}
+    for kind in run.cut_kinds():
+        lift = run.lifts[kind] = Lift(gear.model_copy(update={"breakpoint": kind}))
+        for trace in failed:
+            if trace.key in scored:
+                found = scored[trace.key]
+                cut = locating.cut(trace, found, s.teacher, lift.gear, run.prompts, s.config.seed)
+                sibling = run.only_correct(by_problem[trace.problem_id])
+                problem = s.problems[trace.problem_id]
+                lift.paths.append(guiding.Path(problem, trace, cut, sibling))
+    run.keep("scores", scores)
+    run.record("cut", ((p.cut.key, p.problem.id, p.cut) for p in run.main_lift.paths))
+    how = Counter(fallback_name(path.cut) for path in run.main_lift.paths)
+    how["not scored"] = len(failed) - len(scored)
+    extreme = len(run.in_strata(Stratum.EXTREME))
+    return tally(f"{extreme:,} extreme problems", "failed paths", how)
 
 
-def guide(run: Run) -> None:
+def guide(run: Run) -> str:
     """§2: one hint per path, written by the teacher and past the leak gate."""
-    s, gear = run.session, run.session.config.gear
-    s.observer.begin("guide", len(run.paths))
+    s, gear, seed = run.session, run.session.config.gear, run.session.config.seed
     key_of = {
-        path.cut.key: guiding.hint_key(path, run.prompts, s.teacher, gear, s.config.seed)
-        for path in run.paths
+        path.cut.key: (guiding.hint_key(path, run.prompts, s.teacher, gear, seed), path)
+        for lift in run.lifts.values()
+        for path in lift.paths
     }
+    s.observer.begin("guide", len(key_of))
     hints = s.collect(
         "hint",
         Hint,
-        list(key_of.values()),
+        [key for key, _ in key_of.values()],
         lambda done, claim: guiding.guide(
-            run.paths, run.prompts, s.teacher, gear, s.config.seed, done, claim
+            dict(key_of.values()), run.prompts, s.teacher, gear, seed, done, claim
         ),
     )
-    run.hint_of = {cut: hints[key] for cut, key in key_of.items() if hints[key].text}
+    for lift in run.lifts.values():
+        lift.hint_of = {p.cut.key: hints[key_of[p.cut.key][0]] for p in lift.paths}
+    run.keep("hint", [hint.key for hint in run.main_lift.hint_of.values()])
+    return tally("", "hints", Counter(hint_name(hint) for hint in hints.values()))
 
 
-def repair(run: Run) -> None:
+def repair(run: Run) -> str:
     """§2: whole traces under the answer (D2), then repairs of each path, breadth-first (D3)."""
     s, gear = run.session, run.session.config.gear
     below = run.in_strata(Stratum.HARD, Stratum.EXTREME)
-    n = gear.hinted_samples
-    s.observer.begin("repair", len(below) * n + len(run.paths) * gear.candidates)
+    paths = sum(len(lift.paths) for lift in run.lifts.values())
+    s.observer.begin("repair", len(below) * gear.hinted_samples + paths * gear.candidates)
     pairs = [(problem, guiding.answer_hint(problem, run.prompts)) for problem in below]
-    run.hints = {hint.key: hint for _, hint in pairs} | {h.key: h for h in run.hint_of.values()}
-    run.admit(run.draw("hinted", repairing.whole_traces(pairs, run.prompts, s.teacher, n)))
+    run.hints = {hint.key: hint for _, hint in pairs}
+    draws = repairing.whole_traces(pairs, run.prompts, s.teacher, gear.hinted_samples)
+    run.hinted = run.draw("hinted", draws)
+    run.admit(run.hinted)
+    for lift in run.lifts.values():
+        run.hints |= {hint.key: hint for hint in lift.hint_of.values()}
+        repair_breadth_first(run, lift)
 
+    main = run.main_lift
+    run.keep("hinted", run.hinted)
+    run.keep("repair", main.repaired)
+    run.record("answer_hint", ((hint.key, problem.id, hint) for problem, hint in pairs))
+    assisted = run.hinted | main.repaired
+    gates = {key: GateResult(key, run.gates[key]) for key in assisted}
+    run.record("gate", ((key, assisted[key].problem_id, gates[key]) for key in gates))
+    covered = len({trace.problem_id for trace in run.passed(main.repaired)})
+    lead = f"{covered:,} of {len({p.problem.id for p in main.paths}):,} problems repaired"
+    return tally(lead, "traces", Counter(found.gate for found in gates.values()))
+
+
+def repair_breadth_first(run: Run, lift: Lift) -> None:
+    """One candidate of every open path per round; a problem closes at `gear.target` repairs."""
     accepted: Counter[str] = Counter()
-    for candidate in range(gear.candidates):
-        paths = [
-            (path, run.hint_of[path.cut.key])
-            for path in run.paths
-            if path.cut.key in run.hint_of
-            and (gear.target is None or accepted[path.problem.id] < gear.target)
+    for candidate in range(lift.gear.candidates):
+        open_paths = [
+            (path, lift.hint_of[path.cut.key])
+            for path in lift.paths
+            if lift.gear.target is None or accepted[path.problem.id] < lift.gear.target
         ]
-        if not paths:
-            break
-        drawn = repairing.repair_round(paths, run.prompts, s.teacher, candidate)
-        accepted.update(run.admit(run.draw("repair", drawn)))
+        if not open_paths:
+            return
+        teacher = run.session.teacher
+        draws = repairing.repair_round(open_paths, run.prompts, teacher, candidate)
+        drawn = run.draw("repair", draws)
+        accepted.update(run.admit(drawn))
+        lift.repaired |= drawn
 
 
-def score(run: Run) -> None:
+def score(run: Run) -> str:
     """§3: perplexity and uncertainty, step by step, under the unhinted teacher."""
     s, gear = run.session, run.session.config.gear
+    passed = run.passed(run.hinted)
+    for lift in run.lifts.values():
+        passed += run.passed(lift.repaired)
     candidates = [
         scoring.Candidate(
             s.problems[trace.problem_id],
             trace,
             run.checks[trace.key].answer or s.problems[trace.problem_id].answer,
         )
-        for trace in run.assisted.values()
-        if run.gates[trace.key] is Gate.PASSED
+        for trace in passed
     ]
     s.observer.begin("score", len(candidates))
     keys = [scoring.pure_key(c, run.prompts, gear, s.scorer) for c in candidates]
@@ -242,4 +188,114 @@ def score(run: Run) -> None:
         keys,
         lambda done, claim: scoring.score(candidates, run.prompts, gear, s.scorer, done, claim),
     )
-    run.pure = {found.trace: found for found in scores.values()}
+    run.pure = {found.trace: found for found in scores.values() if found.error is None}
+    main = run.hinted | run.main_lift.repaired
+    run.keep("pure", [found.key for found in scores.values() if found.trace in main])
+    how = Counter("failed" if found.error else "scored" for found in scores.values())
+    return tally("", "traces past the gates", how)
+
+
+def select(run: Run) -> str:
+    """§3 and §4: PURE drops, PACE caps; what remains is each arm's sets and the stage files."""
+    s, c = run.session, run.session.config
+    s.observer.begin("select", 0)
+    strata = {problem: found.stratum for problem, found in run.ceilings.items()}
+    for name, arm in run.trained().items():
+        candidates = selecting.unaided_candidates(run.correct_unaided())
+        for traces in (run.hinted, run.lift(arm).repaired):
+            passed = run.passed(traces)
+            candidates += selecting.assisted_candidates(passed, run.pure, arm, c.pure, c.seed)
+        wanted = [candidate for candidate in candidates if candidate.pool in arm.pools]
+        run.chosen[name] = pools(wanted, strata, c.pace, c.seed)
+        traces = run.unaided | run.hinted | run.lift(arm).repaired
+        run.examples |= {
+            x.trace: selecting.example(x, traces[x.trace], s.problems[x.problem_id], run.prompts)
+            for x in run.chosen[name]
+            if x.drop is Drop.KEPT
+        }
+    selected = run.chosen[c.main_arm] if c.main_arm else []
+    run.record("selected", ((x.trace, x.problem_id, x) for x in selected))
+    kept = [run.examples[x.trace] for x in selected if x.drop is Drop.KEPT]
+    for stage, name in enumerate(selecting.STAGE_NAMES, 1):
+        s.store.write_text(
+            f"data/stage{stage}_{name}.jsonl", jsonl(selecting.stage_rows(kept, stage))
+        )
+    sizes = Counter(example.pool for example in kept)
+    sets = " · ".join(f"{name} {sizes[name]:,}" for name in POOLS)
+    return tally(sets, "candidates", Counter(x.drop for x in selected))
+
+
+def train(run: Run) -> str:
+    """§4: every arm and seed through three chained stages, at equal steps and tokens."""
+    from heal.stages.train import token_lengths, train_arm
+
+    s, c = run.session, run.session.config
+    if c.student is None:
+        s.observer.begin("train", 0)
+        return "no student: the training data is in data/"
+    student = resolve_model(c.student.model)
+    lengths, refused = token_lengths(run.examples, student, c.train.max_length)
+    sizes = {
+        name: {pool: {x.trace: lengths[x.trace] for x in kept if x.pool == pool} for pool in POOLS}
+        for name, kept in run.kept(lengths).items()
+    }
+    spend = selecting.budget(sizes[c.main_arm], c.pace, c.train.batch_size) if c.main_arm else None
+    for name, arm in run.trained().items():
+        plan = selecting.arm_plan(arm, sizes[name], spend, c.pace, c.seed) if spend else ()
+        s.fact(f"arm {name} not trained: it has no examples", int(not plan))
+        run.plans |= {name: plan} if plan else {}
+    run.record("plan", ((f"{arm}-{p.index}", "", p) for arm in run.plans for p in run.plans[arm]))
+    steps = sum(len(p.batches) for plan in run.plans.values() for p in plan)
+    s.observer.begin("train", steps * len(c.seeds))
+    results: list[TrainResult] = []
+    for name, seed in run.trained_arms():
+        folder = s.store.folder / run.student_folder(name, seed)
+        for result in train_arm(
+            name,
+            seed,
+            run.plans[name],
+            run.examples,
+            student,
+            c.train,
+            folder,
+            s.trained,
+            run_folder=s.store.folder,
+            refused_long=len(refused),
+        ):
+            results.append(result)
+            s.store.put("train", result.key, "", result)
+            run.models[name, seed] = result.key
+    run.keep("train", [result.key for result in results])
+    trained = f"{len(run.plans):,} arms × {len(c.seeds):,} seeds"
+    return tally(trained, "stages", {"trained": len(results)})
+
+
+def evaluate(run: Run) -> str:
+    """§6: every arm on the held-out problems, by the teacher's stratum."""
+    s, c = run.session, run.session.config
+    held_out = run.problems(Split.HELD_OUT)
+    if c.student is None or not held_out:
+        s.observer.begin("evaluate", 0)
+        return "no student" if c.student is None else "no held-out problems: nothing measured"
+    students = run.students()
+    s.observer.begin("evaluate", len(students) * len(held_out) * c.evaluate.samples)
+    attempts: dict[str, EvalTrace] = {}
+    for name, seed, model, folder in students:
+        attempts |= run.examine(run.exam(name, seed, model), folder, held_out)
+    run.keep("evaluate", attempts)
+    return tally(
+        f"{len(students):,} students", "attempts", Counter(a.verdict for a in attempts.values())
+    )
+
+
+STAGES: tuple[Callable[[Run], str], ...] = (
+    sample,
+    verify,
+    locate,
+    guide,
+    repair,
+    score,
+    select,
+    train,
+    evaluate,
+)

@@ -273,7 +273,7 @@ class PureScore:
     log_ppl: FloatArray
     """float32[K], nats: ln PPL_k = mean −ln p over step k's tokens."""
     uncertainty: FloatArray
-    """float32[K+1], nats per answer token: U_0 … U_K; NaN where no probe was needed."""
+    """float32[K+1], nats per answer token: U_0 … U_K; NaN before the first new step."""
     step_tokens: list[int]
     first_step: int
     """b: the first step that was not kept from the parent (1 for a whole trace)."""
@@ -359,3 +359,5 @@ class EvalTrace:
     finish: Finish
     tokens: int
     text: str
+    error: str | None = None
+    """Why the engine failed; such an attempt says nothing about the student."""

@@ -29,8 +29,11 @@ FEW = 20
 class Observer(Protocol):
     """Whoever watches a run: a progress bar, a log, a test."""
 
-    def begin(self, stage: str, total: int, done: int) -> None:
-        """A stage starts; `done` of `total` items are there already."""
+    def begin(self, stage: str, total: int) -> None:
+        """A stage of `total` items starts."""
+
+    def stored(self, count: int) -> None:
+        """So many items of this stage were there already."""
 
     def advance(self, outcome: str, tokens: int) -> None:
         """One item arrived."""
@@ -46,9 +49,14 @@ class Keyed(Protocol):
     """A record that knows its own name and problem."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """Content key."""
+        ...
+
     @property
-    def problem_id(self) -> str: ...
+    def problem_id(self) -> str:
+        """The problem it belongs to."""
+        ...
 
 
 Item = TypeVar("Item", bound=Keyed)
@@ -68,6 +76,8 @@ class Session:
     observer: Observer
     facts: Counter[str] = field(default_factory=Counter)
     spent_tokens: int = 0
+    checked: set[str] = field(default_factory=set)
+    """Keys of every verdict this run has asked for."""
 
     @cached_property
     def problem_set(self) -> ProblemSet:
@@ -96,6 +106,15 @@ class Session:
         """Opened when the first trace is to be judged."""
         return open_verifier(self.config.problems)
 
+    def fact(self, text: str, count: int) -> None:
+        """Count something a reader should know; zero is not worth a word."""
+        if count:
+            self.facts[text] += count
+
+    def trained(self, step: int, total: int, loss: float) -> None:
+        """One optimizer step was made."""
+        self.observer.advance("done", 0)
+
     def close(self) -> None:
         """Free engines and workers that were opened."""
         for name in ("teacher", "scorer", "verifier"):
@@ -109,14 +128,14 @@ class Session:
         """Do what is owed of `keys`, store it as it arrives, and return all of it by key."""
         items = self.store.read(table, kind, keys)
         self._bill(sum(_tokens(item) for item in items.values()))
+        self.observer.stored(len(items))
         if len(items) == len(set(keys)):
             return items
         failed: Counter[str] = Counter()
-        arrived = 0
-        for item in produce(items.keys(), lambda claimed: self.store.claim(table, claimed)):
+        fresh = produce(items.keys(), lambda claimed: self.store.claim(table, claimed))
+        for arrived, item in enumerate(fresh, 1):
             self.store.put(table, item.key, item.problem_id, item)
             items[item.key] = item
-            arrived += 1
             self._count(item, arrived, failed)
         return items
 
@@ -145,11 +164,16 @@ class Session:
 
     def check(self, traces: Iterable[Trace]) -> dict[str, Check]:
         """Verdicts of traces, by trace key; only new ones are verified."""
-        wanted = {check_key(t, self.problems[t.problem_id], self.config.problems): t for t in traces}
+        wanted = {
+            check_key(t, self.problems[t.problem_id], self.config.problems): t for t in traces
+        }
         done = self.store.keys("check")
         fresh = {key: trace for key, trace in wanted.items() if key not in done}
         for key, found in verify(fresh, self.problems, self.verifier) if fresh else ():
             self.store.put("check", key, fresh[key].problem_id, found)
+            self.observer.advance(found.verdict, 0)
+        self.checked |= wanted.keys()
+        self.store.set_live("check", self.checked)
         found_all = self.store.read("check", Check, wanted)
         return {check.trace: check for check in found_all.values()}
 

@@ -69,16 +69,23 @@ class Store:
                 hint="choose another with --set run=DIR",
             )
         lock = _take_lock(folder) if write else None
-        with disk_errors(folder):
-            database = sqlite3.connect(folder / DATABASE, isolation_level=None)
-            database.execute("PRAGMA journal_mode=WAL")
+        database = sqlite3.connect(folder / DATABASE, isolation_level=None)
+        store = cls(folder, database, lock)
+        try:
+            store._prepare()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def _prepare(self) -> None:
+        with disk_errors(self.folder):
+            self._database.execute("PRAGMA journal_mode=WAL")
             # NORMAL survives a killed process; FULL would add an fsync per result and only
             # guards against a power cut, after which WAL still opens consistently.
-            database.execute("PRAGMA synchronous=NORMAL")
-            database.executescript(_TABLES)
-        store = cls(folder, database, lock)
-        store._check_schema()
-        return store
+            self._database.execute("PRAGMA synchronous=NORMAL")
+            self._database.executescript(_TABLES)
+        self._check_schema()
 
     def _check_schema(self) -> None:
         found = self.meta("schema")
@@ -169,6 +176,12 @@ class Store:
         )
         return {key: decoder(body) for key, body in rows}
 
+    def live_count(self, stage: str) -> int:
+        """How many rows of a stage belong to the run as it is configured now."""
+        query = "SELECT COUNT(*) FROM live WHERE stage=?"
+        (count,) = self._database.execute(query, (stage,)).fetchone()
+        return int(count)
+
     def counts(self) -> dict[str, int]:
         """Stored rows per stage."""
         return dict(
@@ -203,7 +216,9 @@ class Store:
         try:
             yield
         except BaseException:
-            self._database.execute("ROLLBACK")
+            # SQLite has rolled back by itself when, for one, the disk is full.
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
             raise
         self._database.execute("COMMIT")
 
@@ -272,4 +287,3 @@ def _decoder(kind: type[Record]) -> Callable[[bytes], Record]:
 def jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as JSON lines, in UTF-8 and not escaped."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-

@@ -34,7 +34,9 @@ class Draw:
 def request_key(draw: Draw, engine: Engine, sampling: Sampling, run_seed: int) -> str:
     """Everything the traces of a draw depend on, but not how many there are."""
     ids = (*draw.prompt_ids, -1, *draw.prefix_ids)
-    return content_key(draw.origin, draw.problem_id, ids, sampling, engine.model_id, run_seed)
+    # The parent: two failed traces may be cut to the same prefix and still deserve their own dice.
+    source = (draw.origin, draw.problem_id, draw.parent)
+    return content_key(source, ids, sampling, engine.model_id, run_seed)
 
 
 def draw_keys(

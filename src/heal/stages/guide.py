@@ -5,13 +5,13 @@ answer; every kind but `answer` passes the leak gate, is redrawn when it leaks, 
 the bare answer in the end, which the record says.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from heal.config import Gear
 from heal.engines.base import Engine, GenRequest, Sampling
 from heal.keys import content_key, seed_for
-from heal.method.gear import leaks
+from heal.method.gates import leaks
 from heal.prompts import Prompts, fill
 from heal.records import Cut, Hint, HintKind, Problem, Trace
 from heal.stages.draw import Claim
@@ -50,7 +50,7 @@ def hint_key(path: Path, prompts: Prompts, engine: Engine, gear: Gear, run_seed:
 
 
 def guide(
-    paths: Sequence[Path],
+    paths: Mapping[str, Path],
     prompts: Prompts,
     engine: Engine,
     gear: Gear,
@@ -58,9 +58,8 @@ def guide(
     done: Collection[str],
     claim: Claim,
 ) -> Iterator[Hint]:
-    """Hints still owed."""
-    owed = {hint_key(path, prompts, engine, gear, run_seed): path for path in paths}
-    owed = {key: path for key, path in owed.items() if key not in done}
+    """Hints still owed of the paths given by `hint_key`."""
+    owed = {key: path for key, path in paths.items() if key not in done}
     if gear.hint is HintKind.GUIDED:
         yield from _write_hints(owed, prompts, engine, gear, run_seed, claim)
         return

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from heal.config import Gear
 from heal.engines.base import Engine
-from heal.method.gear import passes_gates
+from heal.method.gates import passes_gates
 from heal.prompts import Prompts, fill
 from heal.records import Check, Gate, GateResult, Hint, Origin, Problem, Trace
 from heal.stages.draw import Draw

@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from heal.method.pure import states_answer
 
 from heal.config import Gear
 from heal.engines.base import Engine, Probe, Scored, ScoreRequest
 from heal.keys import content_key
+from heal.method.answers import states_answer
 from heal.prompts import Prompts
 from heal.records import FloatArray, Problem, PureScore, Trace
 from heal.stages.draw import Claim
@@ -84,8 +84,7 @@ def _request(
     ends = trace_steps(trace, engine, gear, prompts)
     first = first_new_step(trace, ends)
     ids, score_from = probe_ids(candidate.answer, prompts, engine)
-    starts = [0, *ends]
-    probes = tuple(Probe(at, ids, score_from) for at in starts[first - 1 :])
+    probes = tuple(Probe(at, ids, score_from) for at in ends[first - 1 :])
     context = solve_ids(candidate.problem, prompts, engine)
     return ScoreRequest(key, context, tuple(trace.ids.tolist()), probes)
 
@@ -100,7 +99,7 @@ def _profile(
     log_ppl = np.full(len(ends), np.nan, np.float32)
     if scored.error is None:
         log_ppl = step_log_ppl(scored.logprob, ends)
-        uncertainty[first - 1 :] = [-values.mean() for values in scored.probe_logprob]
+        uncertainty[first:] = [-values.mean() for values in scored.probe_logprob]
     return PureScore(
         key=scored.request,
         problem_id=candidate.problem.id,

@@ -1,0 +1,162 @@
+"""The command line: parse, call, print.
+
+Decides nothing. Every heavy import happens inside a command, so `heal --help` answers at once.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="heal",
+    help="Lift the teacher ceiling: repair failed traces, drop shortcuts, train in stages.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+lab_app = typer.Typer(
+    no_args_is_help=True,
+    help="A small world where the truth of every step is known.",
+    rich_markup_mode=None,
+)
+app.add_typer(lab_app, name="lab")
+
+ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The recipe, a YAML file.")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="A.B=VALUE", help="Override a setting; repeatable.")
+]
+Adopt = Annotated[
+    bool, typer.Option("--adopt", help="Use the run folder although another config made it.")
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+
+
+def _verb(stage: str, text: str) -> None:
+    """One command per stage: it does that stage and whatever before it is still owed."""
+
+    def command(config: ConfigFile, overrides: Overrides = [], adopt: Adopt = False) -> None:  # noqa: B006
+        _run(config, overrides, until=stage, adopt=adopt)
+
+    command.__doc__ = text
+    app.command(name=stage, help=text)(command)
+
+
+@app.command()
+def run(config: ConfigFile, overrides: Overrides = [], adopt: Adopt = False) -> None:  # noqa: B006
+    """Run the whole method; run it again to continue."""
+    _run(config, overrides, until=None, adopt=adopt)
+
+
+_verb("sample", "Sample the teacher unaided.")
+_verb("verify", "… and judge every trace; find each problem's ceiling.")
+_verb("locate", "… and find where failed traces broke.")
+_verb("guide", "… and write a hint for each.")
+_verb("repair", "… and let the teacher try again.")
+_verb("score", "… and measure perplexity and uncertainty of what passed the gates.")
+_verb("select", "… and choose the training sets; writes the stage JSONL files.")
+_verb("train", "… and train the students.")
+_verb("evaluate", "… and evaluate them on held-out problems.")
+
+
+@app.command()
+def report(folder: RunFolder) -> None:
+    """Render report.html again from a run folder; needs no model."""
+    from heal.execute import write_report
+    from heal.store import Store
+
+    with Store.open(folder, write=False) as store:
+        _print_view(write_report(store))
+        typer.echo(f"wrote {folder / 'report.html'}")
+
+
+@app.command()
+def show(folder: RunFolder) -> None:
+    """What a run folder holds: results per stage, and what may have been paid twice."""
+    from heal.execute import overview
+    from heal.store import Store
+
+    with Store.open(folder, write=False) as store:
+        for line in overview(store):
+            typer.echo(line)
+
+
+@app.command(name="config")
+def config_command(
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="A recipe.")] = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Every setting with its meaning; with -c, a recipe as HEAL resolves it."""
+    from heal.settings_page import reference, resolved_yaml
+
+    if config is None:
+        typer.echo(reference())
+        return
+    from heal.config import load
+
+    typer.echo(resolved_yaml(load(config, overrides)))
+
+
+@lab_app.command(name="build")
+def lab_build(
+    out: Annotated[Path, typer.Option(help="Where teacher/ and student/ go.")] = Path("lab-models"),
+    quick: Annotated[bool, typer.Option(help="A minute of training, to try the script.")] = False,
+) -> None:
+    """Train the lab's teacher and student base from their seeds."""
+    from heal.lab.build import build
+
+    build(out, quick=quick)
+
+
+def _run(config: Path, overrides: list[str], until: str | None, adopt: bool) -> None:
+    from rich.console import Console
+
+    from heal.config import load
+    from heal.execute import execute
+    from heal.progress import ConsoleObserver
+
+    observer = ConsoleObserver(Console())
+    try:
+        view = execute(load(config, overrides), observer, until=until, adopt=adopt)
+    except KeyboardInterrupt:
+        observer.close()
+        typer.echo("stopped; what is done is stored, and the same command continues", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        observer.close()
+    if view is not None:
+        _print_view(view)
+
+
+def _print_view(view: Any) -> None:
+    from rich.console import Console
+
+    from heal.report.table import print_table
+
+    print_table(view, Console())
+
+
+def guarded(call: Callable[[], object]) -> int:
+    """Run a command and turn what HEAL raises on purpose into a message and an exit code."""
+    from heal.errors import HealError
+
+    try:
+        call()
+    except HealError as error:
+        typer.echo(f"heal: {error}", err=True)
+        if error.hint:
+            typer.echo(f"  → {error.hint}", err=True)
+        return error.exit_code
+    return 0
+
+
+def main() -> None:
+    """Entry point of the `heal` command."""
+    sys.exit(guarded(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Ways to reach a model, and the one door to them."""
+
+import hashlib
+from pathlib import Path
+
+from heal.config import Engines, ModelRef
+from heal.engines.base import Engine
+
+
+def open_engine(ref: ModelRef, engines: Engines) -> Engine:
+    """Open the model a config names. Raises: UserError, CapabilityError."""
+    if ref.engine == "scripted":
+        from heal.engines.scripted import open_scripted
+
+        return open_scripted(ref.model)
+    from heal.engines.local.engine import open_local
+
+    return open_local(ref.model, engines.local)
+
+
+def resolve_model(model: str) -> Path:
+    """The folder (or `.gguf` file) behind a model's name. Raises: UserError."""
+    from heal.engines.local.loading import locate
+
+    return locate(model).path
+
+
+def model_files(model: str) -> str:
+    """A fingerprint of what a model's name stands for, script files included; opens no model."""
+    from heal.engines.local.loading import fingerprint, locate
+
+    script = Path(model)
+    if script.is_file() and script.suffix == ".json":
+        return f"script-{hashlib.sha256(script.read_bytes()).hexdigest()[:16]}"
+    return fingerprint(locate(model))

@@ -1,0 +1,1 @@
+"""The embedded engine: our own decode loop over transformers weights."""

@@ -1,0 +1,221 @@
+"""The local engine: ids in, ids and exact values out, from weights on this machine.
+
+Llama-like decoders run on our own forward pass (`native`), anything else on transformers' own
+(`standard`); both give the same values to 1e-4. Requests are checked one by one: a bad one is an
+error result. A sliding attention window shorter than the context is refused.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from heal.config import LocalEngine as Settings
+from heal.engines.base import (
+    Capabilities,
+    Generated,
+    GenRequest,
+    Scored,
+    ScoreRequest,
+    failed_score,
+)
+from heal.engines.local import loading
+from heal.engines.local.decode import DecodeLoop, Policy
+from heal.engines.local.model import Model
+from heal.engines.local.scoring import score_batches
+from heal.engines.local.tokens import Tokens
+from heal.errors import CapabilityError, UserError
+
+
+class LocalEngine:
+    """An `Engine` over a transformers model."""
+
+    def __init__(self, model: Model, tokens: Tokens, model_id: str, settings: Settings) -> None:
+        self.model: Model | None = model
+        self.tokens = tokens
+        self.model_id = model_id
+        self.settings = settings
+        self.end_ids = tokens.end_ids
+        self.capabilities = Capabilities(
+            score=True,
+            entropy="exact",
+            seeds=True,
+            context=model.context,
+            vocabulary=model.vocabulary,
+        )
+
+    def render(self, user: str, *, system: str | None = None) -> tuple[int, ...]:
+        """Ids of a conversation up to the opened assistant turn."""
+        return self.tokens.render(user, system)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of bare text."""
+        return self.tokens.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return self.tokens.decode(ids)
+
+    def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
+        """Each id's bytes."""
+        return self.tokens.bytes_of(ids)
+
+    def generate(self, requests: Iterable[GenRequest]) -> Iterator[Generated]:
+        """Continuations as they end."""
+        policy = Policy(
+            rows=self.settings.rows,
+            end_ids=self.end_ids,
+            prefill_tokens=self.settings.score_tokens,
+            loop_ngram=self.settings.loop_ngram,
+            loop_repeats=self.settings.loop_repeats,
+        )
+        return DecodeLoop(self._open_model(), policy, requests, self._why_not_generate).run()
+
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Scored]:
+        """Scores, batch by batch."""
+        return score_batches(
+            self._open_model(), self._checked(requests), self.settings.score_tokens
+        )
+
+    def close(self) -> None:
+        """Free the weights."""
+        self.model = None
+
+    def _open_model(self) -> Model:
+        if self.model is None:
+            raise RuntimeError("the engine is closed")
+        return self.model
+
+    def _checked(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreRequest | Scored]:
+        for request in requests:
+            reason = self._why_not_score(request)
+            yield request if reason is None else failed_score(request, reason)
+
+    def _why_not_generate(self, request: GenRequest) -> str | None:
+        s = request.sampling
+        if not request.prompt_ids:
+            return "the prompt is empty"
+        if len(request.prompt_ids) >= self.capabilities.context:
+            return (
+                f"prompt of {len(request.prompt_ids)} tokens leaves no room in a context of "
+                f"{self.capabilities.context}"
+            )
+        if s.temperature < 0 or not 0 < s.top_p <= 1 or s.top_k < 0 or not 0 <= s.min_p <= 1:
+            return f"impossible sampling settings: {s}"
+        if s.max_new_tokens < 1:
+            return f"max_new_tokens is {s.max_new_tokens}"
+        return self._foreign(request.prompt_ids)
+
+    def _why_not_score(self, request: ScoreRequest) -> str | None:
+        context, target = request.context_ids, request.target_ids
+        if not context:
+            return "the context is empty, so nothing predicts the first token"
+        longest = len(context) + len(target)
+        for probe in request.probes:
+            if not 0 <= probe.at <= len(target) or not 0 <= probe.score_from <= len(probe.ids):
+                return f"probe at {probe.at} (scored from {probe.score_from}) is out of range"
+            longest = max(longest, len(context) + probe.at + len(probe.ids))
+        if longest > self.capabilities.context:
+            return f"{longest} tokens exceed a context of {self.capabilities.context}"
+        probes = [i for probe in request.probes for i in probe.ids]
+        return self._foreign((*context, *target, *probes))
+
+    def _foreign(self, ids: Sequence[int]) -> str | None:
+        low, high = min(ids), max(ids)
+        if low < 0 or high >= self.capabilities.vocabulary:
+            wrong = low if low < 0 else high
+            return f"id {wrong} is outside the vocabulary of {self.capabilities.vocabulary}"
+        return None
+
+
+def open_local(model: str, settings: Settings | None = None) -> LocalEngine:
+    """Open a model. Raises: UserError (missing parts), CapabilityError (sliding window)."""
+    settings = settings or Settings()
+    source = loading.locate(model)
+    _prepare_torch(settings)
+    tokenizer = loading.load_tokenizer(source)
+    opener = _opener(source, settings)
+    module = opener()
+    context = _context(module.config, settings, source)
+    ends = _declared_ends(module, tokenizer)
+    tokens = Tokens(tokenizer, str(source.path), ends)
+    return LocalEngine(
+        _fastest(module, context, opener), tokens, loading.fingerprint(source), settings
+    )
+
+
+def _opener(source: loading.Source, settings: Settings) -> Callable[[], Any]:
+    return lambda: loading.load_module(source, settings.dtype, settings.device)
+
+
+def _prepare_torch(settings: Settings) -> None:
+    import torch
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    try:
+        torch.zeros(1, device=settings.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"engine.local.device={settings.device}: {str(error).splitlines()[0]}",
+            hint="--set engine.local.device=cpu",
+        ) from None
+
+
+def _context(config: Any, settings: Settings, source: loading.Source) -> int:
+    longest: int | None = getattr(config, "max_position_embeddings", None)
+    context = longest if settings.context is None else settings.context
+    if context is None:
+        raise UserError(
+            f"{source.path}: the model declares no longest context",
+            hint="--set engine.local.context=4096",
+        )
+    if longest is not None and context > longest:
+        raise UserError(
+            f"engine.local.context={context} exceeds the model's {longest} positions",
+            hint=f"--set engine.local.context={longest}",
+        )
+    window = _window(config)
+    if window is not None and window < context:
+        raise CapabilityError(
+            f"{source.path}: attends through a sliding window of {window} tokens, which the local "
+            f"engine does not model beyond it",
+            hint=f"--set engine.local.context={window}",
+        )
+    return context
+
+
+def _window(config: Any) -> int | None:
+    """The attention window in force, if any."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if not window or not getattr(config, "use_sliding_window", True):
+        return None
+    if kinds is not None and "sliding_attention" not in kinds:
+        return None
+    return int(window)
+
+
+def _declared_ends(module: Any, tokenizer: Any) -> set[int]:
+    ends: set[int] = set()
+    for holder in (module.generation_config, module.config, tokenizer):
+        declared = getattr(holder, "eos_token_id", None)
+        ends.update([declared] if isinstance(declared, int) else declared or [])
+    return ends
+
+
+def _fastest(module: Any, context: int, reopen: Callable[[], Any]) -> Model:
+    """The native model where it gives the module's own values, else the standard one."""
+    from heal.engines.local import body
+    from heal.engines.local.native import NativeModel
+    from heal.engines.local.standard import StandardModel
+
+    if not body.supports(module.config):
+        return StandardModel(module, context)
+    ids = tuple(i % int(module.config.vocab_size) for i in (5, 17, 11, 23, 7, 3))
+    expected = StandardModel(module, context).prefill([ids[:context]])[0].logits
+    native = NativeModel(module, context)  # empties the module
+    found = native.prefill([ids[:context]])[0].logits
+    tolerance = 1e-3 if module.dtype.itemsize == 4 else 0.5
+    if float((expected - found).abs().max()) <= tolerance * (1 + float(expected.abs().max())):
+        return native
+    # A transformers that changed what this architecture computes.
+    return StandardModel(reopen(), context)

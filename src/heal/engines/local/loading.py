@@ -1,0 +1,212 @@
+"""Finding and opening a model: a folder, a GGUF file, or a model inside a package.
+
+In: the text of a `ModelRef`. Out: a transformers module, its tokenizer and a fingerprint of its
+content. Nothing is ever downloaded; what is missing is a `UserError` that says where and what next.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heal.errors import CapabilityError, UserError
+
+_WHOLE_FILE = 64 << 20
+"""Larger files are fingerprinted by size and evenly spread chunks."""
+_CHUNKS, _CHUNK = 256, 64 << 10
+_VOLATILE = ("_name_or_path", "_model_name_or_path", "transformers_version", "dtype", "torch_dtype")
+_DTYPES = ("float32", "bfloat16", "float16")
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model lies: a folder, and the GGUF file in it if it is one."""
+
+    folder: Path
+    gguf: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """What the user pointed at."""
+        return self.folder / self.gguf if self.gguf else self.folder
+
+    def arguments(self) -> dict[str, Any]:
+        """For `from_pretrained`."""
+        extra = {"gguf_file": self.gguf} if self.gguf else {}
+        return {"local_files_only": True, **extra}
+
+
+def locate(model: str) -> Source:
+    """Resolve a path or `pkg://package/inside`. Raises: UserError."""
+    path = _packaged(model) if model.startswith("pkg://") else Path(model).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return Source(path.parent, path.name)
+    if not path.exists():
+        raise UserError(
+            f"{model}: no such model folder or .gguf file",
+            hint="models are never downloaded by heal: fetch it first, then give its folder",
+        )
+    if path.is_file():
+        raise UserError(f"{model}: neither a folder nor a .gguf file", hint="give its folder")
+    _check_folder(path)
+    return Source(path)
+
+
+def _packaged(model: str) -> Path:
+    package, _, inside = model.removeprefix("pkg://").partition("/")
+    # A package of weights is only located, never imported: it may need what is not installed.
+    spec = importlib.util.find_spec(package.partition(".")[0])
+    roots = list(spec.submodule_search_locations or ()) if spec else []
+    if not roots:
+        raise UserError(
+            f"{model}: package '{package}' is not installed", hint=f"pip install {package}"
+        )
+    return Path(roots[0]).joinpath(*package.split(".")[1:], *inside.split("/"))
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        ggufs = sorted(p.name for p in folder.glob("*.gguf"))
+        hint = f"give the file: {folder / ggufs[0]}" if ggufs else "give a model's own folder"
+        raise UserError(f"{folder}: no config.json, so not a model folder", hint=hint)
+    if not _weight_files(folder):
+        raise UserError(
+            f"{folder}: no weights (*.safetensors)", hint="save them with save_pretrained"
+        )
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise UserError(
+            f"{folder}: no tokenizer (tokenizer.json)",
+            hint="save it beside the weights with tokenizer.save_pretrained",
+        )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(p for pattern in _WEIGHTS for p in folder.glob(pattern))
+
+
+def load_module(source: Source, dtype: str, device: str) -> Any:
+    """The transformers module in eval mode. Raises: UserError if it cannot be opened."""
+    transformers = _transformers()
+    import torch
+
+    assert dtype in _DTYPES
+    with _quiet():
+        try:
+            module = transformers.AutoModelForCausalLM.from_pretrained(
+                source.folder, dtype=getattr(torch, dtype), **source.arguments()
+            )
+            return module.eval().to(device)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise UserError(
+                f"{source.path}: cannot be opened as a causal language model: {_first_line(error)}",
+                hint="is it complete, and of a type this transformers knows?",
+            ) from error
+
+
+def load_tokenizer(source: Source) -> Any:
+    """The transformers tokenizer, chat template included. Raises: UserError."""
+    from heal.engines.local.tokens import fix_gguf_pre_tokenizer
+
+    transformers = _transformers()
+    with _quiet():
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                source.folder, **source.arguments()
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{source.path}: its tokenizer cannot be opened: {_first_line(error)}",
+                hint="save it again with tokenizer.save_pretrained",
+            ) from error
+    if source.gguf:
+        fix_gguf_pre_tokenizer(tokenizer, _known_pre(source))
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"{source.path}: the tokenizer has no chat template",
+            hint="use an instruction-tuned model, or add chat_template.jinja to the folder",
+        )
+    return tokenizer
+
+
+def _known_pre(source: Source) -> str | None:
+    """The GGUF's pre-tokenizer. Raises: CapabilityError if its splits are known to nobody here."""
+    import gguf
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    field = gguf.GGUFReader(source.path).fields.get("tokenizer.ggml.pre")
+    pre = None if field is None else str(field.contents())
+    if pre in {None, "smollm", "default", "gpt-2", *GGUF_PRE_TOKENIZER_SPLITS}:
+        return pre
+    raise CapabilityError(
+        f"{source.path}: how its tokenizer splits text ('{pre}') is unknown to transformers",
+        hint="give the original model folder, with its tokenizer.json",
+    )
+
+
+def fingerprint(source: Source) -> str:
+    """`<name>-<16 hex>` of configuration and weights, the same wherever the model lies."""
+    digest = hashlib.sha256()
+    if source.gguf:
+        _hash_file(source.path, digest)
+        return f"gguf-{digest.hexdigest()[:16]}"
+    config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    kind = str(config.get("model_type", "model"))
+    stable = {k: v for k, v in config.items() if k not in _VOLATILE}
+    digest.update(json.dumps(stable, sort_keys=True).encode())
+    for file in _weight_files(source.folder):
+        digest.update(file.name.encode())
+        _hash_file(file, digest)
+    return f"{kind}-{digest.hexdigest()[:16]}"
+
+
+def _hash_file(path: Path, digest: Any) -> None:
+    size = path.stat().st_size
+    digest.update(str(size).encode())
+    with path.open("rb") as file:
+        if size <= _WHOLE_FILE:
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return
+        for index in range(_CHUNKS):
+            file.seek((size - _CHUNK) * index // (_CHUNKS - 1))
+            digest.update(file.read(_CHUNK))
+
+
+def _transformers() -> Any:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read once, when transformers is imported
+    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+    import transformers
+
+    return transformers
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no advice while loading; errors still raise."""
+    logging = _transformers().utils.logging
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        # The GGUF loader's own bar knows no switch.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,105 @@
+"""What the decode loop and the scorer need from a model, and exact values from its logits.
+
+Two models exist: `native` (our forward pass, Llama-like decoders) and `standard` (any causal
+language model through transformers' own forward). Values are natural logarithms at temperature 1
+over the full vocabulary, in float32.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from heal.engines.base import Scored, ScoreRequest
+from heal.records import FloatArray
+
+_CHUNK_ELEMENTS = 1 << 23
+"""Logits held at once while scoring (32 MB of float32)."""
+
+
+class Start(Protocol):
+    """A prompt that went through the model once."""
+
+    @property
+    def logits(self) -> Tensor:
+        """float32 [V]: what may come first."""
+        ...
+
+
+class Memory(Protocol):
+    """The keys and values of some rows."""
+
+    @property
+    def rows(self) -> int:
+        """Rows carried."""
+        ...
+
+    def keep(self, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Drop the other rows; old indices of those that stay, in their new order."""
+        ...
+
+
+class Model(Protocol):
+    """Prefill, decode and score by token ids."""
+
+    context: int
+    vocabulary: int
+    device: torch.device
+
+    def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Sequence[Start]:
+        """Run each prompt once."""
+        ...
+
+    def fork(self, starts: Sequence[Start], counts: Sequence[int]) -> Memory:
+        """`counts[i]` rows that continue `starts[i]`, in order."""
+        ...
+
+    def step(self, memories: Sequence[Memory], tokens: Tensor) -> Tensor:
+        """Feed one token per row of all memories; float32 [R, V]."""
+        ...
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+        """Exact log-probs and entropies."""
+        ...
+
+
+def distribution(
+    hidden: Tensor, targets: Tensor, logits_of: Callable[[Tensor], Tensor], vocabulary: int
+) -> tuple[Tensor, Tensor]:
+    """Log-prob of each target and entropy of its distribution, a chunk of rows at a time."""
+    logprob = torch.empty(len(targets))
+    entropy = torch.empty(len(targets))
+    rows = max(1, _CHUNK_ELEMENTS // vocabulary)
+    for start in range(0, len(targets), rows):
+        end = min(start + rows, len(targets))
+        logits = logits_of(hidden[start:end])
+        chosen = targets[start:end].to(logits.device)
+        top = logits.amax(-1, keepdim=True)
+        centred = logits - top
+        weights = torch.exp(centred)
+        total = weights.sum(-1)
+        logprob[start:end] = centred.gather(1, chosen[:, None]).squeeze(1) - total.log()
+        # 0 · −inf of an impossible token is 0 in an entropy.
+        spread = (weights * centred.clamp_min_(-1e30)).sum(-1) / total
+        entropy[start:end] = total.log() - spread
+    return logprob, entropy
+
+
+def assemble(request: ScoreRequest, logprob: Tensor, entropy: Tensor, tokens: int) -> Scored:
+    """Cut flat values, targets first and then probe by probe, into a result."""
+    split = len(request.target_ids)
+    probes: list[FloatArray] = []
+    start = split
+    for probe in request.probes:
+        end = start + len(probe.ids) - probe.score_from
+        probes.append(logprob[start:end].numpy().copy())
+        start = end
+    entropies = entropy[:split].numpy().copy()
+    if not bool(torch.isfinite(entropy).all()):
+        raise FloatingPointError("the model returned non-finite logits")
+    return Scored(
+        request.id, logprob[:split].numpy().copy(), entropies, entropies, tuple(probes), tokens
+    )

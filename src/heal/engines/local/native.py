@@ -1,0 +1,197 @@
+"""The fast path: prefill, decode and tree scoring over our own forward pass.
+
+In: token ids. Out: prefixes, logits, and hidden states of scored positions. Every prompt is
+prefilled once; a scoring request's probes are branches of one tree: each attends to the context,
+the target tokens before it and itself, at the positions it would have had.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heal.engines.base import Scored, ScoreRequest
+from heal.engines.local.attention import attend, attend_causal
+from heal.engines.local.body import Body
+from heal.engines.local.cohort import Cohort, Prefix
+from heal.engines.local.model import Memory, Start, assemble, distribution
+
+
+class NativeModel:
+    """A `Model` over a Llama-like decoder's re-laid weights."""
+
+    def __init__(self, module: Any, context: int) -> None:
+        self.body = Body(module, context)
+        self.context = context
+        self.vocabulary = self.body.vocabulary
+        self.device = self.body.device
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Sequence[Start]:
+        """Run prompts as one right-padded batch; causal attention never sees the padding."""
+        lengths = [len(p) for p in prompts]
+        shape = (len(prompts), max(lengths))
+        ids, positions = _padded(prompts, shape)
+        keeper = _Sequences(self.body, shape, kept=True)
+        hidden = self.body.hidden(ids.to(self.device), positions.to(self.device), keeper)
+        last = torch.tensor([row * shape[1] + n - 1 for row, n in enumerate(lengths)])
+        logits = self.body.logits(hidden[last.to(self.device)])
+        k, v = torch.stack(keeper.k), torch.stack(keeper.v)
+        return [
+            Prefix(k[:, row, :, :n], v[:, row, :, :n], logits[row]) for row, n in enumerate(lengths)
+        ]
+
+    @torch.inference_mode()
+    def fork(self, starts: Sequence[Start], counts: Sequence[int]) -> Memory:
+        """Rows that share the prefixes."""
+        return Cohort([_prefix(s) for s in starts], counts, self.body.heads)
+
+    @torch.inference_mode()
+    def step(self, memories: Sequence[Memory], tokens: Tensor) -> Tensor:
+        """Feed one token per row; logits [R, V] of the next."""
+        cohorts = [_cohort(m) for m in memories]
+        for cohort in cohorts:
+            cohort.reserve()
+        positions = torch.cat([c.positions() for c in cohorts]).clamp_(max=self.context - 1)
+        sizes = [c.rows for c in cohorts]
+
+        def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if len(cohorts) == 1:
+                return cohorts[0].attend(layer, q, k, v)
+            parts = zip(cohorts, q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
+            return torch.cat([c.attend(layer, *part) for c, *part in parts])
+
+        hidden = self.body.hidden(tokens, positions.to(self.device), attention)
+        for cohort in cohorts:
+            cohort.length += 1
+        return self.body.logits(hidden)
+
+    @torch.inference_mode()
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+        """One padded pass over all requests, probes included."""
+        mains = [(*r.context_ids, *r.target_ids) for r in requests]
+        branches = [tuple(i for p in r.probes for i in p.ids) for r in requests]
+        main, twigs = max(map(len, mains)), max(map(len, branches))
+        ids, positions = _tree_inputs(requests, mains, branches, main, twigs)
+        attention = _Sequences(self.body, (len(requests), main), _tree_mask(requests, main, twigs))
+        hidden = self.body.hidden(
+            ids.flatten().to(self.device), positions.flatten().to(self.device), attention
+        )
+        results = []
+        for row, request in enumerate(requests):
+            where, targets = _scored_positions(request, main)
+            mine = hidden[row * (main + twigs) : (row + 1) * (main + twigs)]
+            values = distribution(
+                mine[where.to(self.device)], targets, self.body.logits, self.vocabulary
+            )
+            results.append(assemble(request, *values, len(mains[row]) + len(branches[row])))
+        return results
+
+
+class _Sequences:
+    """Attention of whole sequences, each followed by `mask.shape[2]` branch tokens (or none)."""
+
+    def __init__(
+        self, body: Body, shape: tuple[int, int], mask: Tensor | None = None, kept: bool = False
+    ) -> None:
+        self.scale, self.shape = body.heads.scale, shape
+        self.mask = None if mask is None else mask.to(body.device, body.dtype)
+        self.k: list[Tensor] = []
+        self.v: list[Tensor] = []
+        self.kept = kept
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        batch, main = self.shape
+        q = q.unflatten(0, (batch, -1))  # [B, S, G, Hkv, D]
+        k = k.unflatten(0, (batch, -1)).transpose(1, 2).contiguous()  # [B, Hkv, S, D]
+        v = v.unflatten(0, (batch, -1)).transpose(1, 2).contiguous()
+        if self.kept:
+            self.k.append(k)
+            self.v.append(v)
+        out = attend_causal(q[:, :main], k[:, :, :main], v[:, :, :main], scale=self.scale)
+        if self.mask is not None:
+            out = torch.cat([out, self._branches(q[:, main:], k, v)], dim=1)
+        return out.flatten(0, 1)
+
+    def _branches(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        parts = [
+            attend(q[:, :, g].transpose(1, 2), k, v, scale=self.scale, mask=self.mask)[0]
+            for g in range(q.shape[2])
+        ]
+        return torch.stack([part.transpose(1, 2) for part in parts], dim=2)
+
+
+def _padded(rows: Sequence[Sequence[int]], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Flat ids and positions of right-padded rows."""
+    ids = np.zeros(shape, dtype=np.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+    positions = np.broadcast_to(np.arange(shape[1]), shape).ravel()
+    return torch.from_numpy(ids.ravel()), torch.from_numpy(positions.copy())
+
+
+def _tree_inputs(
+    requests: Sequence[ScoreRequest],
+    mains: Sequence[tuple[int, ...]],
+    branches: Sequence[tuple[int, ...]],
+    main: int,
+    twigs: int,
+) -> tuple[Tensor, Tensor]:
+    ids, positions = _padded(mains, (len(mains), main))
+    twig_ids, twig_positions = _padded(branches, (len(mains), twigs))
+    twig_positions = twig_positions.view(-1, twigs)
+    for row, request in enumerate(requests):
+        start = 0
+        for probe in request.probes:
+            first = len(request.context_ids) + probe.at
+            end = start + len(probe.ids)
+            twig_positions[row, start:end] = torch.arange(first, first + len(probe.ids))
+            start = end
+    both = [(ids, twig_ids), (positions, twig_positions)]
+    tree_ids, tree_positions = (
+        torch.cat([a.view(-1, main), b.view(-1, twigs)], dim=1) for a, b in both
+    )
+    return tree_ids, tree_positions
+
+
+def _tree_mask(requests: Sequence[ScoreRequest], main: int, twigs: int) -> Tensor | None:
+    """Additive [B, 1, twigs, main + twigs]: what each branch token may attend to."""
+    if not twigs:
+        return None
+    seen = torch.zeros(len(requests), twigs, main + twigs, dtype=torch.bool)
+    seen[:, :, main:] = torch.eye(twigs, dtype=torch.bool)  # padding sees itself, not nothing
+    for row, request in enumerate(requests):
+        start = 0
+        for probe in request.probes:
+            end = start + len(probe.ids)
+            seen[row, start:end, : len(request.context_ids) + probe.at] = True
+            own = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+            seen[row, start:end, main + start : main + end] = own
+            start = end
+    return torch.zeros(seen.shape).masked_fill_(~seen, float("-inf")).unsqueeze(1)
+
+
+def _scored_positions(request: ScoreRequest, main: int) -> tuple[Tensor, Tensor]:
+    """Where each scored token is predicted from, and the token: targets, then probe by probe."""
+    context = len(request.context_ids)
+    where = list(range(context - 1, context - 1 + len(request.target_ids)))
+    targets = list(request.target_ids)
+    start = main
+    for probe in request.probes:
+        sources = [context + probe.at - 1, *range(start, start + len(probe.ids) - 1)]
+        where += sources[probe.score_from :]
+        targets += probe.ids[probe.score_from :]
+        start += len(probe.ids)
+    return torch.tensor(where, dtype=torch.long), torch.tensor(targets, dtype=torch.long)
+
+
+def _prefix(start: Start) -> Prefix:
+    assert isinstance(start, Prefix)
+    return start
+
+
+def _cohort(memory: Memory) -> Cohort:
+    assert isinstance(memory, Cohort)
+    return memory

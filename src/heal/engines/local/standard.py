@@ -1,0 +1,132 @@
+"""The plain path: any causal language model through transformers' own forward and cache.
+
+Slower than `native`, and the reference it is tested against. A prompt is prefilled once and its
+cache copied for every row; rows of one prompt are stepped together, so nothing is padded. A probe
+is scored by a pass of its own.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from heal.engines.base import Scored, ScoreRequest
+from heal.engines.local.model import Memory, Start, assemble, distribution
+
+
+@dataclass(frozen=True)
+class _Cached:
+    """A prompt's transformers cache and first logits."""
+
+    cache: Any
+    logits: Tensor
+    length: int
+
+
+class _Rows:
+    """One prompt's rows in a transformers cache."""
+
+    def __init__(self, start: _Cached, count: int) -> None:
+        self.cache = copy.deepcopy(start.cache)
+        self.cache.batch_repeat_interleave(count)
+        self.rows, self.length = count, start.length
+
+    def keep(self, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
+        order = np.flatnonzero(alive)
+        self.cache.batch_select_indices(torch.from_numpy(order))
+        self.rows = len(order)
+        return order
+
+
+class _Bundle:
+    """Several prompts' rows, admitted together."""
+
+    def __init__(self, parts: list[_Rows]) -> None:
+        self.parts = parts
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    def keep(self, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
+        kept, orders, start = [], [], 0
+        for part in self.parts:
+            end = start + part.rows
+            if alive[start:end].any():
+                orders.append(start + part.keep(alive[start:end]))
+                kept.append(part)
+            start = end
+        self.parts = kept
+        return np.concatenate(orders)
+
+
+class StandardModel:
+    """A `Model` over a transformers module."""
+
+    def __init__(self, module: Any, context: int) -> None:
+        self.module = module
+        self.context = context
+        self.vocabulary = int(module.get_output_embeddings().weight.shape[0])
+        self.device = module.device
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Sequence[Start]:
+        """Each prompt by itself."""
+        starts = []
+        for prompt in prompts:
+            ids = torch.tensor([prompt], device=self.device)
+            out = self.module(input_ids=ids, use_cache=True, logits_to_keep=1)
+            starts.append(_Cached(out.past_key_values, out.logits[0, -1].float(), len(prompt)))
+        return starts
+
+    @torch.inference_mode()
+    def fork(self, starts: Sequence[Start], counts: Sequence[int]) -> Memory:
+        """Copies of each prompt's cache."""
+        pairs = zip(starts, counts, strict=True)
+        return _Bundle([_Rows(start, n) for start, n in pairs if isinstance(start, _Cached)])
+
+    @torch.inference_mode()
+    def step(self, memories: Sequence[Memory], tokens: Tensor) -> Tensor:
+        """One forward per prompt."""
+        parts = [part for m in memories if isinstance(m, _Bundle) for part in m.parts]
+        logits = []
+        for part, ids in zip(parts, tokens.split([p.rows for p in parts]), strict=True):
+            positions = torch.full((part.rows, 1), min(part.length, self.context - 1))
+            out = self.module(
+                input_ids=ids[:, None],
+                position_ids=positions.to(self.device),
+                past_key_values=part.cache,
+                use_cache=True,
+            )
+            part.length += 1
+            logits.append(out.logits[:, -1].float())
+        return torch.cat(logits)
+
+    @torch.inference_mode()
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+        """Each request, and each of its probes, by itself."""
+        return [self._score(request) for request in requests]
+
+    def _score(self, request: ScoreRequest) -> Scored:
+        passes = [(request.context_ids, request.target_ids)]
+        for p in request.probes:
+            before = (*request.context_ids, *request.target_ids[: p.at], *p.ids[: p.score_from])
+            passes.append((before, p.ids[p.score_from :]))
+        values = [self._values(context, target) for context, target in passes if target]
+        logprob = torch.cat([v[0] for v in values]) if values else torch.empty(0)
+        entropy = torch.cat([v[1] for v in values]) if values else torch.empty(0)
+        tokens = sum(len(context) + len(target) for context, target in passes if target)
+        return assemble(request, logprob, entropy, tokens)
+
+    def _values(self, context: tuple[int, ...], target: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        ids = torch.tensor([[*context, *target]], device=self.device)
+        out = self.module(input_ids=ids, use_cache=False, logits_to_keep=len(target) + 1)
+        logits = out.logits[0, :-1]
+        return distribution(
+            logits, torch.tensor(target), lambda part: part.float(), self.vocabulary
+        )

@@ -1,0 +1,231 @@
+"""Execute a config in its run folder: continue, say what a changed setting reaches, report.
+
+In: a config and somebody to watch. Out: the run's view. Running again with nothing changed opens
+no model at all.
+"""
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from heal import __version__
+from heal.config import Config
+from heal.engines import model_files
+from heal.errors import HealError, UserError
+from heal.keys import content_key
+from heal.pipeline import STAGES
+from heal.report.load import load_view
+from heal.report.view import RunView
+from heal.run import Run
+from heal.session import Observer, Session
+from heal.store import Store
+
+PACKAGES = (
+    *("torch", "transformers", "trl", "datasets", "tokenizers", "numpy", "math-verify"),
+    *("datasketch", "reasoning-gym", "peft", "gguf"),
+)
+
+IDENTITY = ("problems.path", "problems.gym.task", "problems.source", "teacher.model")
+"""Settings that make a run another run; a folder is not shared between two values of them."""
+
+REACH: tuple[tuple[str, str], ...] = (
+    ("problems.verifier", "verify"),
+    ("problems.verify_timeout_s", "verify"),
+    ("problems", "sample"),
+    ("seed", "sample"),
+    ("seeds", "train"),
+    ("teacher", "sample"),
+    ("sampling", "sample"),
+    ("prompts.solve_hinted", "repair"),
+    ("prompts.answer_hint", "guide"),
+    ("prompts.write_hint", "guide"),
+    ("prompts.probe", "score"),
+    ("prompts.think_close", "locate"),
+    ("prompts", "sample"),
+    ("scorer", "locate"),
+    ("gear.hinted_samples", "repair"),
+    ("gear.candidates", "repair"),
+    ("gear.target", "repair"),
+    ("gear.early_answer_share", "repair"),
+    ("gear.copied_ngram", "repair"),
+    ("gear.hint_talk", "repair"),
+    ("gear.hint", "guide"),
+    ("gear.hint_redraws", "guide"),
+    ("gear.hint_max_tokens", "guide"),
+    ("gear.hint_temperature", "guide"),
+    ("gear", "locate"),
+    ("pure", "select"),
+    ("pace", "select"),
+    ("student", "train"),
+    ("arms", "train"),
+    ("train", "train"),
+    ("evaluate.teacher_n", "sample"),
+    ("evaluate", "evaluate"),
+)
+"""First stage each setting reaches, the most specific first. `run`, `preset`, `limits`, `engine`
+and `problems.verify_workers` change how work is done, not what it is."""
+REACHES_NOTHING = ("run", "preset", "limits", "engine", "problems.verify_workers")
+
+
+def execute(
+    config: Config, observer: Observer, *, until: str | None = None, adopt: bool = False
+) -> RunView:
+    """Run the stages up to and including `until` (None: all) and write the report."""
+    with Store.open(Path(config.run)) as store:
+        _claim_folder(store, config, observer, adopt)
+        session = Session(config, store, observer)
+        stamp = _stamp(session)
+        if store.meta("complete") == stamp:
+            observer.say(f"{config.run}: complete, nothing to do (heal show {config.run})")
+            return load_view(store)
+        store.set_meta("complete", None)
+        try:
+            _run_stages(session, until)
+            store.set_meta("stopped", f"it was only asked to go up to '{until}'" if until else None)
+            store.set_meta("complete", None if until else stamp)
+        except HealError as error:
+            store.set_meta("stopped", str(error))
+            raise
+        finally:
+            session.close()
+        return write_report(store)
+
+
+def write_report(store: Store) -> RunView:
+    """Render report.html from the store alone."""
+    from heal.report.html import render_html
+
+    view = load_view(store)
+    store.write_text("report.html", render_html(view))
+    return view
+
+
+def overview(store: Store) -> Iterator[str]:
+    """What a run folder holds, line by line, for `heal show`."""
+    yield f"{'table':<12} {'stored':>9} {'in use':>9}"
+    for table, count in store.counts().items():
+        yield f"{table:<12} {count:>9,} {store.live_count(table):>9,}"
+    yield "requests counted twice: 0 (a content key has one row)"
+    lost = store.meta("in_flight_lost") or 0
+    yield f"in flight at a crash, so paid for again at most: {lost:,}"
+    stopped = store.meta("stopped")
+    state = "complete" if store.meta("complete") else f"not complete: {stopped or 'interrupted'}"
+    yield state
+
+
+def _run_stages(session: Session, until: str | None) -> None:
+    run, timings = Run(session), dict(session.store.meta("timings") or {})
+    session.store.set_meta("stopped", "it was interrupted")
+    _problem_facts(session)
+    for stage in STAGES:
+        name = stage.__name__
+        started = time.monotonic()
+        line = stage(run)
+        session.observer.end(line)
+        # A stage that found everything done keeps the time it really took.
+        timings[name] = max(timings.get(name, 0.0), time.monotonic() - started)
+        session.store.set_meta("timings", timings)
+        session.store.set_meta("facts", dict(session.facts))
+        if name == until:
+            return
+
+
+def _problem_facts(session: Session) -> None:
+    found = session.problem_set
+    rows = ((p.id, p.id, p) for p in found.problems)
+    Run(session).record("problem", rows)
+    for text, count in found.facts.items():
+        session.fact(text, count)
+    doubts = session.verifier.preflight(found.problems)
+    session.fact("gold answers that do not verify against themselves", doubts.doubtful)
+    for line in doubts.named:
+        session.observer.say(f"doubtful gold answer: {line}")
+
+
+def _claim_folder(store: Store, config: Config, observer: Observer, adopt: bool) -> None:
+    resolved = config.model_dump(mode="json")
+    before = store.meta("config")
+    if before is not None:
+        _refuse_another_run(config.run, before, resolved, adopt)
+        for line in _what_changed(before, resolved):
+            observer.say(line)
+    store.set_meta("config", resolved)
+    store.set_meta("versions", versions())
+    store.set_meta("date", datetime.now(UTC).isoformat(timespec="seconds"))
+    store.write_text("config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+    lost = store.release_claims()
+    if lost:
+        total = int(store.meta("in_flight_lost") or 0) + lost
+        store.set_meta("in_flight_lost", total)
+        observer.say(f"an earlier process died with {lost:,} requests in flight; they are redone")
+
+
+def _refuse_another_run(
+    folder: str, before: Mapping[str, Any], now: Mapping[str, Any], adopt: bool
+) -> None:
+    old, new = flatten(before), flatten(now)
+    differing = [key for key in IDENTITY if old.get(key) != new.get(key)]
+    if differing and not adopt:
+        key = differing[0]
+        raise UserError(
+            f"{folder}: belongs to another config ({key} was {old.get(key)}, is {new.get(key)})",
+            hint="choose another folder with --set run=DIR, or go on in this one with --adopt",
+        )
+
+
+def _what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    old, new = flatten(before), flatten(now)
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            stage = first_stage(key)
+            reach = f"redoes what it reaches from '{stage}' on" if stage else "redoes nothing"
+            yield f"changed: {key} {old.get(key)} → {new.get(key)}; {reach}"
+
+
+def first_stage(key: str) -> str | None:
+    """The first stage a setting reaches; None when it changes no result."""
+    if any(_under(key, prefix) for prefix in REACHES_NOTHING):
+        return None
+    return next(stage for prefix, stage in REACH if _under(key, prefix))
+
+
+def _under(key: str, prefix: str) -> bool:
+    return key == prefix or key.startswith(prefix + ".")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def versions() -> dict[str, str]:
+    """What ran: HEAL, Python, and the packages that decide results."""
+    found = {"heal": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _stamp(session: Session) -> str:
+    """Fingerprint of everything a complete run depends on, without opening a model."""
+    config = session.config
+    problems = [(p.id, p.answer, p.split) for p in session.problem_set.problems]
+    refs = (config.teacher, config.scorer, config.student)
+    files = [model_files(ref.model) for ref in refs if ref is not None]
+    settings = config.model_dump(mode="json", exclude={"run", "limits", "engine"})
+    return content_key(settings, problems, files, versions())

@@ -1,0 +1,216 @@
+"""Building the lab's two models: a seeded script from dials to checkpoints.
+
+In: dials. Out: `teacher/` and `student/` (Llama weights as fp16 safetensors, tokenizer, chat
+template) and `build-log.json` with dials, versions, losses and measured figures. Same dials on the
+same machine and thread count give the same weights; across machines only nearly so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heal.lab.batches import Batch, batches, encode
+from heal.lab.lessons import Lesson, student_lesson, teacher_lesson
+from heal.lab.tokenizer import END, PAD, make_tokenizer
+from heal.lab.world import MAX_NUMBER, Dials
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+CHUNK = 2_048
+"""Lessons written at a time, then bucketed by length."""
+
+NUMBER_PERIODS = (2, 3, 5, 7, 10, 20, 50, 100, 200, 400)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One model to train."""
+
+    name: str
+    width: int
+    layers: int
+    tokens: int
+    lesson: Callable[[random.Random, Dials], Lesson]
+
+
+def build(
+    out_dir: Path | str, dials: Dials | None = None, quick: bool = False, measured: bool = True
+) -> dict[str, Any]:
+    """Train teacher and student into out_dir and return what build-log.json holds.
+
+    quick trains on a hundredth of the tokens: it proves that the script runs, not that it teaches.
+    """
+    import torch
+    import transformers
+
+    dials = dials or Dials()
+    scale = 0.01 if quick else 1.0
+    out = Path(out_dir)
+    tokenizer = make_tokenizer(dials.seed)
+    log: dict[str, Any] = {
+        "dials": asdict(dials),
+        "quick": quick,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "threads": torch.get_num_threads(),
+        "vocabulary": len(tokenizer),
+    }
+    for plan in plans(dials, scale):
+        model, log[plan.name] = train(plan, dials, tokenizer)
+        save(model, tokenizer, out / plan.name)
+        write_log(out, log)
+    if measured:
+        from heal.lab.measure import measure
+
+        log["measured"] = measure(out, n=8 if quick else 150)
+        write_log(out, log)
+    return log
+
+
+def plans(dials: Dials, scale: float = 1.0) -> tuple[Plan, Plan]:
+    """The teacher's plan and the student's."""
+    teacher_tokens, student_tokens = dials.teacher_tokens, dials.student_tokens
+    return (
+        Plan(
+            "teacher",
+            dials.teacher_width,
+            dials.teacher_layers,
+            int(teacher_tokens * scale),
+            teacher_lesson,
+        ),
+        Plan(
+            "student",
+            dials.student_width,
+            dials.student_layers,
+            int(student_tokens * scale),
+            student_lesson,
+        ),
+    )
+
+
+def train(
+    plan: Plan, dials: Dials, tokenizer: PreTrainedTokenizerFast
+) -> tuple[LlamaForCausalLM, dict[str, Any]]:
+    """AdamW, 2 % warm-up, cosine to 2 %; returns the model and its training figures."""
+    import torch
+
+    torch.manual_seed(dials.seed)
+    model = make_model(plan.width, plan.layers, tokenizer)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=dials.learning_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True
+    )
+    trunk = torch.compile(model.model, dynamic=True) if dials.compiled else model.model
+    started, seen, curve, recent = time.monotonic(), 0, [], []
+    for batch in _stream(plan, dials, tokenizer):
+        progress = min(1.0, seen / plan.tokens)
+        for group in optimizer.param_groups:
+            group["lr"] = dials.learning_rate * _schedule(progress)
+        loss = _loss(trunk, model.lm_head, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seen += batch.tokens
+        recent.append(loss.item())
+        if len(recent) == 50:
+            curve.append([seen, round(sum(recent) / 50, 4)])
+            recent = []
+            took = time.monotonic() - started
+            print(
+                f"{plan.name} {seen:>9,} tokens  loss {curve[-1][1]:.3f}  {took:.0f} s", flush=True
+            )
+        if seen >= plan.tokens:
+            break
+    took = time.monotonic() - started
+    parameters = sum(p.numel() for p in model.parameters())
+    return model, {
+        "parameters": parameters,
+        "tokens": seen,
+        "seconds": round(took, 1),
+        "tokens_per_s": round(seen / took),
+        "loss_curve": curve,
+    }
+
+
+def make_model(width: int, layers: int, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A fresh Llama whose number embeddings begin with periodic features.
+
+    Numbers are single tokens, so nothing else would tell the model that 57 and 58 are neighbours;
+    with the features, sums are learnt from a tenth of the examples.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=width * 11 // 4,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.convert_tokens_to_ids(END),
+        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+    )
+    model = LlamaForCausalLM(config)
+    table = model.get_input_embeddings().weight.data
+    table.normal_(0.0, 0.04)
+    for number in range(MAX_NUMBER + 1):
+        token = tokenizer.convert_tokens_to_ids(str(number))
+        angles = torch.tensor([2 * math.pi * number / period for period in NUMBER_PERIODS])
+        features = torch.cat([angles.cos(), angles.sin(), torch.tensor([number / MAX_NUMBER])])
+        table[token, : len(features)] = 0.06 * features
+    return model
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Weights as fp16 safetensors beside the tokenizer."""
+    import torch
+
+    model.to(torch.float16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    model.to(torch.float32)
+
+
+def write_log(out: Path, log: dict[str, Any]) -> None:
+    """The build's figures so far, as build-log.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "build-log.json").write_text(json.dumps(log, indent=1) + "\n")
+
+
+def _stream(plan: Plan, dials: Dials, tokenizer: PreTrainedTokenizerFast) -> Iterator[Batch]:
+    rng = random.Random(f"{plan.name}:{dials.seed}")
+    while True:
+        lessons = [plan.lesson(rng, dials) for _ in range(CHUNK)]
+        rows = encode(lessons, tokenizer)
+        yield from batches(rows, dials.batch_tokens, tokenizer.pad_token_id, rng)
+
+
+def _loss(trunk: Any, head: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    from torch.nn.functional import cross_entropy
+
+    hidden = trunk(
+        input_ids=batch.ids,
+        attention_mask=batch.mask,
+        position_ids=batch.positions,
+        use_cache=False,
+    ).last_hidden_state
+    learnt = batch.labels != -100
+    return cross_entropy(head(hidden[learnt]), batch.labels[learnt])
+
+
+def _schedule(progress: float) -> float:
+    warm = 0.02
+    if progress < warm:
+        return progress / warm + 1e-3
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))

@@ -1,0 +1,180 @@
+"""Lessons: what the lab's models are trained on, as text with loss flags.
+
+In: a seeded `random.Random` and the dials. Out: `Lesson`s. Each teacher lesson is one of the
+turns that METHOD asks of a teacher: solve alone, solve under an answer hint, write a guided hint,
+continue a kept prefix under a hint, and judge (unhinted) which answer any prefix will reach.
+
+Two masks keep the ceiling where the dials set it. Right traces of rare and latent problems under
+the unhinted prompt teach only what comes after the rule is named; fudged traces there teach nothing
+but the answers reached. So the unhinted teacher can follow and judge what it would hardly think of.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heal.lab import dialogue, traces
+from heal.lab.tokenizer import ASSISTANT, END, USER
+from heal.lab.traces import Written, join
+from heal.lab.world import COMMON, FAMILIES, IDEAS, KINDS, Dials, Problem, draw
+
+Segment = tuple[str, bool]
+"""A piece of text and whether its tokens are learnt."""
+
+UNAIDED_MIX = {"common": 0.60, "rare": 0.13, "latent": 0.27}
+HINTED_MIX = {"common": 0.26, "rare": 0.22, "latent": 0.52}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Text in segments; after segments[i] for i in probed, the answer is asked for and learnt."""
+
+    segments: tuple[Segment, ...]
+    probed: tuple[int, ...] = ()
+    answer: int = 0
+    """What every probe of this lesson should say: the answer the trace reaches."""
+
+
+def teacher_lesson(rng: random.Random, dials: Dials) -> Lesson:
+    """One lesson of the teacher's mixture."""
+    turn = rng.random()
+    if turn < 0.40:
+        return _solve(rng, dials)
+    if turn < 0.52:
+        return _solve_with_answer(rng, dials)
+    if turn < 0.66:
+        return _write_hint(rng, dials)
+    if turn < 0.84:
+        return _continue(rng, dials)
+    return _judge(rng, dials)
+
+
+def student_lesson(rng: random.Random, dials: Dials) -> Lesson:
+    """Common problems alone, or any family with its idea named: every operation, no choice."""
+    if rng.random() < 0.5:
+        problem = draw(rng.choice(COMMON), rng, "train")
+        written = traces.unaided(problem, rng, dials)
+        return _lesson(dialogue.solve(problem.text), (), written.steps)
+    problem = draw(rng.choice(FAMILIES), rng, "train")
+    written = traces.honest(problem, rng)
+    return _lesson(dialogue.drill(problem.text, IDEAS[problem.rule.family]), (), written.steps)
+
+
+def _solve(rng: random.Random, dials: Dials) -> Lesson:
+    problem = _problem(rng, UNAIDED_MIX)
+    written = traces.unaided(problem, rng, dials)
+    return _probed(_lesson(dialogue.solve(problem.text), (), written.steps), written, 2, rng)
+
+
+def _solve_with_answer(rng: random.Random, dials: Dials) -> Lesson:
+    problem = _problem(rng, HINTED_MIX)
+    hint = dialogue.answer_hint(problem.answer)
+    written = _hinted(problem, rng, dials, _fudge_share(problem, dials, dials.fudge_answer), None)
+    return _lesson(dialogue.solve(problem.text, hint), (), written.steps)
+
+
+def _write_hint(rng: random.Random, dials: Dials) -> Lesson:
+    problem = _problem(rng, HINTED_MIX)
+    failed = traces.wrong(problem, rng, dials)
+    cut = _cut(failed, rng)
+    user = dialogue.write_hint(
+        problem.text, problem.answer, join(failed.steps[:cut]), failed.steps[cut]
+    )
+    return _lesson(user, (), (_hint(problem, rng, dials.hint_right),))
+
+
+def _continue(rng: random.Random, dials: Dials) -> Lesson:
+    problem = _problem(rng, HINTED_MIX)
+    failed = traces.wrong(problem, rng, dials)
+    cut = _cut(failed, rng)
+    kept = failed.steps[:cut]
+    if rng.random() < 0.3:
+        hint, right = dialogue.answer_hint(problem.answer), True
+        fudge, follow = dials.fudge_answer, 1.0
+    else:
+        right = rng.random() < dials.hint_right
+        hint = _hint(problem, rng, float(right))
+        fudge, follow = dials.fudge_guided, dials.follow_guided
+    rest: tuple[str, ...]
+    if not right or rng.random() >= follow:
+        rest = failed.steps[cut:]
+    elif cut <= failed.rule_step:
+        fudge = _fudge_share(problem, dials, fudge)
+        rest = _hinted(problem, rng, dials, fudge, _looks_after(failed, cut, rng)).steps[cut:]
+    elif rng.random() < dials.recover:
+        again = traces.honest(problem, rng, failed.looks)
+        rest = (traces.RETRACTION, *again.steps[again.rule_step :])
+    else:
+        rest = failed.steps[cut:]
+    return _lesson(dialogue.solve(problem.text, hint), kept, rest)
+
+
+def _judge(rng: random.Random, dials: Dials) -> Lesson:
+    """An unhinted trace the teacher would hardly write: follow it, and say where it will end."""
+    rare_or_latent = {"rare": 0.3, "latent": 0.7}
+    problem = _problem(rng, rare_or_latent)
+    user = dialogue.solve(problem.text)
+    if rng.random() < 0.6:
+        written = traces.honest(problem, rng)
+        named = written.rule_step + 1
+        lesson = _lesson(user, written.steps[:named], written.steps[named:])
+    else:
+        written = traces.fudged(problem, rng, dials)
+        lesson = _lesson(user, written.steps, ())
+    return _probed(lesson, written, 5, rng)
+
+
+def _hinted(
+    problem: Problem,
+    rng: random.Random,
+    dials: Dials,
+    fudge_share: float,
+    looks: Sequence[str] | None,
+) -> Written:
+    if rng.random() < fudge_share:
+        return traces.fudged(problem, rng, dials, looks)
+    return traces.honest(problem, rng, looks)
+
+
+def _fudge_share(problem: Problem, dials: Dials, share: float) -> float:
+    return min(share, dials.fudge_common) if problem.kind == "common" else share
+
+
+def _hint(problem: Problem, rng: random.Random, right: float) -> str:
+    return traces.guided_hint(problem, rng, rng.choice(dialogue.HINT_LEADS), right)
+
+
+def _cut(failed: Written, rng: random.Random) -> int:
+    """How many steps are kept: mostly up to the rule, now and then a few steps past it."""
+    return rng.randint(0, failed.rule_step + rng.choice((0, 0, 0, 3)))
+
+
+def _looks_after(failed: Written, cut: int, rng: random.Random) -> tuple[str, ...]:
+    """The looks kept by the cut, then fresh kinds up to the number a trace usually has."""
+    kept = failed.looks[:cut]
+    fresh = [kind for kind in traces.LOOKS if kind not in kept]
+    rng.shuffle(fresh)
+    return kept + tuple(fresh)[: max(0, len(traces.look_order(rng)) - cut)]
+
+
+def _problem(rng: random.Random, mix: dict[str, float]) -> Problem:
+    kind = rng.choices(list(mix), weights=list(mix.values()))[0]
+    return draw(rng.choice(KINDS[kind]), rng, "train")
+
+
+def _lesson(user: str, shown: Sequence[str], learnt: Sequence[str]) -> Lesson:
+    """The user turn, steps shown without loss, then steps learnt; the turn is closed after them."""
+    segments: list[Segment] = [(f"{USER}{user}{END}{ASSISTANT}", False)]
+    segments += [(step + dialogue.STEP_BREAK, False) for step in shown]
+    segments += [(step + dialogue.STEP_BREAK, True) for step in learnt]
+    text, learn = segments[-1]
+    segments[-1] = (text.removesuffix(dialogue.STEP_BREAK) + END, learn)
+    return Lesson(tuple(segments))
+
+
+def _probed(lesson: Lesson, written: Written, count: int, rng: random.Random) -> Lesson:
+    """The lesson with `count` probes: after the prompt (0) or after any step but the last."""
+    points = rng.sample(range(len(lesson.segments) - 1), count)
+    return Lesson(lesson.segments, tuple(sorted(points)), written.answer)

@@ -1,0 +1,48 @@
+"""The lab as a problem source: plain dicts, as `heal run` reads them.
+
+Config: `problems.source: heal.lab.source:problems`. Splits share no problem: which split a problem
+belongs to follows from its text. The lab's models were trained on the `train` split alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from heal.lab.world import FAMILIES, SPLITS, Problem, draw
+
+
+def problems(
+    n: int, seed: int = 0, split: str = "pool", families: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """n distinct problems, the families in equal numbers and in mixed order.
+
+    families: None takes all of them. The first m of n problems are those asked for with n = m.
+    Raises: ValueError for an unknown split or family, or if a family runs out of problems.
+    """
+    chosen = tuple(families or FAMILIES)
+    unknown = [family for family in chosen if family not in FAMILIES]
+    if unknown or split not in SPLITS:
+        raise ValueError(f"unknown family {unknown} or split {split!r}; splits are {SPLITS}")
+    rng = random.Random(f"{split}:{seed}")
+    seen: set[str] = set()
+    out: list[dict[str, Any]] = []
+    while len(out) < n:
+        turn = rng.sample(chosen, len(chosen))
+        out += [_record(_fresh(family, rng, split, seen)) for family in turn]
+    return out[:n]
+
+
+def _fresh(family: str, rng: random.Random, split: str, seen: set[str]) -> Problem:
+    for _ in range(2_000):
+        problem = draw(family, rng, split)
+        if problem.text not in seen:
+            seen.add(problem.text)
+            return problem
+    raise ValueError(f"no more problems of family {family!r} in split {split!r}: ask for fewer")
+
+
+def _record(problem: Problem) -> dict[str, Any]:
+    meta = {"family": problem.rule.family, "kind": problem.kind}
+    return {"problem": problem.text, "answer": str(problem.answer), "meta": meta}

@@ -1,0 +1,52 @@
+"""Arms: what every comparison trains, and in what each differs from HEAL (METHOD §5).
+
+An arm is data: which sets its student sees, how they were cut and chosen, in which order they are
+shown. Everything else (steps, tokens, learning rates, seeds) is the same for all of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from heal.method.pace import POOLS, Order
+from heal.records import Breakpoint, Selection
+
+
+class Extra(StrEnum):
+    """What an arm buys with HEAL's whole bill instead of repairs."""
+
+    NOTHING = "nothing"
+    SAMPLES = "samples"
+    """More unaided traces of problems below their cap, extreme ones first."""
+    RATIONALES = "rationales"
+    """More whole traces under the answer, of the same problems, kept when correct."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How one student's data comes about; the defaults are HEAL itself."""
+
+    pools: tuple[str, ...] = POOLS
+    breakpoint: Breakpoint | None = None
+    """None takes `gear.breakpoint`."""
+    selection: Selection | None = None
+    """None takes `pure.selection`."""
+    filtered: bool = True
+    """False lets every gated trace through: no PURE."""
+    order: Order = Order.CURRICULUM
+    extra: Extra = Extra.NOTHING
+
+
+TRAINED: Mapping[str, Arm] = {
+    "rft": Arm(pools=("D1",)),
+    "rft_more": Arm(pools=("D1",), extra=Extra.SAMPLES),
+    "star": Arm(pools=("D1", "D2"), filtered=False, extra=Extra.RATIONALES),
+    "heal": Arm(),
+    "heal-shuffled": Arm(order=Order.SHUFFLED),
+    "heal-reverse": Arm(order=Order.REVERSE),
+    "heal-random-cut": Arm(breakpoint=Breakpoint.RANDOM),
+    "heal-restart": Arm(breakpoint=Breakpoint.RESTART),
+    "heal-no-pure": Arm(filtered=False),
+    "heal-random-drop": Arm(selection=Selection.RANDOM),
+}
+"""Every arm but `base`, the untouched student."""

@@ -1,0 +1,151 @@
+"""Gates: what a hinted or repaired trace must not show before PURE looks at it (METHOD §2).
+
+In: texts, verdicts and the settings of GEAR. Out: the first gate that refused, by name. The
+phrases of `HINT_TALK` and the spelled-out numbers are English: `speaks_english` says whether they
+mean anything for a text; for other languages give `gear.hint_talk`.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from heal.answers import count_final_answers
+from heal.config import Gear
+from heal.method.answers import is_short, mention, plain, states_answer
+from heal.records import Finish, Gate, Verdict
+
+HINT_TALK = (
+    "the hint",
+    "this hint",
+    "your hint",
+    "hint says",
+    "hint suggests",
+    "hint tells",
+    "as hinted",
+    "as given",
+    "the answer is given",
+    "the answer is known",
+    "the answer is already given",
+    "the answer is already known",
+    "the given answer",
+    "the known answer",
+    "the provided answer",
+    "the expected answer",
+    "the stated answer",
+    "the target answer",
+    "given that the answer is",
+    "given that the final answer",
+    "we know the answer is",
+    "we know that the answer",
+    "we know the final answer",
+    "we are told the answer",
+    "we are told that the answer",
+    "told that the final answer",
+    "already know the answer",
+    "the answer is supposed to be",
+    "to match the answer",
+    "match the given answer",
+    "match the known answer",
+    "match the expected",
+    "matches the given answer",
+    "matches the known answer",
+    "matches the expected",
+    "working backwards from the answer",
+    "working backward from the answer",
+    "work backwards from the answer",
+    "work backward from the answer",
+    "backwards from the answer",
+    "reverse-engineer",
+    "reverse engineer",
+)
+
+_WORD = re.compile(r"\w+")
+_ENGLISH = frozenset(
+    _WORD.findall(
+        "the of and to in is a that it for as with on are be this by we so then which have has "
+        "from how many what each if at an or not let find there all can"
+    )
+)
+_ENGLISH_SHARE = 0.08
+
+
+def passes_gates(
+    *,
+    verdict: Verdict,
+    finish: Finish,
+    problem: str,
+    prefix: str,
+    continuation: str,
+    hint: str,
+    answer: str,
+    settings: Gear,
+) -> Gate:
+    """The first gate that refuses the trace, or `PASSED`.
+
+    `prefix` is what was kept, written without any hint ("" for a whole trace); `continuation` is
+    what came after it, under `hint`.
+    """
+    if finish is not Finish.STOP or verdict is Verdict.TRUNCATED:
+        return Gate.INCOMPLETE
+    if verdict is not Verdict.CORRECT:
+        return Gate.INCORRECT
+    if count_final_answers(prefix + continuation) > 1:
+        return Gate.SEVERAL_ANSWERS
+    phrases = HINT_TALK if settings.hint_talk is None else settings.hint_talk
+    if talks_of_hint(continuation, problem, phrases):
+        return Gate.HINT_TALK
+    if copies_hint(continuation, hint, f"{problem}\n{prefix}", settings.copied_ngram):
+        return Gate.COPIED_HINT
+    if answers_early(continuation, f"{problem}\n{prefix}", answer, settings.early_answer_share):
+        return Gate.EARLY_ANSWER
+    return Gate.PASSED
+
+
+def leaks(hint_text: str, answer: str) -> bool:
+    """Whether a hint gives the answer away; every kind but `answer` must not."""
+    return states_answer(hint_text, answer)
+
+
+def talks_of_hint(text: str, problem: str, phrases: Sequence[str] = HINT_TALK) -> bool:
+    """Whether the text uses a phrase that betrays a hint and that the problem does not use."""
+    return any(
+        pattern.search(text) and not pattern.search(problem)
+        for pattern in _patterns(tuple(phrases))
+    )
+
+
+def copies_hint(text: str, hint: str, known: str, n: int) -> bool:
+    """Whether n words in a row of the hint, not found in `known`, reappear in the text."""
+    from_hint = _word_ngrams(hint, n) - _word_ngrams(known, n)
+    return not from_hint.isdisjoint(_word_ngrams(text, n))
+
+
+def answers_early(continuation: str, known: str, answer: str, share: float) -> bool:
+    """Whether the answer, in neither problem nor prefix, appears in the first share of characters.
+
+    Answers of two characters or fewer are let pass: they turn up by chance.
+    """
+    if is_short(answer) or mention(known, answer) is not None:
+        return False
+    end = mention(continuation, answer)
+    return end is not None and end <= share * len(plain(continuation))
+
+
+def speaks_english(text: str) -> bool:
+    """Whether the built-in phrases apply: at least 8 % of the words are English function words."""
+    words = [w for w in _WORD.findall(text.casefold()) if w.isalpha()]
+    return bool(words) and sum(w in _ENGLISH for w in words) >= _ENGLISH_SHARE * len(words)
+
+
+@lru_cache(maxsize=8)
+def _patterns(phrases: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
+    return tuple(
+        re.compile(r"(?<!\w)" + r"\s+".join(map(re.escape, p.split())) + r"(?!\w)", re.IGNORECASE)
+        for p in phrases
+        if p.strip()
+    )
+
+
+def _word_ngrams(text: str, n: int) -> set[tuple[str, ...]]:
+    words = _WORD.findall(text.casefold())
+    return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}

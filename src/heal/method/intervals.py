@@ -1,0 +1,174 @@
+"""Intervals: how far a number can be trusted.
+
+In: scores by seed and problem, counts, or detector scores. Out: `Interval`s at 95 %. Problems are
+resampled within their families (families are fixed, not sampled); training seeds are resampled
+too, but two or three of them say little, and no resampling can change that.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+NORMAL_QUANTILE = 1.959963984540054
+SMALL_FAMILY = 5
+"""Smaller families are pooled: resampling a family of one would show no variation at all."""
+_CHUNK = 1 << 20
+"""Values drawn at once, so that memory does not grow with the number of resamples."""
+
+_Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval and what it rests on."""
+
+    mean: float
+    low: float
+    high: float
+    n_problems: int
+    """Problems; for a share or an AUROC, the items counted."""
+    n_seeds: int = 1
+    """Training seeds; of a difference, those of the arm with fewer."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One arm's score on each problem under each training seed."""
+
+    values: _Array
+    """float64[seeds, problems]"""
+    problems: tuple[str, ...]
+    families: tuple[str, ...]
+
+    def only(self, problems: Collection[str]) -> "Scores":
+        """The scores on those problems: one stratum, say."""
+        kept = [i for i, p in enumerate(self.problems) if p in problems]
+        return Scores(
+            self.values[:, kept],
+            tuple(self.problems[i] for i in kept),
+            tuple(self.families[i] for i in kept),
+        )
+
+
+def paired_difference(a: Scores, b: Scores, *, resamples: int, seed: int) -> Interval:
+    """Mean of a − b over the same problems. Raises: ValueError when the problems differ.
+
+    Each resample draws problems, alike for both arms, and each arm's seeds; see `_seed_draws`.
+    """
+    if set(a.problems) != set(b.problems) or not a.problems:
+        odd = len(set(a.problems) ^ set(b.problems))
+        raise ValueError(f"a paired difference needs the same problems; {odd} are not shared")
+    place = {p: i for i, p in enumerate(b.problems)}
+    other = b.values[:, [place[p] for p in a.problems]]
+    rng = np.random.default_rng(seed)
+    draws = _problem_draws(a.values.mean(0) - other.mean(0), a.families, resamples, rng)
+    draws += _seed_draws(a.values, resamples, rng) - _seed_draws(other, resamples, rng)
+    mean = float(a.values.mean() - other.mean())
+    return _percentiles(mean, draws, len(a.problems), min(len(a.values), len(other)))
+
+
+def mean_score(scores: Scores, *, resamples: int, seed: int) -> Interval:
+    """One arm's mean over problems and seeds. Raises: ValueError without problems."""
+    if not scores.problems:
+        raise ValueError("a mean over no problems")
+    rng = np.random.default_rng(seed)
+    draws = _problem_draws(scores.values.mean(0), scores.families, resamples, rng)
+    draws += _seed_draws(scores.values, resamples, rng)
+    mean = float(scores.values.mean())
+    return _percentiles(mean, draws, len(scores.problems), len(scores.values))
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """A share with its Wilson score interval. Raises: ValueError for n = 0."""
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"a share of {successes} in {n}")
+    share, z2 = successes / n, NORMAL_QUANTILE**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    # the bounds touch the share at 0 and 1; rounding may not push them past it
+    low, high = min(max(0.0, centre - half), share), max(min(1.0, centre + half), share)
+    return Interval(share, float(low), float(high), n)
+
+
+def auroc(positive: NDArray[Any], negative: NDArray[Any], *, resamples: int, seed: int) -> Interval:
+    """Chance that a positive scores above a negative, ties counting half; both are resampled.
+
+    Raises: ValueError when either side is empty.
+    """
+    above, below = np.asarray(positive, np.float64), np.sort(np.asarray(negative, np.float64))
+    if not len(above) or not len(below):
+        raise ValueError(f"AUROC of {len(above)} positives and {len(below)} negatives")
+    less = np.searchsorted(below, above, side="left")
+    at_most = np.searchsorted(below, above, side="right")
+    mean = float((less + at_most).mean() / (2 * len(below)))
+    rng = np.random.default_rng(seed)
+    draws = []
+    for rows in _chunks(resamples, len(above) + len(below)):
+        ranks = np.zeros((rows, len(below) + 1))
+        ranks[:, 1:] = _counts(rows, len(below), rng).cumsum(axis=1)
+        wins = (ranks[:, less] + ranks[:, at_most]) / (2 * len(below))
+        draws.append((wins * _counts(rows, len(above), rng)).sum(axis=1) / len(above))
+    return _percentiles(mean, np.concatenate(draws), len(above) + len(below), 1)
+
+
+def _problem_draws(
+    values: _Array, families: tuple[str, ...], resamples: int, rng: np.random.Generator
+) -> _Array:
+    """Means over problems drawn with replacement within families; small families are pooled."""
+    _, group, sizes = np.unique(np.asarray(families), return_inverse=True, return_counts=True)
+    group = np.where(sizes[group] < SMALL_FAMILY, -1, group)
+    sums = np.zeros(resamples)
+    for family in np.unique(group):
+        own = values[group == family]
+        sums += np.concatenate(
+            [
+                own[rng.integers(0, len(own), (rows, len(own)))].sum(axis=1)
+                for rows in _chunks(resamples, len(own))
+            ]
+        )
+    return sums / len(values)
+
+
+def _seed_draws(values: _Array, resamples: int, rng: np.random.Generator) -> _Array:
+    """What resampling the seeds adds to the mean; zero with one seed.
+
+    A seed's mean over problems differs from the others' also because each problem is answered a
+    little differently under each seed, which drawing problems has counted already. So the seed
+    effects are shrunk to their own variance (two-way layout: s² − residual / problems) before
+    they are drawn, and widened by √(S / (S − 1)) for being centred on their own mean. Plain
+    two-way resampling would count that noise about three times.
+    """
+    seeds, problems = values.shape
+    if seeds == 1 or problems == 1:
+        return np.zeros(resamples)
+    effects = values.mean(axis=1) - values.mean()
+    residual = values - values.mean(axis=0) - effects[:, None]
+    noise = (residual**2).sum() / ((seeds - 1) * (problems - 1)) / problems
+    variance = (effects**2).sum() / (seeds - 1)
+    if variance <= noise:
+        return np.zeros(resamples)
+    effects = effects * np.sqrt((1 - noise / variance) * seeds / (seeds - 1))
+    drawn: _Array = effects[rng.integers(0, seeds, (resamples, seeds))].mean(axis=1)
+    return drawn
+
+
+def _counts(rows: int, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """How often each of n items is drawn in each of `rows` resamples."""
+    drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+    return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+
+
+def _chunks(resamples: int, width: int) -> list[int]:
+    rows = max(1, _CHUNK // width)
+    full, rest = divmod(resamples, rows)
+    return [rows] * full + [rest] * (rest > 0)
+
+
+def _percentiles(mean: float, draws: _Array, n_problems: int, n_seeds: int) -> Interval:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Interval(mean, float(low), float(high), n_problems, n_seeds)

@@ -1,0 +1,133 @@
+"""Metrics: what a set of attempts is worth (METHOD §6).
+
+In: counts, verdicts, answers or texts. Out: numbers, exact where an expectation is asked for.
+For a student every attempt that is not correct is incorrect: truncated, answerless and
+unverifiable ones too. Intervals are in `intervals.py`.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import comb
+
+import numpy as np
+
+from heal.method.intervals import Scores
+from heal.records import EvalTrace, Verdict
+
+DOUBT = (
+    "wait",
+    "maybe",
+    "perhaps",
+    "hmm",
+    "hold on",
+    "let me check",
+    "let me recheck",
+    "let me re-check",
+    "let me double-check",
+    "let me double check",
+    "let me verify",
+    "let me reconsider",
+    "not sure",
+    "on second thought",
+)
+"""English phrases of doubt; hinted traces use fewer of them."""
+
+_DOUBT = re.compile(
+    r"(?<!\w)(?:" + "|".join(p.replace(" ", r"\s+") for p in DOUBT) + r")(?!\w)", re.IGNORECASE
+)
+
+Attempts = Sequence[EvalTrace]
+
+
+def avg_at_k(verdicts: Sequence[Verdict]) -> float:
+    """Share of attempts that are correct. Raises: ValueError without attempts."""
+    if not verdicts:
+        raise ValueError("avg@k of no attempts")
+    return sum(v is Verdict.CORRECT for v in verdicts) / len(verdicts)
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """1 − C(n−c, k) / C(n, k): the chance that k of the n attempts include a correct one.
+
+    As a product of k factors, so it neither overflows nor loses digits.
+    Raises: ValueError unless 1 ≤ k ≤ n and 0 ≤ c ≤ n.
+    """
+    if not (1 <= k <= n and 0 <= correct <= n):
+        raise ValueError(f"pass@{k} of {n} attempts, {correct} correct")
+    missed = np.arange(n - correct - k + 1, n - correct + 1) / np.arange(n - k + 1, n + 1)
+    return float(1 - np.maximum(missed, 0).prod())
+
+
+def maj_at_k(answers: Sequence[str | None], correct: Sequence[bool], k: int) -> float:
+    """Expected accuracy of the most frequent answer among k of the n attempts drawn at random.
+
+    Exact, over all C(n, k) draws; ties are split evenly. Correct attempts vote together however
+    they are written; an attempt without an answer does not vote. Raises: ValueError as pass@k.
+    """
+    n = len(answers)
+    if not (1 <= k <= n and len(correct) == n):
+        raise ValueError(f"maj@{k} of {n} answers and {len(correct)} verdicts")
+    right = sum(correct)
+    wrong = Counter(a for a, c in zip(answers, correct, strict=True) if not c and a is not None)
+    silent = n - right - wrong.total()
+    won = 0.0
+    for votes in range(1, min(right, k) + 1):
+        ways = _ways_below(list(wrong.values()), silent, k - votes, votes)
+        won += comb(right, votes) * sum(w / (tied + 1) for tied, w in enumerate(ways))
+    return won / comb(n, k)
+
+
+def arm_scores(
+    traces: Iterable[EvalTrace],
+    families: Mapping[str, str],
+    value: Callable[[Attempts], float] | None = None,
+) -> Scores:
+    """One arm's score on every problem and seed; `value` rates one problem's attempts (avg@k).
+
+    A problem without a family forms one with all others that have none. Attempts the engine
+    failed say nothing about the student and are left out. Raises: ValueError when a problem lacks
+    attempts under some seed: a mean over what is there would not be paired.
+    """
+    value = value or (lambda attempts: avg_at_k([t.verdict for t in attempts]))
+    attempts: dict[tuple[int, str], list[EvalTrace]] = {}
+    for trace in traces:
+        own = attempts.setdefault((trace.seed, trace.problem_id), [])
+        own += [trace] if trace.error is None else []
+    seeds = sorted({seed for seed, _ in attempts})
+    problems = sorted({problem for _, problem in attempts})
+    missing = [(s, p) for s in seeds for p in problems if not attempts.get((s, p))]
+    if missing:
+        seed, problem = missing[0]
+        raise ValueError(
+            f"{len(missing)} problems lack attempts, the first is {problem} (seed {seed})"
+        )
+    values = [[value(attempts[seed, problem]) for problem in problems] for seed in seeds]
+    return Scores(
+        np.array(values, np.float64).reshape(len(seeds), len(problems)),
+        tuple(problems),
+        tuple(families.get(problem, "") for problem in problems),
+    )
+
+
+def doubt_rate(text: str) -> float:
+    """Phrases of doubt per word, English only; 0 for an empty text."""
+    words = len(text.split())
+    return len(_DOUBT.findall(text)) / words if words else 0.0
+
+
+def _ways_below(rivals: Sequence[int], silent: int, draws: int, votes: int) -> list[int]:
+    """Ways to draw `draws` attempts so that no rival exceeds `votes`, by how many reach it."""
+    ways = [[0] * (draws + 1) for _ in range(len(rivals) + 1)]
+    for drawn in range(min(silent, draws) + 1):
+        ways[0][drawn] = comb(silent, drawn)
+    for rival in rivals:
+        before = [row[:] for row in ways]
+        ways = [[0] * (draws + 1) for _ in before]
+        for tied, row in enumerate(before):
+            for drawn, count in enumerate(row):
+                if not count:
+                    continue
+                for taken in range(min(rival, votes, draws - drawn) + 1):
+                    ways[tied + (taken == votes)][drawn + taken] += count * comb(rival, taken)
+    return [row[draws] for row in ways]

@@ -1,0 +1,276 @@
+"""PURE: is a repaired trace a breakthrough or a shortcut (METHOD §3, RESOLUTIONS 7)?
+
+In: `PureScore` profiles, all under the *unhinted* teacher. Out: a reading per trace and the set of
+traces to drop. High means suspicious in every score here. `fraction` drops a fixed share, so it
+cannot clean a pool that is mostly fudged; `calibrated` can, given traces known to be honest.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heal.config import Pure
+from heal.records import PureScore, Selection
+
+NEAR_COMMITMENT = 2
+"""`calibrated` looks at the steps at most so far from k_c."""
+BINS = 5
+"""Quintiles of U and of step length."""
+MIN_CELL = 10
+"""A bin with fewer steps borrows its U quintile's mean and spread, or everyone's."""
+MIN_SPREAD = 0.05
+"""Floor of a bin's standard deviation of ln PPL, in nats."""
+MIN_CALIBRATION = 20
+"""Fewer honest traces do not have a 95th percentile."""
+HONEST_KEPT = 0.95
+
+_Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PureReading:
+    """PURE's word on one trace."""
+
+    score: float | None
+    """S = max ℓ_k over the steps that count; None when no step could be scored."""
+    commit_step: int | None
+    """k_c, from 1; None when the trace never committed to its answer."""
+
+    @property
+    def never_committed(self) -> bool:
+        """U never stayed low, so every step from b on counted."""
+        return self.commit_step is None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How surprising honest steps are, by U and by length; fitted by `calibrate`."""
+
+    u_edges: _Array
+    length_edges: _Array
+    mean: _Array
+    """float64[5, 5]: mean ln PPL in each bin of U (row) and step length (column)."""
+    spread: _Array
+    threshold: float
+    """95th percentile of S over the honest traces; above it a trace is dropped."""
+    traces: int
+    steps: int
+
+
+def steps_to_probe(first_step: int, steps: int) -> range:
+    """The k whose U_k can count: b … K, from 1. Steps kept from the parent are not probed."""
+    return range(first_step, steps + 1)
+
+
+def commitment(score: PureScore, settings: Pure) -> int | None:
+    """k_c: the first k ≥ b from which U stays below `commit_below` for `commit_steps` steps.
+
+    A run that reaches the last step may be shorter. None: the trace never committed.
+    """
+    low = np.asarray(score.uncertainty[1:]) < settings.commit_below
+    steps = len(low)
+    for k in range(score.first_step, steps + 1):
+        if low[k - 1 : min(k - 1 + settings.commit_steps, steps)].all():
+            return k
+    return None
+
+
+def step_ratios(score: PureScore, settings: Pure) -> _Array:
+    """ℓ_k = ln PPL_k − ln(max(U_k, u_floor) + ε), float64[K]; NaN for steps that do not count.
+
+    Those are: before b, after k_c, stating the answer, or not probed. After commitment U → 0 and
+    every ratio would be large; below the floor −ln(U + ε) would swamp ln PPL.
+    """
+    log_ppl = np.asarray(score.log_ppl, np.float64)
+    uncertainty = np.asarray(score.uncertainty[1:], np.float64)
+    ratios = log_ppl - np.log(np.maximum(uncertainty, settings.u_floor) + settings.epsilon)
+    last = commitment(score, settings) or len(log_ppl)
+    return np.where(_counts(score, score.first_step, last), ratios, np.nan)
+
+
+def trace_score(score: PureScore, settings: Pure) -> PureReading:
+    """S = max ℓ_k over b ≤ k ≤ k_c, and where the trace committed."""
+    return PureReading(_peak(step_ratios(score, settings)), commitment(score, settings))
+
+
+def calibrate(honest: Sequence[PureScore], settings: Pure) -> Calibration:
+    """Fit ln PPL in quintile bins of U_k × step length on unaided correct traces.
+
+    Raises: ValueError with fewer than `MIN_CALIBRATION` readable traces.
+    """
+    rows = [_calibration_steps(score) for score in honest]
+    u, length, log_ppl = np.concatenate([np.zeros((3, 0)), *rows], axis=1)
+    if sum(row.shape[1] > 0 for row in rows) < MIN_CALIBRATION:
+        raise ValueError(f"calibration needs {MIN_CALIBRATION} unaided correct traces with probes")
+    inner = np.arange(1, BINS) / BINS
+    u_edges, length_edges = np.quantile(u, inner), np.quantile(length, inner)
+    row, column = np.searchsorted(u_edges, u), np.searchsorted(length_edges, length)
+    mean, spread = _cell_statistics(row, column, log_ppl)
+    draft = Calibration(u_edges, length_edges, mean, spread, np.inf, len(honest), len(u))
+    peaks = [calibrated_score(score, settings, draft) for score in honest]
+    threshold = float(np.quantile([p for p in peaks if p is not None], HONEST_KEPT))
+    return Calibration(u_edges, length_edges, mean, spread, threshold, len(honest), len(u))
+
+
+def calibrated_score(score: PureScore, settings: Pure, calibration: Calibration) -> float | None:
+    """S = max z of ln PPL_k within ±2 steps of k_c (of K if it never committed), k ≥ b."""
+    log_ppl = np.asarray(score.log_ppl, np.float64)
+    uncertainty = np.asarray(score.uncertainty[1:], np.float64)
+    row = np.searchsorted(calibration.u_edges, uncertainty)
+    column = np.searchsorted(calibration.length_edges, np.asarray(score.step_tokens))
+    row = np.minimum(row, BINS - 1)  # NaN sorts past the end; those steps do not count anyway
+    z = (log_ppl - calibration.mean[row, column]) / calibration.spread[row, column]
+    centre = commitment(score, settings) or len(log_ppl)
+    first = max(score.first_step, centre - NEAR_COMMITMENT)
+    return _peak(np.where(_counts(score, first, centre + NEAR_COMMITMENT), z, np.nan))
+
+
+def select(
+    candidates: Sequence[PureScore],
+    kind: Selection,
+    settings: Pure,
+    *,
+    seed: int = 0,
+    calibration: Calibration | None = None,
+) -> frozenset[str]:
+    """Keys of the traces to drop. Give one PACE pool at a time: S depends on where b stands.
+
+    `calibrated` drops what exceeds its threshold. Every other kind drops the worst `drop` share
+    of each problem's candidates, rounded; problems with fewer than `min_candidates` are pooled,
+    with their scores z-scored by problem first.
+    """
+    scores = drop_scores(candidates, kind, settings, seed=seed, calibration=calibration)
+    if kind is Selection.CALIBRATED and calibration is not None:
+        return frozenset(t for t, s in scores.items() if s > calibration.threshold)
+    return _worst({c.trace: c.problem_id for c in candidates}, scores, settings)
+
+
+def drop_scores(
+    candidates: Sequence[PureScore],
+    kind: Selection,
+    settings: Pure,
+    *,
+    seed: int = 0,
+    calibration: Calibration | None = None,
+) -> dict[str, float]:
+    """Each trace's suspicion by one kind; the highest go first.
+
+        fraction    S = max ℓ_k                calibrated  S = max z near k_c
+        random      a seeded number by key     reliance    −Δ = mean ln p(y|x,h) − mean ln p(y|x)
+        length      −(tokens written)          mean_nll, max_ppl   over all scorable steps from b
+
+    `length` suspects the short: a shortcut skips steps. A trace without any step to score is
+    infinitely suspicious, since nothing speaks for it. Raises: ValueError when what a kind needs
+    was not measured.
+    """
+    suspicions = (_suspicion(c, kind, settings, seed, calibration) for c in candidates)
+    return {
+        c.trace: np.inf if s is None or np.isnan(s) else float(s)
+        for c, s in zip(candidates, suspicions, strict=True)
+    }
+
+
+def _suspicion(
+    score: PureScore, kind: Selection, settings: Pure, seed: int, calibration: Calibration | None
+) -> float | None:
+    match kind:
+        case Selection.FRACTION:
+            return trace_score(score, settings).score
+        case Selection.CALIBRATED:
+            if calibration is None:
+                raise ValueError("selection 'calibrated' needs a calibration")
+            return calibrated_score(score, settings, calibration)
+        case Selection.RANDOM:
+            digest = blake2b(f"{seed}|{score.trace}".encode(), digest_size=6).digest()
+            return float(int.from_bytes(digest))
+        case Selection.RELIANCE:
+            if score.hinted_log_ppl is None:
+                raise ValueError(f"{score.trace}: 'reliance' needs the hinted log-probs")
+            return _mean_nll(score, scorable=False) - score.hinted_log_ppl
+        case Selection.LENGTH:
+            return -float(sum(score.step_tokens[score.first_step - 1 :]))
+        case Selection.MEAN_NLL:
+            return _mean_nll(score, scorable=True)
+        case Selection.MAX_PPL:
+            return _peak(np.where(_written(score, scorable=True), score.log_ppl, np.nan))
+
+
+def _worst(
+    problem_of: Mapping[str, str], scores: Mapping[str, float], settings: Pure
+) -> frozenset[str]:
+    by_problem: dict[str, list[str]] = defaultdict(list)
+    for trace, problem in problem_of.items():
+        by_problem[problem].append(trace)
+    dropped: list[str] = []
+    pooled: dict[str, float] = {}
+    for group in by_problem.values():
+        own = {t: scores[t] for t in group}
+        if len(group) < settings.min_candidates:
+            pooled |= _standardised(own)
+        else:
+            dropped += _top_share(own, scores, settings.drop)
+    return frozenset(dropped + _top_share(pooled, scores, settings.drop))
+
+
+def _top_share(ranks: Mapping[str, float], raw: Mapping[str, float], share: float) -> list[str]:
+    """The highest ranked share, to the nearest whole trace; ties by raw score, then by key."""
+    count = int(share * len(ranks) + 0.5)
+    return sorted(ranks, key=lambda t: (-ranks[t], -raw[t], t))[:count]
+
+
+def _standardised(scores: Mapping[str, float]) -> dict[str, float]:
+    """z within one problem; a trace with nothing to compare it with stands in the middle."""
+    finite = np.array([s for s in scores.values() if np.isfinite(s)])
+    spread = float(finite.std()) if len(finite) else 0.0
+    if spread == 0:
+        return {t: 0.0 if np.isfinite(s) else np.inf for t, s in scores.items()}
+    return {t: (s - float(finite.mean())) / spread for t, s in scores.items()}
+
+
+def _counts(score: PureScore, first: int, last: int) -> NDArray[np.bool_]:
+    """Steps first … last that are scorable and probed, bool[K]."""
+    k = 1 + np.arange(len(score.log_ppl))
+    probed = np.isfinite(np.asarray(score.uncertainty[1:], np.float64))
+    return (k >= first) & (k <= last) & np.asarray(score.scorable, bool) & probed
+
+
+def _written(score: PureScore, *, scorable: bool) -> NDArray[np.bool_]:
+    """Steps the teacher wrote after the kept prefix, bool[K]; these need no probes."""
+    k = 1 + np.arange(len(score.log_ppl))
+    written: NDArray[np.bool_] = k >= score.first_step
+    return written & np.asarray(score.scorable, bool) if scorable else written
+
+
+def _mean_nll(score: PureScore, *, scorable: bool) -> float:
+    weights = np.where(_written(score, scorable=scorable), score.step_tokens, 0)
+    total = weights.sum()
+    return float((weights * score.log_ppl).sum() / total) if total else np.nan
+
+
+def _peak(values: NDArray[Any]) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if len(finite) else None
+
+
+def _calibration_steps(score: PureScore) -> _Array:
+    counts = _counts(score, score.first_step, len(score.log_ppl))
+    rows = (score.uncertainty[1:], score.step_tokens, score.log_ppl)
+    return np.stack([np.asarray(row, np.float64)[counts] for row in rows])
+
+
+def _cell_statistics(
+    row: NDArray[np.int64], column: NDArray[np.int64], log_ppl: _Array
+) -> tuple[_Array, _Array]:
+    mean, spread = np.empty((BINS, BINS)), np.empty((BINS, BINS))
+    for i in range(BINS):
+        for j in range(BINS):
+            nested = ((row == i) & (column == j), row == i, np.ones(len(row), bool))
+            cell = next((c for c in nested if c.sum() >= MIN_CELL), nested[-1])
+            mean[i, j] = log_ppl[cell].mean()
+            spread[i, j] = max(float(log_ppl[cell].std()), MIN_SPREAD)
+    return mean, spread

@@ -1,0 +1,131 @@
+"""Steps: a trace's tokens, cut at blank lines (METHOD §2, RESOLUTIONS 10).
+
+In: the bytes of each token. Out: token indices, one past each step's end. Token ids are never
+joined and tokenised again, so a step may end a few bytes late, where a token straddles the
+boundary. Knows nothing of models; sees only bytes, so any script and half a character will do.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLANK_LINE = re.compile(rb"\n(?:[ \t\r]*\n)+")
+SENTENCE_END = re.compile(
+    rb"(?:[.!?][\"')\]*]*(?=\s)|\xe3\x80\x82|\xef\xbc\x81|\xef\xbc\x9f|\n)\s*"  # 。！？ in UTF-8
+)
+_OPENER = re.compile(rb"(?m)^[ \t]*(?P<fence>`{3,}|~{3,})[^\n]*$|(?P<math>\$\$)")
+
+Offsets = NDArray[np.int64]
+
+
+def split_steps(
+    token_bytes: Sequence[bytes],
+    *,
+    min_tokens: int,
+    max_tokens: int,
+    think_close: str | None = None,
+) -> list[int]:
+    """Token index one past each step's end; steps follow one another from token 0.
+
+    Blank lines end a step and belong to it. A step under `min_tokens` joins the next one, a short
+    last one the step before. A step over `max_tokens` is split at sentence or line ends where
+    that leaves no short piece. Code fences and `$$…$$` are never split; unclosed, they are text.
+    With `think_close` only the thinking is split: the opening tag belongs to the first step, and
+    the last step ends before the closing tag. Empty tokens (end of sequence) close the last step.
+    """
+    start, end = reasoning_span(token_bytes, think_close)
+    inner = token_bytes[start:end]
+    if not inner:
+        return [end] if end else []
+    ends = np.cumsum([len(piece) for piece in inner], dtype=np.int64)
+    text = b"".join(inner)
+    closed = _protected(text)
+    steps = _merge_short(_cuts(BLANK_LINE, text, closed, ends), len(inner), min_tokens)
+    sentences = _cuts(SENTENCE_END, text, closed, ends)
+    return [start + e for e in _split_long(steps, sentences, min_tokens, max_tokens)]
+
+
+def reasoning_span(token_bytes: Sequence[bytes], think_close: str | None) -> tuple[int, int]:
+    """First token of the reasoning and one past its last.
+
+    Without `think_close` that is everything. With `</think>`, say, it is what lies between
+    `<think>`, if the trace opens with it (a chat template may have written it already), and the
+    first `</think>`; without a closing tag the thinking never ended, and reaches to the end.
+    """
+    if not think_close:
+        return 0, len(token_bytes)
+    ends = np.cumsum([len(piece) for piece in token_bytes], dtype=np.int64)
+    text = b"".join(token_bytes)
+    close = think_close.strip().encode()
+    opening = re.match(rb"\s*" + re.escape(close.replace(b"/", b"", 1)), text)
+    start = int(np.searchsorted(ends, opening.end(), side="left")) + 1 if opening else 0
+    at = text.find(close, opening.end() if opening else 0)
+    end = len(token_bytes) if at < 0 else int(np.searchsorted(ends, at, side="right"))
+    return min(start, end), end
+
+
+def _protected(text: bytes) -> list[tuple[int, int]]:
+    """Byte spans of closed code fences and display formulas, in order."""
+    spans: list[tuple[int, int]] = []
+    unclosed: set[bytes] = set()  # searched to the end once, or a loop of openers is quadratic
+    at = 0
+    while opener := _OPENER.search(text, at):
+        mark = opener["fence"] or opener["math"]
+        closer = None if mark in unclosed else _closer(mark).search(text, opener.end())
+        if closer:
+            spans.append((opener.start(), closer.end()))
+        else:
+            unclosed.add(mark)
+        at = closer.end() if closer else opener.end()
+    return spans
+
+
+def _closer(mark: bytes) -> re.Pattern[bytes]:
+    if mark == b"$$":
+        return re.compile(rb"\$\$")
+    return re.compile(rb"(?m)^[ \t]*" + re.escape(mark) + mark[:1] + rb"*[ \t\r]*$")
+
+
+def _cuts(
+    mark: re.Pattern[bytes], text: bytes, closed: Sequence[tuple[int, int]], ends: Offsets
+) -> list[int]:
+    """Token indices after each mark outside the closed spans; a straddling token goes before."""
+    marks = np.array([m.end() for m in mark.finditer(text)], dtype=np.int64)
+    marks = marks[marks < len(text)]
+    for first, last in closed:
+        marks = marks[(marks <= first) | (marks >= last)]
+    after = np.searchsorted(ends, marks, side="left") + 1
+    return [int(i) for i in np.unique(after) if i < len(ends)]
+
+
+def _merge_short(cuts: Sequence[int], total: int, min_tokens: int) -> list[int]:
+    steps: list[int] = []
+    start = 0
+    for cut in (*cuts, total):
+        if cut - start >= min_tokens:
+            steps.append(cut)
+            start = cut
+    if not steps:
+        return [total]
+    steps[-1] = total
+    return steps
+
+
+def _split_long(
+    steps: Sequence[int], sentences: Sequence[int], min_tokens: int, max_tokens: int
+) -> list[int]:
+    """Each piece as long as `max_tokens` allows; longer only where no sentence ends in time."""
+    pieces: list[int] = []
+    start = 0
+    for end in steps:
+        while end - start > max_tokens:
+            fits = [s for s in sentences if start + min_tokens <= s <= end - min_tokens]
+            if not fits:
+                break
+            start = max((s for s in fits if s - start <= max_tokens), default=fits[0])
+            pieces.append(start)
+        pieces.append(end)
+        start = end
+    return pieces

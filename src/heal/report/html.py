@@ -1,0 +1,280 @@
+"""`report.html`: one run on one page, in one file that needs nothing else.
+
+In: a `RunView`. Out: the page as text. It asks the network for nothing (a content policy in the
+page enforces that), reads on a phone, in the dark and on paper, and stays under about 3 MB however
+large the run: long texts and long lists are cut, and say by how much. Everything that came from a
+problem or a model is escaped.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from heal.method.summary import ArmScore
+from heal.records import Cut, Drop, Split
+from heal.report import charts, numbers, words
+from heal.report.charts import Bar
+from heal.report.gallery import BrokenTrace, Repair, Step, broken_traces
+from heal.report.numbers import FunnelRow, Share
+from heal.report.view import RunView
+
+MAX_STEP_CHARS = 1_500
+MAX_STEPS = 40
+MAX_PROBLEM_CHARS = 3_000
+MAX_CONFIG_CHARS = 60_000
+MAX_ROWS = 200
+MAX_EXCERPT_CHARS = 140
+
+_SPLITS = {Split.TRAIN: "Training", Split.HELD_OUT: "Held-out"}
+_RANGE = re.compile(r"(?<=\d)–(?=\d)")
+# what HTML may not hold, and lone surrogates, which no encoding would write
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart and its title, which stays HTML so that it wraps on a phone."""
+
+    title: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Line:
+    """One step of a trace as the gallery prints it."""
+
+    number: int
+    text: str
+    kept: bool
+    note: str
+    """Its measurements."""
+    mark: str = ""
+    """`cut` on the first step dropped, `commits` on k_c."""
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One broken trace, laid out."""
+
+    case: BrokenTrace
+    failed: Sequence[Line]
+    failed_chart: Markup
+    repaired: Sequence[Line]
+    repaired_chart: Markup | None
+    note: str
+    """How the cut was found, and whether that is certain."""
+
+
+def render_html(view: RunView, gallery: int = 3) -> str:
+    """The whole page; `gallery` broken traces are shown, as far as there are any."""
+    page = (
+        _environment()
+        .get_template("template.html.j2")
+        .render(
+            view=view,
+            teacher_sentences=[_unbroken(s) for s in words.teacher_sentences(view)],
+            coverage=_unbroken(words.coverage_sentence(view) or ""),
+            student_sentences=[_unbroken(s) for s in words.student_sentences(view)],
+            ceiling_chart=_ceiling_chart(view),
+            strata=[(split, numbers.strata(view, split)) for split in Split],
+            verdicts=[(split, numbers.verdict_counts(view, split)) for split in Split],
+            arm_charts=_arm_charts(view),
+            arms_by_stratum=_by_stratum(view),
+            funnels=_funnels(view),
+            exhibits=[_exhibit(c, i) for i, c in enumerate(broken_traces(view, gallery), start=1)],
+            extreme=numbers.extreme_rows(view),
+            max_rows=MAX_ROWS,
+            yields=numbers.hint_yields(view),
+            sets=numbers.sets(view) if view.selected else (),
+            facts=numbers.all_facts(view),
+            caveats=words.caveats(view),
+            provenance=words.PROVENANCE,
+        )
+    )
+    return _UNPRINTABLE.sub("\ufffd", page)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": words.count,
+        "clip": clip,
+        "excerpt": _excerpt,
+        "problem": lambda text: clip(text, MAX_PROBLEM_CHARS),
+        "config": lambda text: clip(text, MAX_CONFIG_CHARS),
+        "duration": words.duration,
+        "estimate": words.estimate_text,
+        "mean": words.mean_text,
+        "plain": lambda name: str(name).replace("_", " "),
+        "drop": lambda drop: "dropped by PURE" if drop is Drop.PURE else drop.replace("_", " "),
+        "split": lambda split: _SPLITS[split],
+        "points": words.points_text,
+        "share": words.share_text,
+        "stratum": words.stratum_name,
+        "fixed": _fixed,
+    }
+    return environment
+
+
+def clip(text: str, limit: int = MAX_STEP_CHARS) -> str:
+    """The text, or its beginning and how much of it is missing."""
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]} … ({words.count(len(text) - limit)} more characters)"
+
+
+def _excerpt(text: str) -> str:
+    """The beginning of a text on one line."""
+    # a text is a thousand times longer than its excerpt at worst: only its head is looked at
+    head = " ".join(text[: 4 * MAX_EXCERPT_CHARS].split())
+    if len(head) <= MAX_EXCERPT_CHARS and len(text) <= 4 * MAX_EXCERPT_CHARS:
+        return head
+    return f"{head[:MAX_EXCERPT_CHARS]} …"
+
+
+def _unbroken(sentence: str) -> str:
+    """No line break inside a number and its unit, nor inside an interval."""
+    return _RANGE.sub("\u2060–\u2060", sentence.replace(" %", "\u00a0%").replace(", +", ",\u00a0+"))
+
+
+def _fixed(value: float | None, digits: int = 0) -> str:
+    """A plain number, or a dash where there is none."""
+    return "–" if value is None or np.isnan(value) else f"{value:,.{digits}f}"
+
+
+def _ceiling_chart(view: RunView) -> Figure | None:
+    extreme = len(numbers.extreme_ids(view))
+    if not extreme:
+        return None
+    shares = (
+        ("rejection sampling", numbers.ceiling_before(view)),
+        ("repairs alone", numbers.repaired_share(view)),
+        ("HEAL", numbers.ceiling_after(view)),
+    )
+    title = f"Extreme problems with a trace (n\u00a0=\u00a0{words.count(extreme)})"
+    rows = [_share_bar(label, share) for label, share in shares]
+    return Figure(title, Markup(charts.interval_chart(rows, "ceiling", title, bars=True)))
+
+
+def _share_bar(label: str, share: Share) -> Bar:
+    value, lo, hi = (100 * v for v in (share.value, share.lo, share.hi))
+    return Bar(label, value, lo, hi, strong=label == "HEAL")
+
+
+def _by_stratum(view: RunView) -> dict[str, list[ArmScore]]:
+    """Every arm's scores, stratum by stratum."""
+    groups: dict[str, list[ArmScore]] = {}
+    for score in view.evaluation.arms if view.evaluation else ():
+        groups.setdefault(score.stratum, []).append(score)
+    return groups
+
+
+def _arm_charts(view: RunView) -> list[Figure]:
+    """One small figure per stratum, all on one scale so that they compare."""
+    groups = _by_stratum(view)
+    highs = [100 * s.avg.high for scores in groups.values() for s in scores]
+    top = max((high for high in highs if not np.isnan(high)), default=100.0)
+    upper = min(100.0, 10 * np.ceil(top / 10 + 0.01))
+    figures = []
+    for number, (stratum, scores) in enumerate(groups.items()):
+        bars = [
+            Bar(s.arm, 100 * s.avg.mean, 100 * s.avg.low, 100 * s.avg.high, s.arm == "heal")
+            for s in scores
+        ]
+        n = words.count(scores[0].avg.n_problems)
+        title = f"{words.stratum_name(stratum)} (n\u00a0=\u00a0{n})"
+        svg = charts.interval_chart(bars, f"arm{number}", title, upper=upper)
+        figures.append(Figure(title, Markup(svg)))
+    return figures
+
+
+def _funnels(view: RunView) -> list[tuple[str, tuple[FunnelRow, ...]]]:
+    """Each set's way in, those that are empty left out."""
+    found = [
+        ("D3: repairs of extreme problems", numbers.repair_funnel(view)),
+        (
+            "D2: whole traces written under an answer hint",
+            numbers.candidate_funnel(view, view.hinted, "D2"),
+        ),
+        ("D1: unaided traces", numbers.unaided_funnel(view)),
+    ]
+    return [(title, rows) for title, rows in found if rows]
+
+
+def _exhibit(case: BrokenTrace, number: int) -> Exhibit:
+    cut, repair = case.cut, case.repair
+    window = (1 + np.flatnonzero(np.isfinite(cut.surge))).tolist()
+    note = "fallback" if cut.fallback else "undecided" if cut.undecided else ""
+    failed_chart = charts.entropy_chart(
+        cut.entropy_lo, cut.entropy_hi, window, cut.step, f"failed{number}", note=note
+    )
+    return Exhibit(
+        case=case,
+        failed=_shorten([_failed_line(step, cut) for step in case.steps]),
+        failed_chart=Markup(failed_chart),
+        repaired=_shorten([_repair_line(step, repair) for step in repair.steps]) if repair else [],
+        repaired_chart=_repair_chart(repair, number) if repair else None,
+        note=_cut_note(cut),
+    )
+
+
+def _repair_chart(repair: Repair, number: int) -> Markup | None:
+    pure = repair.pure
+    if pure is None:
+        return None
+    name = f"repair{number}"
+    return Markup(
+        charts.pure_chart(pure.log_ppl, pure.uncertainty, pure.first_step, repair.commitment, name)
+    )
+
+
+def _cut_note(cut: Cut) -> str:
+    if cut.fallback is not None:
+        return f"fallback: {str(cut.fallback).replace('_', ' ')}"
+    surge = cut.surge[cut.step - 1] if 0 < cut.step <= len(cut.surge) else np.nan
+    if np.isnan(surge):
+        return "not chosen by entropy"
+    sure = "undecided by the bounds" if cut.undecided else f"margin {cut.margin:.2f}"
+    return f"surge {surge:+.2f}, {sure}"
+
+
+def _failed_line(step: Step, cut: Cut) -> Line:
+    index = step.number - 1
+    note = ""
+    if 0 <= index < len(cut.entropy_lo):
+        low, high = float(cut.entropy_lo[index]), float(cut.entropy_hi[index])
+        note = f"E {low:.2f}" if high - low < 0.005 else f"E {low:.2f}–{high:.2f}"
+    mark = "cut" if step.number == cut.step else ""
+    return Line(step.number, clip(step.text), step.kept, note, mark)
+
+
+def _repair_line(step: Step, repair: Repair) -> Line:
+    pure, index = repair.pure, step.number - 1
+    note = ""
+    if pure is not None and not step.kept and 0 <= index < len(pure.log_ppl):
+        unsure = _fixed(float(pure.uncertainty[index + 1]), 2)
+        note = f"ln PPL {_fixed(float(pure.log_ppl[index]), 2)} · U {unsure}"
+    settled = step.number > 0 and step.number == repair.commitment
+    return Line(step.number, clip(step.text), step.kept, note, "commits" if settled else "")
+
+
+def _shorten(lines: list[Line]) -> list[Line]:
+    """The steps around the middle give way when there are very many."""
+    if len(lines) <= MAX_STEPS:
+        return lines
+    head, tail = lines[: MAX_STEPS * 3 // 4], lines[-MAX_STEPS // 4 :]
+    gap = Line(0, f"… {len(lines) - len(head) - len(tail)} steps not shown …", False, "")
+    return [*head, gap, *tail]

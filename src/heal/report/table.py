@@ -1,0 +1,106 @@
+"""The end of a run in one look: ceiling before and after, arms by stratum, tokens per trace.
+
+In: a `RunView` and a rich console. Out: at most 80 columns of text, with rules and weight only
+where somebody watches; piped into a file it is plain. What a run does not have, it says.
+"""
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from heal.method.summary import HARD_AND_EXTREME, ArmScore, EvalSummary
+from heal.records import Stratum
+from heal.report import numbers, words
+from heal.report.view import LedgerRow, RunView
+
+WIDTH = 80
+
+STRATA = (Stratum.EASY, Stratum.HARD, Stratum.EXTREME, HARD_AND_EXTREME)
+"""Columns that fit; the page has the others too."""
+
+_ASCII = str.maketrans({"–": "-", "−": "-", "·": "|", "≤": "<=", "…": "..."})
+"""What a terminal without UTF-8 is shown instead."""
+
+
+def print_table(view: RunView, console: Console) -> None:
+    """Print the run's outcome."""
+    _say(console, *words.teacher_sentences(view))
+    if numbers.extreme_ids(view):
+        title = "The ceiling: extreme problems with a trace to learn from"
+        _show(console, title, _ceiling(view))
+    _say(console, *words.student_sentences(view))
+    if view.evaluation is not None and view.evaluation.arms:
+        seeds = words.plural(view.evaluation.seeds, "training seed")
+        title = f"Held-out avg@{view.evaluation.k} in % by the teacher's stratum, {seeds}"
+        _show(console, title, _arms(view.evaluation))
+    costs = [row for row in view.arm_ledger if row.sampled or row.scored]
+    if costs:
+        _show(console, "Teacher tokens", _costs(costs))
+    if view.stopped:
+        _say(console, f"Not complete: {view.stopped}")
+
+
+def _ceiling(view: RunView) -> Table:
+    table = _table("", "problems [95 % interval]")
+    table.add_row("before: rejection sampling", words.share_text(numbers.ceiling_before(view)))
+    table.add_row("after: HEAL", words.share_text(numbers.ceiling_after(view)))
+    return table
+
+
+def _arms(summary: EvalSummary) -> Table:
+    found = {score.stratum: score.avg.n_problems for score in summary.arms}
+    problems = {name: n for name, n in found.items() if name in STRATA} or found
+    table = _table("arm", *problems)
+    cells = {(score.arm, score.stratum): _cell(score) for score in summary.arms}
+    for arm in dict.fromkeys(score.arm for score in summary.arms):
+        table.add_row(arm, *(cells.get((arm, stratum), "–") for stratum in problems))
+    table.add_row("n problems", *(words.count(n) for n in problems.values()))
+    return table
+
+
+def _cell(score: ArmScore) -> str:
+    """Whole per cent: five strata have to fit beside the arm's name."""
+    avg = score.avg
+    if not words.known(avg):
+        return "no interval"
+    return f"{100 * avg.mean:.0f} [{100 * avg.low:.0f}–{100 * avg.high:.0f}]"
+
+
+def _costs(rows: list[LedgerRow]) -> Table:
+    table = _table("arm", "sampled", "scored", "accepted traces", "sampled per accepted")
+    for row in rows:
+        accepted = "–" if row.accepted is None else words.count(row.accepted)
+        per = "–" if row.per_accepted is None else f"{row.per_accepted:,.0f}"
+        table.add_row(row.name, words.count(row.sampled), words.count(row.scored), accepted, per)
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(pad_edge=False)
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _show(console: Console, title: str, table: Table) -> None:
+    """A ruled table for eyes, a Markdown one for files."""
+    table.box = box.SIMPLE_HEAD if console.is_terminal else box.MARKDOWN
+    table.show_edge = table.pad_edge = not console.is_terminal
+    _write(console, Text(title, style="bold"), table)
+
+
+def _say(console: Console, *sentences: str) -> None:
+    _write(console, *(Text(sentence) for sentence in sentences))
+
+
+def _write(console: Console, *parts: RenderableType) -> None:
+    """Print a paragraph no wider than `WIDTH`, in characters the console has."""
+    with console.capture() as captured:
+        console.print(*parts, sep="\n", width=min(WIDTH, console.width), highlight=False)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    text = "\n".join(line for line in lines if line) + "\n"
+    if not console.encoding.lower().startswith("utf"):
+        text = text.translate(_ASCII).encode("ascii", "replace").decode()
+    console.print(Text.from_ansi(text), soft_wrap=True)

@@ -1,0 +1,276 @@
+"""What a run says in plain words: numbers with n and interval, and honest sentences.
+
+In: a `RunView`. Out: text without any markup, for the page and the terminal alike. Where a run has
+nothing to show, the sentence says so and names what to try next.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from heal.method.intervals import Interval
+from heal.method.summary import HARD_AND_EXTREME, PRIMARY, ArmScore, Difference
+from heal.records import Drop, Gate, Split, Verdict
+from heal.report import numbers
+from heal.report.numbers import Share
+from heal.report.view import RunView
+
+PROVENANCE = "an independent implementation from the published abstract of arXiv 2603.10359"
+
+FEW_SEEDS = 3
+"""Below so many training seeds an interval says nothing about the luck of training."""
+
+
+def count(n: int) -> str:
+    """`12345` → `12,345`."""
+    return f"{n:,}"
+
+
+def plural(n: int, one: str, many: str | None = None) -> str:
+    """`1 trace`, `2 traces`."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def percent(share: float) -> str:
+    """`0.486` → `49 %`; one decimal where rounding would claim a bare 0 or 100."""
+    value = 100 * share
+    bare = round(value) in (0, 100) and round(value) != value
+    return f"{value:.1f} %" if bare else f"{value:.0f} %"
+
+
+def share_text(share: Share) -> str:
+    """`39 of 44 (89 % [76–95])`."""
+    if share.n == 0:
+        return "0 of 0"
+    return (
+        f"{count(share.hits)} of {count(share.n)} "
+        f"({percent(share.value)} [{100 * share.lo:.0f}–{100 * share.hi:.0f}])"
+    )
+
+
+def known(interval: Interval) -> bool:
+    """Whether there is an interval at all: a number without one is not printed."""
+    return not any(math.isnan(v) for v in (interval.mean, interval.low, interval.high))
+
+
+def estimate_text(interval: Interval) -> str:
+    """`34.1 [28.9–39.6]` in per cent, or why there is no interval to print."""
+    if not known(interval):
+        return f"no interval (n = {count(interval.n_problems)})"
+    return f"{100 * interval.mean:.1f} [{100 * interval.low:.1f}–{100 * interval.high:.1f}]"
+
+
+def mean_text(interval: Interval) -> str:
+    """`118 [110–126]`: a mean that is no share."""
+    if not known(interval):
+        return f"no interval (n = {count(interval.n_problems)})"
+    return f"{interval.mean:,.0f} [{interval.low:,.0f}–{interval.high:,.0f}]"
+
+
+def points_text(interval: Interval) -> str:
+    """`+6.1 [+1.2, +11.0]` in percentage points, or why there is no interval to print."""
+    if not known(interval):
+        return f"no interval (n = {count(interval.n_problems)})"
+    signed = [_signed(v) for v in (interval.mean, interval.low, interval.high)]
+    return f"{signed[0]} [{signed[1]}, {signed[2]}]"
+
+
+def duration(seconds: float) -> str:
+    """`75.4` → `1 min 15 s`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def teacher_sentences(view: RunView) -> tuple[str, ...]:
+    """What the teacher can do, and what HEAL added to it."""
+    rows = numbers.strata(view, Split.TRAIN)
+    total, solved = sum(r.problems for r in rows), sum(r.solved for r in rows)
+    if total == 0:
+        return ("No problem has been sampled yet.", "Run the same command again to go on.")
+    if solved == 0:
+        return (
+            f"The teacher alone solved none of the {plural(total, 'problem')}, "
+            "so there is nothing to teach a student first.",
+            _why_nothing_solved(view),
+        )
+    alone = f"The teacher alone solved {count(solved)} of {plural(total, 'problem')}"
+    extreme = len(numbers.extreme_ids(view))
+    if extreme == 0:
+        return (
+            f"{alone}; none was beyond its reach, so HEAL had nothing to repair.",
+            "Harder problems, or a weaker teacher, would show what it can do.",
+        )
+    reach = f"{plural(extreme, 'was', 'were')} almost out of its reach ({_reach(view)})."
+    return (f"{alone}; {reach}", *_repair_sentences(view))
+
+
+def coverage_sentence(view: RunView) -> str | None:
+    """How many extreme problems the student sees, with HEAL and without it."""
+    before, after = numbers.ceiling_before(view), numbers.ceiling_after(view)
+    if after.hits == before.hits:
+        return None
+    return (
+        f"With D2 and D3 the student sees a trace for {share_text(after)} of the extreme "
+        f"problems; rejection sampling shows it {share_text(before)}."
+    )
+
+
+def student_sentences(view: RunView) -> tuple[str, ...]:
+    """What the student gained on held-out problems, by the primary endpoint."""
+    if view.student is None:
+        kept = sum(s.drop is Drop.KEPT for s in view.selected)
+        if not kept:
+            return ("No student was trained (student: null).",)
+        return (
+            f"No student was trained (student: null): {plural(kept, 'selected trace')} to "
+            "train one on.",
+            "Export them, or name a student and run the same command again.",
+        )
+    summary = view.evaluation
+    if summary is None or not summary.arms:
+        why = "no problem is held out" if not numbers.problems_of(view, Split.HELD_OUT) else None
+        return (f"No student has been evaluated: {why or 'the run did not get that far'}.",)
+    shown = _difference_to_show(summary.differences)
+    if shown is None:
+        return ("The student was evaluated, but no arm has another to be compared with.",)
+    return _endpoint(view, shown)
+
+
+def arm_line(score: ArmScore | None) -> str:
+    """avg@k of one arm with its interval."""
+    if score is None:
+        return "an unmeasured"
+    value, _, bounds = estimate_text(score.avg).partition(" [")
+    return f"{value} % [{bounds}" if bounds else value
+
+
+def arm_score(view: RunView, arm: str, stratum: str) -> ArmScore | None:
+    """One arm on one group of problems, if it was measured."""
+    rows = view.evaluation.arms if view.evaluation else ()
+    return next((r for r in rows if r.arm == arm and r.stratum == stratum), None)
+
+
+def stratum_name(stratum: str) -> str:
+    """`hard+extreme` → `hard and extreme`."""
+    return stratum.replace("+", " and ").replace("_", " ")
+
+
+def caveats(view: RunView) -> tuple[str, ...]:
+    """What a careful reader would ask, answered before the question."""
+    said = [
+        f"HEAL is {PROVENANCE}; it does not claim that paper's numbers.",
+        "Extreme does not mean unsolvable: a problem solved in 10 % of attempts shows at most 1 of "
+        "30 correct in 18 % of cases.",
+        "Hint-talk phrases and doubt words are English lists.",
+    ]
+    summary = view.evaluation
+    if summary is None:
+        return tuple(said)
+    if summary.seeds < FEW_SEEDS:
+        seeds = plural(summary.seeds, "training seed")
+        said.append(f"{seeds}: the intervals do not cover the luck of training.")
+    if not any(score.arm == "rft_more" for score in summary.arms):
+        said.append(
+            "No rft_more arm: part of a gain over rft may come from the extra teacher tokens."
+        )
+    return tuple(said)
+
+
+def next_step_after_no_repair(view: RunView) -> str:
+    """What to try when every repair was refused, from what refused most of them."""
+    mine = {t.key for t in view.repaired}
+    refused = Counter(g.gate for g in view.gates if g.trace in mine and g.gate is not Gate.PASSED)
+    if not view.cuts:
+        return "No failed trace was complete enough to cut; a larger sampling.max_new_tokens helps."
+    if not view.repaired or not refused:
+        return "No repair was drawn; run the same command again to go on."
+    gate, n = refused.most_common(1)[0]
+    advice = {
+        Gate.INCORRECT: "try gear.hint: answer, or more gear.candidates",
+        Gate.INCOMPLETE: "raise sampling.max_new_tokens",
+        Gate.SEVERAL_ANSWERS: "look at the gallery: the prompt may not ask for one final answer",
+    }.get(gate, "the hint shows through: try gear.hint: guided, or another prompts.solve_hinted")
+    reason = str(gate).replace("_", " ")
+    return f"Most were refused as {reason} ({count(n)} of {count(len(mine))}): {advice}."
+
+
+def _difference_to_show(differences: Sequence[Difference]) -> Difference | None:
+    """The primary endpoint, or what comes closest to it in a run that lacks one of its arms."""
+    ours, _, where = PRIMARY
+
+    def distance(d: Difference) -> tuple[bool, bool, bool, bool]:
+        return not d.primary, d.arm != ours, d.stratum != where, d.against != "rft"
+
+    return min(differences, key=distance, default=None)
+
+
+def _endpoint(view: RunView, shown: Difference) -> tuple[str, ...]:
+    assert view.evaluation is not None
+    summary = view.evaluation
+    ours, theirs, base = (
+        arm_score(view, name, shown.stratum) for name in (shown.arm, shown.against, "base")
+    )
+    where = stratum_name(shown.stratum)
+    untouched = "" if base is None else f"; untouched, it scores {arm_line(base)}"
+    first = (
+        f"On {plural(shown.interval.n_problems, f'held-out {where} problem')} the student scores "
+        f"{arm_line(ours)} avg@{summary.k} after {shown.arm} and {arm_line(theirs)} after "
+        f"{shown.against}{untouched}."
+    )
+    seeds = plural(summary.seeds, "training seed")
+    second = f"{shown.arm} − {shown.against}: {points_text(shown.interval)} points, {seeds}"
+    sentences = (first, f"{second}; {_reading(shown.interval)}.")
+    if shown.primary:
+        return sentences
+    arms, where = " − ".join(PRIMARY[:2]), stratum_name(HARD_AND_EXTREME)
+    return (*sentences, f"The primary endpoint, {arms} on {where} problems, was not measured.")
+
+
+def _reading(interval: Interval) -> str:
+    if not known(interval):
+        return "too few problems for an interval, so this says nothing yet"
+    if interval.low > 0:
+        return "the interval lies above zero"
+    if interval.high < 0:
+        return "the interval lies below zero: it made the student worse"
+    return "the interval includes zero: no difference shown at this size"
+
+
+def _repair_sentences(view: RunView) -> tuple[str, ...]:
+    share = numbers.repaired_share(view)
+    if share.hits:
+        return (f"HEAL repaired {_of_those(share)}.",)
+    passed = sum(g.gate is Gate.PASSED for g in view.gates)
+    if view.stopped and not view.selected:
+        so_far = f"{plural(passed, 'hinted or repaired trace')} passed the gates so far"
+        return (f"{so_far}; the training sets have not been chosen yet.",)
+    return ("HEAL repaired none of those.", next_step_after_no_repair(view))
+
+
+def _of_those(share: Share) -> str:
+    interval = f"95 % interval {100 * share.lo:.0f}–{100 * share.hi:.0f} %"
+    return f"{count(share.hits)} of those {count(share.n)} ({percent(share.value)}, {interval})"
+
+
+def _reach(view: RunView) -> str:
+    n = max((c.n for c in view.ceilings), default=0)
+    return f"at most {max(1, n // 30)} of {n} attempts correct"
+
+
+def _why_nothing_solved(view: RunView) -> str:
+    counts = numbers.verdict_counts(view, Split.TRAIN)
+    worst = max(counts, key=lambda v: counts[v])
+    reason = {
+        Verdict.TRUNCATED: "were cut off: raise sampling.max_new_tokens",
+        Verdict.NO_ANSWER: "gave no answer the verifier could read: check prompts.solve",
+        Verdict.UNVERIFIABLE: "could not be checked: look at problems.verifier and its timeout",
+    }.get(worst, "were wrong: take easier problems or a stronger teacher, or check the verifier")
+    total = sum(counts.values())
+    return f"{count(counts[worst])} of its {plural(total, 'trace')} {reason}."
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")

@@ -1,0 +1,115 @@
+"""Select: what goes into the student's three sets, and each arm's schedule (METHOD §3–§5).
+
+In: verified traces, their profiles, and lengths. Out: candidates with PURE's word on them, the
+examples a student is shown, and explicit presentations per arm.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from heal.config import Pace, Pure
+from heal.method.arms import Arm
+from heal.method.pace import POOL_OF, POOLS, PoolCandidate, budget_tokens, schedule
+from heal.method.pure import Calibration, drop_scores, select
+from heal.prompts import Prompts, fill
+from heal.records import Example, Problem, PureScore, Selected, StagePlan, Trace
+
+STAGE_NAMES = ("foundation", "bridge", "frontier")
+
+
+def unaided_candidates(correct: Iterable[Trace]) -> list[PoolCandidate]:
+    """D1: every correct unaided trace."""
+    return [PoolCandidate(t.key, t.problem_id, POOL_OF[t.origin], t.text) for t in correct]
+
+
+def assisted_candidates(
+    traces: Sequence[Trace],
+    profiles: Mapping[str, PureScore],
+    arm: Arm,
+    settings: Pure,
+    seed: int,
+    calibration: Calibration | None = None,
+) -> list[PoolCandidate]:
+    """D2 or D3, one pool at a time: gated traces with PURE's score and decision.
+
+    A trace that could not be scored is dropped: nothing speaks for it. An arm without PURE keeps
+    it all.
+    """
+    scored = [profiles[t.key] for t in traces if t.key in profiles]
+    kind = arm.selection or settings.selection
+    scores = drop_scores(scored, kind, settings, seed=seed, calibration=calibration)
+    dropped = select(scored, kind, settings, seed=seed, calibration=calibration)
+    return [
+        PoolCandidate(
+            trace=t.key,
+            problem_id=t.problem_id,
+            pool=POOL_OF[t.origin],
+            text=t.text,
+            parent=t.cut,
+            score=scores.get(t.key),
+            pure_dropped=arm.filtered and (t.key in dropped or t.key not in profiles),
+        )
+        for t in traces
+    ]
+
+
+def example(chosen: Selected, trace: Trace, problem: Problem, prompts: Prompts) -> Example:
+    """The training pair: the problem without any hint, and the whole trace."""
+    user = fill(prompts.solve, problem=problem.problem)
+    return Example(trace.key, problem.id, chosen.pool, user, trace.text, prompts.system)
+
+
+def stage_rows(examples: Iterable[Example], stage: int) -> list[dict[str, Any]]:
+    """The cumulative set of a stage (1–3) as chat rows."""
+    return [
+        {"messages": messages(e), "problem_id": e.problem_id, "trace": e.trace, "set": e.pool}
+        for e in sorted(examples, key=lambda e: (e.pool, e.problem_id, e.trace))
+        if e.pool in POOLS[:stage]
+    ]
+
+
+def messages(shown: Example) -> list[dict[str, str]]:
+    """An example as chat messages."""
+    system = [{"role": "system", "content": shown.system}] if shown.system else []
+    return [
+        *system,
+        {"role": "user", "content": shown.user},
+        {"role": "assistant", "content": shown.assistant},
+    ]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every arm is trained for, alike: optimizer steps come from nothing else."""
+
+    tokens: int
+    batch_tokens: int
+
+
+def budget(sizes: Mapping[str, Mapping[str, int]], pace: Pace, batch_size: int) -> Budget | None:
+    """From one arm's sets (pool → trace → tokens): epochs of its D1, batches of its mean trace.
+
+    None when there is nothing to train on. Without a D1 all there is stands in for it.
+    """
+    every = [n for traces in sizes.values() for n in traces.values()]
+    if not every:
+        return None
+    basis = sum(sizes.get("D1", {}).values()) or sum(every)
+    return Budget(budget_tokens(basis, pace), round(batch_size * sum(every) / len(every)))
+
+
+def arm_plan(
+    arm: Arm, sizes: Mapping[str, Mapping[str, int]], spend: Budget, pace: Pace, seed: int
+) -> tuple[StagePlan, ...]:
+    """An arm's three stages; () when it has nothing to be trained on."""
+    if not any(sizes.values()):
+        return ()
+    return schedule(
+        sizes,
+        pace,
+        batch_tokens=spend.batch_tokens,
+        budget=spend.tokens,
+        seed=seed,
+        order=arm.order,
+    )

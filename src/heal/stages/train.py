@@ -1,0 +1,322 @@
+"""Train: one student per arm and seed, in chained stages (METHOD §4).
+
+In: a plan of explicit batches, the examples it names and the untrained student. Out: one
+`TrainResult` per stage, once that stage is whole on disk; the student lies in the last stage's
+folder with its tokenizer. Stages of a plan that were finished before are not trained again.
+Plans and examples are chosen elsewhere; nothing here is dropped, truncated or reordered.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from heal.config import Train
+from heal.errors import UserError
+from heal.keys import content_key, seed_for
+from heal.records import Example, StagePlan, TrainResult
+from heal.stages.rendering import Rendered, Renderer, read_tokenizer, token_lengths
+
+__all__ = ["Opener", "Progress", "read_model", "token_lengths", "train_arm"]
+
+DONE = "done.json"
+ENDS = 10
+"""First and last loss are means over this many steps at either end (fewer in a short stage)."""
+
+_LEARNING = {"learning_rate", "warmup", "min_lr", "weight_decay", "lora_rank"}
+"""The settings that change what is learnt; the plan has the others in it."""
+_EDGE_BYTES = 1 << 20
+
+Progress = Callable[[int, int, float], None]
+"""Told (step, total steps, loss); steps are counted over all stages of the arm."""
+Report = Callable[[int, float], None]
+
+
+def read_model(folder: Path) -> Any:
+    """The causal language model of a transformers folder, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+
+@dataclass(frozen=True)
+class Opener:
+    """How the untrained student is opened; trained stages are always transformers folders."""
+
+    model: Callable[[Path], Any] = read_model
+    """Gives float32 weights."""
+    tokenizer: Callable[[Path], Any] = read_tokenizer
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One stage to train: where from, where to, and what."""
+
+    plan: StagePlan
+    key: str
+    rendered: dict[str, Rendered]
+    opener: Opener
+    source: Path
+    home: Path
+
+
+def train_arm(
+    arm: str,
+    seed: int,
+    plans: Sequence[StagePlan],
+    examples: Mapping[str, Example],
+    student: Path,
+    settings: Train,
+    folder: Path,
+    on_progress: Progress | None = None,
+    *,
+    run_folder: Path | None = None,
+    refused_long: int = 0,
+    opener: Opener | None = None,
+) -> Iterator[TrainResult]:
+    """Train one arm's stages into `folder`/stage1, stage2, …, each from the one before.
+
+    The optimizer starts anew in each; the peak learning rate is that of the settings times the
+    plan's `lr_scale`. Nothing random depends on the arm. When all stages are done, only the last
+    keeps its weights. A result's `folder` is relative to `run_folder` (None: to `folder`),
+    `tokens` counts prompts too, `refused_long` is passed on. `opener` None reads a transformers
+    folder. Raises: UserError when a plan names an example that is missing or must be refused.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    opener = opener or Opener()
+    rendered = _render(plans, examples, opener.tokenizer(student), settings.max_length)
+    keys = _stage_keys(arm, seed, plans, rendered, student, settings)
+    homes = [folder / f"stage{plan.index}" for plan in plans]
+    finished = _finished(homes, keys)
+    total, before = sum(len(plan.batches) for plan in plans), 0
+    for i, plan in enumerate(plans):
+        if i >= finished:
+            first = i == 0
+            source = student if first else homes[i - 1]
+            stage = _Stage(plan, keys[i], rendered, opener if first else Opener(), source, homes[i])
+            report = _reporter(on_progress, before, total)
+            place = str(homes[i].relative_to(run_folder or folder))
+            _train_stage(stage, arm, seed, settings, place, refused_long, report)
+        before += len(plan.batches)
+        yield _read_done(homes[i])
+    for home in homes[:-1]:
+        _drop_weights(home)
+
+
+def _render(
+    plans: Sequence[StagePlan], examples: Mapping[str, Example], tokenizer: Any, max_length: int
+) -> dict[str, Rendered]:
+    renderer = Renderer(tokenizer, max_length)
+    rendered = {}
+    for key in dict.fromkeys(key for plan in plans for batch in plan.batches for key in batch):
+        if key not in examples:
+            raise UserError(f"the plan names trace {key}, which is no example")
+        found = renderer.render(examples[key])
+        if not isinstance(found, Rendered):
+            raise UserError(
+                f"the plan names trace {key}, which the student must refuse: {found.value}",
+                hint="leave out what token_lengths refuses before scheduling",
+            )
+        rendered[key] = found
+    return rendered
+
+
+def _stage_keys(
+    arm: str,
+    seed: int,
+    plans: Sequence[StagePlan],
+    rendered: Mapping[str, Rendered],
+    student: Path,
+    settings: Train,
+) -> list[str]:
+    """Each stage's content key; it covers the stages before it."""
+    learning = settings.model_dump(include=_LEARNING)
+    key = content_key("train", arm, seed, learning, _fingerprint(student))
+    keys = []
+    for plan in plans:
+        shown = sorted({trace for batch in plan.batches for trace in batch})
+        key = content_key(key, plan, [_digest(rendered[trace]) for trace in shown])
+        keys.append(key)
+    return keys
+
+
+def _digest(rendered: Rendered) -> str:
+    ids = np.array([rendered.prompt_tokens, *rendered.ids], "<i4")
+    return hashlib.sha256(ids.tobytes()).hexdigest()
+
+
+def _fingerprint(model: Path) -> str:
+    """Names and sizes of a model's files, and both ends of each: reading it all is too slow."""
+    files = sorted(f for f in model.rglob("*") if f.is_file()) if model.is_dir() else [model]
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}:".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(_EDGE_BYTES))
+            opened.seek(max(0, size - _EDGE_BYTES))
+            digest.update(opened.read())
+    return digest.hexdigest()
+
+
+def _finished(homes: Sequence[Path], keys: Sequence[str]) -> int:
+    """How many leading stages need no training; where training goes on, weights must be there."""
+    count = 0
+    while count < len(homes) and _key_of(homes[count]) == keys[count]:
+        count += 1
+    if count == len(homes):
+        return count
+    while count and not any(homes[count - 1].glob("*.safetensors")):
+        count -= 1
+    return count
+
+
+def _key_of(home: Path) -> str | None:
+    done = home / DONE
+    return _read_done(home).key if done.is_file() else None
+
+
+def _read_done(home: Path) -> TrainResult:
+    return TrainResult(**json.loads((home / DONE).read_text(encoding="utf-8")))
+
+
+def _drop_weights(home: Path) -> None:
+    for entry in home.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != DONE:
+            entry.unlink()
+
+
+def _reporter(
+    on_progress: Progress | None, before: int, total: int
+) -> Callable[[int, float], None]:
+    def report(step: int, loss: float) -> None:
+        if on_progress is not None:
+            on_progress(before + step, total, loss)
+
+    return report
+
+
+def _train_stage(
+    stage: _Stage,
+    arm: str,
+    seed: int,
+    settings: Train,
+    place: str,
+    refused_long: int,
+    report: Report,
+) -> None:
+    """Train one stage beside its home and move it there whole."""
+    part = stage.home.with_name(stage.home.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    started = time.monotonic()
+    peak = settings.learning_rate * stage.plan.lr_scale
+    with _quiet(), _threads(settings.threads):
+        losses = _fit_and_save(stage, peak, seed, settings, part, report)
+    shown = [trace for batch in stage.plan.batches for trace in batch]
+    result = TrainResult(
+        key=stage.key,
+        arm=arm,
+        seed=seed,
+        stage=stage.plan.index,
+        folder=place,
+        steps=len(stage.plan.batches),
+        tokens=sum(len(stage.rendered[trace].ids) for trace in shown),
+        presentations=len(shown),
+        distinct=len(set(shown)),
+        refused_long=refused_long,
+        loss_first=_mean(losses[:ENDS]),
+        loss_last=_mean(losses[-ENDS:]),
+        learning_rate=peak,
+        seconds=time.monotonic() - started,
+    )
+    (part / DONE).write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
+    shutil.rmtree(stage.home, ignore_errors=True)
+    part.rename(stage.home)
+
+
+def _fit_and_save(
+    stage: _Stage,
+    peak: float,
+    seed: int,
+    settings: Train,
+    part: Path,
+    report: Report,
+) -> list[float]:
+    """Losses by step. A stage without batches passes its weights on."""
+    from heal.stages.trainer import fit
+
+    model, tokenizer = stage.opener.model(stage.source), stage.opener.tokenizer(stage.source)
+    end_id = Renderer(tokenizer, settings.max_length).end_id
+    places = {trace: i for i, trace in enumerate(stage.rendered)}
+    losses: list[float] = []
+    if stage.plan.batches:
+        model, losses = fit(
+            model,
+            tokenizer,
+            list(stage.rendered.values()),
+            [[places[trace] for trace in batch] for batch in stage.plan.batches],
+            learning_rate=peak,
+            seed=seed_for(seed, "train", stage.plan.index),
+            settings=settings,
+            scratch=part,
+            on_loss=report,
+        )
+    _stop_at(model, end_id)
+    model.save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    return losses
+
+
+def _stop_at(model: Any, end_id: int) -> None:
+    """Let generation end where the student was taught to end."""
+    known = model.generation_config.eos_token_id
+    ends = [known] if isinstance(known, int) else list(known or ())
+    if end_id not in ends:
+        model.generation_config.eos_token_id = [*ends, end_id]
+
+
+def _mean(losses: Sequence[float]) -> float:
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars, no notes from transformers, nor peft's use of an old name; errors show."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,25 @@
+"""Exact answers: the same number, or the same text but for case and layout.
+
+`42`, `42.0`, `$42` and `\\boxed{42}` agree; `42 apples` and `42` do not, nor `0.33` and `1/3`.
+Multiple answers must stand in the same order. Decides in the caller's process: nothing can hang.
+"""
+
+from heal.answers import extract_answer, normalise, same_text
+from heal.records import Problem, Verdict
+from heal.verifiers.base import Finding
+
+
+def read(text: str, problem: Problem) -> Finding:
+    """Compare a trace's final answer with the gold answer."""
+    answer = extract_answer(text)
+    if answer is None:
+        return Finding(Verdict.NO_ANSWER)
+    agree = same_text(answer, problem.answer)
+    return Finding(Verdict.CORRECT if agree else Verdict.WRONG, answer)
+
+
+def read_gold(problem: Problem) -> Finding:
+    """Doubt a gold answer that is nothing once its layout is gone."""
+    if not normalise(problem.answer):
+        return Finding(Verdict.UNVERIFIABLE, detail="nothing but punctuation")
+    return Finding(Verdict.CORRECT)

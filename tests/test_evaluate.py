@@ -1,0 +1,143 @@
+"""Evaluation: every owed attempt is drawn once, verified, and named by what it depends on."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from heal.engines.base import Generated, GenRequest, Sampling, failed_generation
+from heal.prompts import Prompts
+from heal.records import Finish, Problem, Split, Verdict
+from heal.stages.evaluate import Exam, eval_keys, evaluate
+from heal.verifiers import Finding, Verifier
+
+PROBLEMS = [Problem(f"p{i}", f"What is {i}?", str(i), Split.HELD_OUT) for i in range(3)]
+EXAM = Exam(
+    "heal", 1, "weights", 4, Sampling(0.6, 0.95), Prompts(solve="{problem}"), "exact", run_seed=7
+)
+
+
+class CountingEngine:
+    """Answers with the number it is asked for when the seed is even, else with 99."""
+
+    model_id = "counting"
+    end_ids = frozenset({0})
+
+    def __init__(self, finish: Finish = Finish.STOP, *, fails: bool = False) -> None:
+        self.asked: list[GenRequest] = []
+        self.finish, self.fails = finish, fails
+
+    def render(self, user: str, *, system: str | None = None) -> tuple[int, ...]:
+        return tuple(user.encode())
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return " ".join(str(i) for i in ids if i)
+
+    def generate(self, requests: Iterable[GenRequest]) -> Iterator[Generated]:
+        drawn = []
+        for request in requests:
+            self.asked.append(request)
+            number = int(bytes(request.prompt_ids).decode()[8:-1])
+            for index, seed in enumerate(request.seeds):
+                if self.fails:
+                    drawn.append(failed_generation(request, index, "out of memory"))
+                    continue
+                ids = np.array([99 if seed % 2 else number + 10, 0], np.int32)
+                drawn.append(Generated(request.id, index, ids, self.finish))
+        yield from reversed(drawn)
+
+
+def read(text: str, problem: Problem) -> Finding:
+    right = text == str(int(problem.answer) + 10)
+    return Finding(Verdict.CORRECT if right else Verdict.WRONG, text)
+
+
+VERIFIER = Verifier("test", read, lambda problem: Finding(Verdict.CORRECT))
+
+
+def run(exam=EXAM, engine=None, done=frozenset(), problems=PROBLEMS, claim=lambda keys: None):
+    return list(evaluate(exam, problems, engine or CountingEngine(), VERIFIER, done, claim))
+
+
+def test_every_attempt_is_made_once_and_bears_its_key() -> None:
+    found = run()
+    assert sorted(a.key for a in found) == sorted(eval_keys(EXAM, PROBLEMS))
+    assert {(a.problem_id, a.seed_index) for a in found} == {
+        (p.id, i) for p in PROBLEMS for i in range(4)
+    }
+    assert {(a.arm, a.seed, a.tokens) for a in found} == {("heal", 1, 2)}
+
+
+def test_verdict_answer_and_text_belong_to_the_attempt() -> None:
+    found = run()
+    for attempt in found:
+        assert attempt.answer == attempt.text
+        right = attempt.text == str(int(attempt.problem_id[1:]) + 10)
+        assert (attempt.verdict is Verdict.CORRECT) is right
+    assert {a.verdict for a in found} == {Verdict.CORRECT, Verdict.WRONG}
+
+
+def test_only_owed_attempts_are_asked_for_and_they_are_the_same_attempts() -> None:
+    everything = {a.key: a for a in run()}
+    owed = set(sorted(everything)[::3])
+    engine, claimed = CountingEngine(), []
+    found = run(engine=engine, done=everything.keys() - owed, claim=claimed.extend)
+    assert {a.key: a for a in found} == {key: everything[key] for key in owed}
+    assert sum(len(r.seeds) for r in engine.asked) == len(owed)
+    assert set(claimed) == owed
+
+
+def test_a_finished_evaluation_asks_for_nothing() -> None:
+    engine = CountingEngine()
+    assert run(engine=engine, done=set(eval_keys(EXAM, PROBLEMS))) == []
+    assert engine.asked == []
+
+
+def test_more_samples_and_more_problems_leave_earlier_keys_alone() -> None:
+    more = replace(EXAM, samples=6)
+    extra = Problem("p9", "What is 9?", "9", Split.HELD_OUT)
+    assert set(eval_keys(EXAM, PROBLEMS)) < set(eval_keys(more, [extra, *PROBLEMS]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arm": "rft"},
+        {"seed": 2},
+        {"model": "other"},
+        {"verifier": "math"},
+        {"run_seed": 8},
+        {"sampling": Sampling(0.7, 0.95)},
+        {"prompts": Prompts(solve="{problem}!")},
+        {"prompts": Prompts(solve="{problem}", system="Be brief.")},
+    ],
+)
+def test_whatever_an_attempt_depends_on_changes_its_key(change: dict[str, object]) -> None:
+    changed = replace(EXAM, **change)
+    assert set(eval_keys(EXAM, PROBLEMS)).isdisjoint(eval_keys(changed, PROBLEMS))
+
+
+def test_another_gold_answer_is_verified_anew() -> None:
+    changed = [replace(PROBLEMS[0], answer="5")]
+    assert set(eval_keys(EXAM, PROBLEMS)).isdisjoint(eval_keys(EXAM, changed))
+
+
+def test_arms_are_compared_on_the_same_dice() -> None:
+    one, other = CountingEngine(), CountingEngine()
+    run(engine=one)
+    run(replace(EXAM, arm="rft", seed=2, model="other"), other)
+    assert [r.seeds for r in one.asked] == [r.seeds for r in other.asked]
+    assert len({seed for r in one.asked for seed in r.seeds}) == 12
+
+
+def test_a_truncated_attempt_is_truncated_whatever_it_says() -> None:
+    assert {a.verdict for a in run(engine=CountingEngine(Finish.LENGTH))} == {Verdict.TRUNCATED}
+
+
+def test_an_attempt_the_engine_failed_on_says_why() -> None:
+    found = run(engine=CountingEngine(fails=True))
+    assert len(found) == 12
+    assert {(a.error, a.finish, a.verdict) for a in found} == {
+        ("out of memory", Finish.ERROR, Verdict.UNVERIFIABLE)
+    }

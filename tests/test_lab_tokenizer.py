@@ -1,0 +1,57 @@
+"""The tokenizer: nothing is lost, and pieces join as they stand in a whole trace."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heal.lab import dialogue, traces, world
+from heal.lab.tokenizer import make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer()
+
+
+def ids(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=("Cs",)), max_size=60))
+def test_any_text_comes_back(tokenizer, text: str) -> None:
+    assert tokenizer.decode(ids(tokenizer, text)) == text
+
+
+def test_every_number_is_one_token(tokenizer) -> None:
+    assert all(len(ids(tokenizer, str(n))) == 1 for n in range(world.MAX_NUMBER + 1))
+
+
+@pytest.mark.parametrize("family", world.FAMILIES)
+def test_steps_join_without_merging(tokenizer, family: str) -> None:
+    rng = random.Random(family)
+    written = traces.honest(world.draw(family, rng), rng)
+    pieces = [ids(tokenizer, step + "\n\n") for step in written.steps]
+    assert sum(pieces, []) == ids(tokenizer, traces.join(written.steps))
+    assert min(map(len, pieces)) >= 8
+
+
+def test_a_probe_reads_as_the_last_step_does(tokenizer) -> None:
+    probe, asked = ids(tokenizer, dialogue.PROBE), ids(tokenizer, dialogue.PROBE + "58}")
+    assert asked[: len(probe)] == probe
+    assert ids(tokenizer, "The answer is \\boxed{58}.")[: len(asked)] == asked
+
+
+def test_the_template_marks_what_the_assistant_says(tokenizer) -> None:
+    chat = [{"role": "user", "content": "Q 1"}, {"role": "assistant", "content": "58"}]
+    shown = tokenizer.apply_chat_template(
+        chat, return_dict=True, return_assistant_tokens_mask=True, tokenize=True
+    )
+    learnt = [i for i, m in zip(shown["input_ids"], shown["assistant_masks"], strict=True) if m]
+    assert tokenizer.decode(learnt) == "58<|end|>"
+    opened = tokenizer.apply_chat_template(chat[:1], add_generation_prompt=True, tokenize=False)
+    assert opened == "<|user|>Q 1<|end|><|assistant|>"

@@ -1,0 +1,248 @@
+"""Metrics: exact where they claim to be; intervals cover what they should, quickly."""
+
+import time
+from dataclasses import replace
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from heal.method.intervals import Scores, auroc, mean_score, paired_difference, wilson
+from heal.method.metrics import arm_scores, avg_at_k, doubt_rate, maj_at_k, pass_at_k
+from heal.records import EvalTrace, Finish, Verdict
+
+
+@given(st.integers(1, 9), st.data())
+def test_pass_at_k_equals_brute_force(n, data):
+    correct = data.draw(st.integers(0, n))
+    k = data.draw(st.integers(1, n))
+    draws = list(combinations([i < correct for i in range(n)], k))
+    assert pass_at_k(n, correct, k) == pytest.approx(sum(map(any, draws)) / len(draws), abs=1e-12)
+
+
+def test_pass_at_k_is_stable_for_many_attempts():
+    exact = 1 - comb(9990, 500) / comb(10_000, 500)
+    assert pass_at_k(10_000, 10, 500) == pytest.approx(exact, abs=1e-12)
+    assert pass_at_k(10_000, 1, 1) == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 5, 1), (4, -1, 1), (4, 2, 5), (4, 2, 0)])
+def test_impossible_counts_are_refused(n, c, k):
+    with pytest.raises(ValueError, match="pass@"):
+        pass_at_k(n, c, k)
+
+
+def majority(draw):
+    """Chance that a draw's majority is right, by counting; ties split evenly."""
+    votes = {}
+    for answer in draw:
+        if answer is not None:
+            votes[answer] = votes.get(answer, 0) + 1
+    if not votes:
+        return 0.0
+    top = [a for a, count in votes.items() if count == max(votes.values())]
+    return ("right" in top) / len(top)
+
+
+@given(st.lists(st.sampled_from(["right", "x", "y", "z", None]), min_size=1, max_size=8), st.data())
+def test_maj_at_k_equals_brute_force(answers, data):
+    k = data.draw(st.integers(1, len(answers)))
+    draws = list(combinations(answers, k))
+    expected = sum(map(majority, draws)) / len(draws)
+    found = maj_at_k(answers, [a == "right" for a in answers], k)
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_correct_answers_vote_together_however_they_are_written():
+    assert maj_at_k(["1/2", "0.5", "7", "7", "8"], [True, True, False, False, False], 5) == 0.5
+
+
+def test_maj_at_k_of_many_attempts_is_quick():
+    started = time.perf_counter()
+    answers = [str(i % 9) for i in range(64)]
+    assert 0 < maj_at_k(answers, [a == "0" for a in answers], 32) < 1
+    assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize("verdict", [v for v in Verdict if v is not Verdict.CORRECT])
+def test_a_student_is_only_right_when_it_is_correct(verdict):
+    assert avg_at_k([Verdict.CORRECT, verdict]) == 0.5
+
+
+def attempt(problem, seed, index, verdict=Verdict.CORRECT):
+    return EvalTrace(
+        f"{problem}{seed}{index}", problem, "heal", seed, index, verdict, "1", Finish.STOP, 9, "t"
+    )
+
+
+def test_scores_are_gathered_by_seed_and_problem():
+    rows = [
+        attempt(p, s, i, Verdict.CORRECT if i < s else Verdict.TRUNCATED)
+        for p in "ba"
+        for s in (2, 1)
+        for i in range(4)
+    ]
+    scores = arm_scores(rows, {"a": "algebra"})
+    assert scores.problems == ("a", "b") and scores.families == ("algebra", "")
+    np.testing.assert_array_equal(scores.values, [[0.25, 0.25], [0.5, 0.5]])
+    assert arm_scores(rows, {}, value=len).values.tolist() == [[4, 4], [4, 4]]
+    assert scores.only({"b"}).problems == ("b",)
+    with pytest.raises(ValueError, match=r"1 problems lack attempts.*b.*seed 3"):
+        arm_scores([*rows, attempt("a", 3, 0)], {})
+
+
+def test_an_engine_failure_says_nothing_about_the_student():
+    rows = [attempt("a", 0, 0), attempt("b", 0, 0)]
+    failed = replace(attempt("a", 0, 1, Verdict.TRUNCATED), error="out of memory")
+    assert arm_scores([*rows, failed], {}).values.tolist() == [[1, 1]]
+    with pytest.raises(ValueError, match="1 problems lack attempts"):
+        arm_scores([rows[1], failed], {})
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("Wait, maybe not.", 2 / 3),
+        ("Let me\ncheck this: fine.", 1 / 5),
+        ("The waiter awaits.", 0),
+        ("", 0),
+    ],
+)
+def test_doubt_rate_counts_phrases_per_word(text, rate):
+    assert doubt_rate(text) == pytest.approx(rate)
+
+
+def make(values, families=None):
+    values = np.atleast_2d(np.asarray(values, np.float64))
+    names = tuple(f"p{i}" for i in range(values.shape[1]))
+    return Scores(values, names, tuple(families or [""] * len(names)))
+
+
+def test_a_paired_difference_needs_the_same_problems():
+    with pytest.raises(ValueError, match="1 are not shared"):
+        paired_difference(make([1, 0]), make([1]), resamples=10, seed=0)
+
+
+def test_pairing_is_by_problem_not_by_position():
+    a = make(np.linspace(0, 1, 50))
+    back = Scores(a.values[:, ::-1], a.problems[::-1], a.families)
+    found = paired_difference(a, back, resamples=200, seed=0)
+    assert (found.mean, found.low, found.high) == (0, 0, 0)
+
+
+def test_pairing_removes_what_the_arms_share():
+    rng = np.random.default_rng(0)
+    shared = rng.random(200)
+    a, b = make(shared + 0.05 + rng.normal(0, 0.02, 200)), make(shared)
+    difference = paired_difference(a, b, resamples=2000, seed=0)
+    alone = mean_score(a, resamples=2000, seed=0)
+    assert difference.high - difference.low < (alone.high - alone.low) / 5
+    assert difference.low < 0.05 < difference.high
+
+
+def test_families_are_kept_in_proportion():
+    values = [0.0] * 50 + [1.0] * 50
+    mixed = mean_score(make(values), resamples=2000, seed=0)
+    stratified = mean_score(make(values, ["a"] * 50 + ["b"] * 50), resamples=2000, seed=0)
+    assert mixed.high - mixed.low > 0.1
+    assert (stratified.low, stratified.high) == (0.5, 0.5)
+
+
+def test_tiny_families_do_not_hide_variation():
+    found = mean_score(make(np.arange(30) % 2, [str(i) for i in range(30)]), resamples=999, seed=0)
+    assert found.high - found.low > 0.2
+
+
+def test_intervals_name_what_they_rest_on():
+    found = paired_difference(make(np.ones((3, 20))), make(np.zeros((1, 20))), resamples=99, seed=0)
+    assert (found.mean, found.n_problems, found.n_seeds) == (1, 20, 1)
+    assert mean_score(make(np.ones((3, 20))), resamples=99, seed=0).n_seeds == 3
+
+
+def arm(rng, problem_level, effect, seeds, seed_spread, attempts=8):
+    p = np.clip(problem_level + effect + rng.normal(0, seed_spread, (seeds, 1)), 0, 1)
+    return make(rng.binomial(attempts, p) / attempts)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "seed_spread", "lowest", "highest"),
+    [(1, 0.0, 0.92, 0.98), (3, 0.0, 0.92, 0.985), (10, 0.03, 0.88, 0.985), (3, 0.03, 0.78, 0.97)],
+)
+def test_bootstrap_coverage_is_near_nominal(seeds, seed_spread, lowest, highest):
+    """True difference 0.1; three noisy seeds cover less, as the module says."""
+    rng = np.random.default_rng(seeds)
+    trials, covered = 400, 0
+    for trial in range(trials):
+        level = rng.uniform(0.2, 0.6, 100)
+        a, b = arm(rng, level, 0.1, seeds, seed_spread), arm(rng, level, 0, seeds, seed_spread)
+        found = paired_difference(a, b, resamples=400, seed=trial)
+        covered += found.low <= 0.1 <= found.high
+    assert lowest <= covered / trials <= highest
+
+
+@pytest.mark.parametrize(("seeds", "seed_spread"), [(1, 0.0), (3, 0.0), (10, 0.05)])
+def test_intervals_are_as_wide_as_the_estimate_varies(seeds, seed_spread):
+    """Drawing problems and seeds independently would be 30 % too wide for three like seeds."""
+    rng = np.random.default_rng(7)
+    found = []
+    for trial in range(400):
+        level = rng.uniform(0.2, 0.6, 100)
+        a, b = arm(rng, level, 0.1, seeds, seed_spread), arm(rng, level, 0, seeds, seed_spread)
+        found.append(paired_difference(a, b, resamples=400, seed=trial))
+    width = np.mean([f.high - f.low for f in found])
+    assert width / (2 * 1.96) == pytest.approx(np.std([f.mean for f in found]), rel=0.12)
+
+
+def test_the_bootstrap_is_quick():
+    rng = np.random.default_rng(0)
+    a, b = make(rng.random((3, 200))), make(rng.random((3, 200)))
+    started = time.perf_counter()
+    paired_difference(a, b, resamples=10_000, seed=0)
+    assert time.perf_counter() - started < 2
+
+
+@given(st.integers(1, 200), st.data())
+def test_wilson_agrees_with_scipy(n, data):
+    k = data.draw(st.integers(0, n))
+    found = wilson(k, n)
+    expected = stats.binomtest(k, n).proportion_ci(method="wilson")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert found.low <= found.mean <= found.high
+    assert found.n_problems == n
+
+
+def test_a_share_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="0 in 0"):
+        wilson(0, 0)
+
+
+@given(st.lists(st.integers(0, 6), min_size=1), st.lists(st.integers(0, 6), min_size=1))
+def test_auroc_is_the_share_of_pairs_won(positive, negative):
+    wins = [(p > n) + 0.5 * (p == n) for p in positive for n in negative]
+    found = auroc(np.array(positive), np.array(negative), resamples=50, seed=0)
+    assert found.mean == pytest.approx(np.mean(wins))
+    assert 0 <= found.low <= found.high <= 1
+
+
+def test_auroc_interval_is_near_nominal():
+    rng = np.random.default_rng(0)
+    truth = stats.norm.cdf(1 / np.sqrt(2))
+    covered = 0
+    for trial in range(300):
+        found = auroc(rng.normal(1, 1, 60), rng.normal(0, 1, 80), resamples=300, seed=trial)
+        covered += found.low <= truth <= found.high
+    assert 0.91 <= covered / 300 <= 0.98
+
+
+def test_ties_count_half_in_every_resample():
+    found = auroc(np.ones(5), np.ones(7), resamples=100, seed=0)
+    assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)
+
+
+def test_auroc_without_one_side_is_refused():
+    with pytest.raises(ValueError, match="0 positives"):
+        auroc(np.array([]), np.array([1.0]), resamples=10, seed=0)

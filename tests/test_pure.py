@@ -1,0 +1,227 @@
+"""PURE: the ratio counts where METHOD says, and a selection drops exactly what it says."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heal.config import Pure
+from heal.method.pure import (
+    calibrate,
+    calibrated_score,
+    commitment,
+    drop_scores,
+    select,
+    step_ratios,
+    steps_to_probe,
+    trace_score,
+)
+from heal.records import PureScore, Selection
+
+SETTINGS = Pure()
+RANKED = [k for k in Selection if k is not Selection.CALIBRATED]
+
+
+def profile(
+    uncertainty, log_ppl=None, *, first=1, scorable=None, trace="t", problem="p", tokens=None
+):
+    """A profile from U_1 … U_K; U_0 is never read."""
+    steps = len(uncertainty)
+    return PureScore(
+        key=f"k{trace}",
+        problem_id=problem,
+        trace=trace,
+        log_ppl=np.asarray([0.5] * steps if log_ppl is None else log_ppl, np.float32),
+        uncertainty=np.asarray([np.nan, *uncertainty], np.float32),
+        step_tokens=[10] * steps if tokens is None else tokens,
+        first_step=first,
+        scorable=[True] * steps if scorable is None else scorable,
+        hinted_log_ppl=0.3,
+    )
+
+
+def with_score(trace, value, problem="p"):
+    """A profile of one step whose S rises with `value`."""
+    return profile([2.0], [value], trace=trace, problem=problem)
+
+
+@pytest.mark.parametrize(
+    ("uncertainty", "first", "expected"),
+    [
+        ([2, 1, 0.05, 0.05, 0.05], 1, 3),
+        ([2, 0.05, 1, 0.05, 0.05], 1, 4),
+        ([2, 1, 1, 1, 0.05], 1, 5),
+        ([2, 0.05, 1, 1, 1], 1, None),
+        ([0.01, 0.01, 0.01, 2, 2], 3, None),
+        ([0.01, 0.01, 0.01, 0.01, 2], 3, 3),
+        ([2, 2, 0.1, 0.1, 2], 1, None),
+        ([2, 0.05, math.nan, math.nan, math.nan], 1, None),
+        ([], 1, None),
+    ],
+)
+def test_commitment_needs_two_successive_low_steps_or_the_last(uncertainty, first, expected):
+    assert commitment(profile(uncertainty, first=first), SETTINGS) == expected
+
+
+def test_the_ratio_is_log_perplexity_over_floored_uncertainty():
+    score = profile([2.0, 0.02, 0.01], [0.5, 0.7, 0.9])
+    ratios = step_ratios(score, SETTINGS)
+    assert ratios[0] == pytest.approx(0.5 - math.log(2.01))
+    assert ratios[1] == pytest.approx(0.7 - math.log(0.11))
+    assert math.isnan(ratios[2])
+
+
+def test_steps_after_commitment_before_the_break_and_unscorable_do_not_count():
+    score = profile(
+        [2, 2, 1, 0.05, 0.05, 0.05],
+        [9, 1, 2, 5, 9, 9],
+        first=2,
+        scorable=[True, True, True, False, True, True],
+    )
+    reading = trace_score(score, SETTINGS)
+    assert (reading.commit_step, reading.never_committed) == (4, False)
+    assert reading.score == pytest.approx(2 - math.log(1.01))
+
+
+def test_a_trace_that_never_commits_is_scored_to_its_end_and_says_so():
+    reading = trace_score(profile([2, 2, 2], [0, 0, 3]), SETTINGS)
+    assert reading.never_committed
+    assert reading.score == pytest.approx(3 - math.log(2.01))
+
+
+def test_only_repaired_steps_are_probed():
+    assert list(steps_to_probe(3, 5)) == [3, 4, 5]
+
+
+def test_a_trace_without_a_scorable_step_has_no_score_and_goes_first():
+    silent = profile([2, 1], scorable=[False, False], trace="silent")
+    assert trace_score(silent, SETTINGS).score is None
+    others = [with_score(str(i), i) for i in range(4)]
+    assert select([silent, *others], Selection.FRACTION, SETTINGS) == {"silent"}
+
+
+def test_fraction_drops_the_worst_of_each_problem():
+    easy = [with_score(f"e{i}", i / 10, "easy") for i in range(5)]
+    wild = [with_score(f"w{i}", 10 + i, "wild") for i in range(10)]
+    assert select(easy + wild, Selection.FRACTION, SETTINGS) == {"e4", "w9", "w8"}
+
+
+def test_small_problems_are_pooled_on_their_own_scale():
+    small = [with_score("a0", 1, "a"), with_score("a1", 1.1, "a"), with_score("a2", 1.4, "a")]
+    small += [with_score("b0", 50, "b"), with_score("b1", 51, "b")]
+    # by raw score both of b's would go before any of a's
+    assert select(small, Selection.FRACTION, SETTINGS) == {"a2"}
+
+
+def test_a_lone_candidate_is_dropped_last_of_its_pool():
+    lone = with_score("lone", 99, "alone")
+    pairs = [with_score(f"{p}{i}", i, p) for p in "abcd" for i in (0, 1)]
+    assert "lone" not in select([lone, *pairs], Selection.FRACTION, SETTINGS)
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 12), min_size=1),
+    st.sampled_from(RANKED),
+    st.floats(0, 0.9),
+    st.integers(0, 99),
+)
+def test_every_ranked_selection_drops_the_same_number(sizes, kind, share, seed):
+    settings = Pure(drop=share)
+    rng = np.random.default_rng(seed)
+    candidates = [
+        profile(rng.random(4) * 2, rng.random(4), trace=f"{p}{i}", problem=p)
+        for p, n in sizes.items()
+        for i in range(n)
+    ]
+    dropped = select(candidates, kind, settings, seed=seed)
+    lost = Counter(t[0] for t in dropped)
+    for p, n in sizes.items():
+        assert n < 5 or lost[p] == int(share * n + 0.5)
+    pooled = sum(n for n in sizes.values() if n < 5)
+    assert sum(lost[p] for p, n in sizes.items() if n < 5) == int(share * pooled + 0.5)
+    assert select(candidates[::-1], kind, settings, seed=seed) == dropped
+    scores = drop_scores(candidates, kind, settings, seed=seed)
+    for p, n in sizes.items():
+        if n >= 5 and 0 < lost[p] < n:
+            out = [scores[t] for t in scores if t[0] == p and t in dropped]
+            kept = [scores[t] for t in scores if t[0] == p and t not in dropped]
+            assert min(out) >= max(kept)
+
+
+def test_controls_measure_what_they_are_named_after():
+    score = profile([2, 2, 0.05], [4, 1, 2], first=2, tokens=[10, 10, 30])
+
+    def value(kind):
+        return drop_scores([score], kind, SETTINGS)["t"]
+
+    assert value(Selection.LENGTH) == -40
+    assert value(Selection.MAX_PPL) == 2
+    assert value(Selection.MEAN_NLL) == pytest.approx(1.75)
+    assert value(Selection.RELIANCE) == pytest.approx(1.75 - 0.3)
+
+
+def test_random_follows_its_seed():
+    candidates = [with_score(str(i), 0) for i in range(40)]
+    first = select(candidates, Selection.RANDOM, SETTINGS, seed=1)
+    assert first == select(candidates, Selection.RANDOM, SETTINGS, seed=1)
+    assert first != select(candidates, Selection.RANDOM, SETTINGS, seed=2)
+
+
+def test_a_selection_without_its_measurements_is_refused():
+    bare = PureScore("k", "p", "t", np.zeros(1), np.ones(2), [5], 1, [True])
+    with pytest.raises(ValueError, match="reliance"):
+        select([bare], Selection.RELIANCE, SETTINGS)
+    with pytest.raises(ValueError, match="calibration"):
+        select([bare], Selection.CALIBRATED, SETTINGS)
+    with pytest.raises(ValueError, match="20"):
+        calibrate([bare] * 19, SETTINGS)
+
+
+def simulated(rng, trace, leap=0.0):
+    """U falls to nothing at a random step; ln PPL depends on U and length, plus a leap there."""
+    steps = int(rng.integers(6, 14))
+    settle = int(rng.integers(3, steps))
+    u = np.where(np.arange(steps) < settle, rng.uniform(0.5, 3, steps), 0.02)
+    tokens = rng.integers(8, 60, steps)
+    log_ppl = 0.3 + 0.2 * u + 3 / tokens + rng.normal(0, 0.1, steps)
+    log_ppl[settle] += leap
+    return profile(u, log_ppl, trace=trace, tokens=[int(t) for t in tokens])
+
+
+def test_calibrated_keeps_about_95_percent_of_honest_traces_and_finds_leaps():
+    rng = np.random.default_rng(0)
+    calibration = calibrate([simulated(rng, str(i)) for i in range(300)], SETTINGS)
+    honest = [simulated(rng, f"h{i}") for i in range(400)]
+    leaps = [simulated(rng, f"l{i}", leap=1.0) for i in range(400)]
+    dropped = select(honest + leaps, Selection.CALIBRATED, SETTINGS, calibration=calibration)
+    assert 0.02 < sum(t[0] == "h" for t in dropped) / 400 < 0.10
+    assert sum(t[0] == "l" for t in dropped) / 400 > 0.95
+    assert (calibration.traces, calibration.mean.shape) == (300, (5, 5))
+
+
+def test_fraction_cannot_clean_a_pool_that_is_mostly_fudged_and_calibrated_can():
+    rng = np.random.default_rng(1)
+    calibration = calibrate([simulated(rng, str(i)) for i in range(300)], SETTINGS)
+    pool = [simulated(rng, f"l{i}", leap=1.5) for i in range(60)]
+    pool += [simulated(rng, f"h{i}") for i in range(40)]
+    by_fraction = select(pool, Selection.FRACTION, SETTINGS)
+    calibrated = select(pool, Selection.CALIBRATED, SETTINGS, calibration=calibration)
+    assert len(by_fraction) == 20
+    assert sum(t[0] == "l" for t in calibrated) > 55
+
+
+def test_calibrated_looks_only_near_commitment():
+    rng = np.random.default_rng(2)
+    calibration = calibrate([simulated(rng, str(i)) for i in range(100)], SETTINGS)
+    u = [2, 2, 2, 2, 0.02, 0.02, 0.02, 0.02]
+    assert commitment(profile(u), SETTINGS) == 5
+    counted = []
+    for k in range(1, 9):
+        log_ppl = np.full(8, 0.5)
+        log_ppl[k - 1] = 9
+        score = calibrated_score(profile(u, log_ppl), SETTINGS, calibration)
+        counted += [k] * (score > calibration.threshold)
+    assert counted == [3, 4, 5, 6, 7]

@@ -1,0 +1,425 @@
+"""Five verdicts: what each verifier says, and what no verifier may say."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heal.answers import (
+    count_final_answers,
+    extract_answer,
+    is_short,
+    mentions_answer,
+    number,
+    same_text,
+    states_answer,
+)
+from heal.config import Problems
+from heal.errors import HealError, UserError
+from heal.records import Finish, Problem, Verdict
+from heal.verifiers import Verifier, open_verifier
+
+CASES = Path(__file__).parent / "cases"
+
+
+def cases(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (CASES / f"{name}.jsonl").read_text().splitlines()]
+
+
+def problem(gold: str, **others: Any) -> Problem:
+    return Problem(f"id of {gold}", "What is it?", gold, **others)
+
+
+def settings(verifier: str, timeout_s: float = 20) -> Problems:
+    return Problems(path="unused", verifier=verifier, verify_timeout_s=timeout_s)
+
+
+@pytest.fixture(scope="module")
+def math() -> Iterator[Verifier]:
+    verifier = open_verifier(settings("math"))
+    yield verifier
+    verifier.close()
+
+
+@pytest.fixture(scope="module")
+def gym() -> Iterator[Verifier]:
+    verifier = open_verifier(settings("gym", timeout_s=60))
+    yield verifier
+    verifier.close()
+
+
+@pytest.fixture
+def checkers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module of custom checkers in the current directory, as a user would have it."""
+    (tmp_path / "my_checkers.py").write_text(
+        "from heal.records import Verdict\n"
+        "def ends_with(text, answer): return text.rstrip('.').endswith(answer)\n"
+        "def named(text, answer): return Verdict.NO_ANSWER if text == '' else 'wrong'\n"
+        "def vague(text, answer): return 0.5\n"
+        "def broken(text, answer): raise KeyError(answer)\n"
+        "def chatty(text, answer): print('noise'); return True\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# ------------------------------------------------------------------ final answers as text
+
+
+@pytest.mark.parametrize("case", cases("final_answers"), ids=lambda c: c["text"][:40])
+def test_the_final_answer_and_their_number_are_read_from_the_text(case: dict[str, Any]) -> None:
+    assert extract_answer(case["text"]) == case["answer"]
+    assert count_final_answers(case["text"]) == case["count"]
+
+
+@given(st.text(st.characters(exclude_characters="{}\\", codec="utf-8"), min_size=1))
+def test_a_boxed_answer_comes_back_but_for_outer_spaces(content: str) -> None:
+    expected = content.strip() or None
+    assert extract_answer(f"so \\boxed{{{content}}}") == expected
+
+
+@given(st.text())
+def test_reading_answers_never_fails_and_counts_what_it_reads(text: str) -> None:
+    answer = extract_answer(text)
+    assert (answer is None) == (count_final_answers(text) == 0)
+
+
+@given(st.integers(-(10**12), 10**12))
+def test_an_integer_is_the_same_number_with_separators_or_decimals(value: int) -> None:
+    assert number(f"{value:,}") == number(f"{value}.0") == number(f"${value}$") == value
+    assert same_text(f"{value:,}", str(value))
+    assert not same_text(str(value), str(value + 1))
+
+
+def test_a_spaced_list_is_not_a_number() -> None:
+    assert number("100, 200") is None
+    assert not same_text("100, 200", "100200")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "mentioned", "stated"),
+    [
+        ("so x = 17", "17", True, True),
+        ("she has 17 apples", "17", True, False),
+        ("so it is 17.", "17", True, True),
+        ("that is 217", "17", False, False),
+        ("it is 17.5", "17", False, False),
+        ("it is 1,170", "170", False, False),
+        ("\\boxed{17}", "17", True, True),
+        ("it is \\frac{1}{2}", "\\dfrac12", True, True),
+        ("5 apples", "5", True, False),
+        ("we get 5", "5", True, True),
+        ("Evelyn left", "evelyn", True, False),
+        ("the roots are 17, 18 and 19", "17", True, True),
+        ("the roots are 17, 18 and 19", "18", True, False),
+        ("so y = x + 1 here", "x+1", True, True),
+        ("a vowel shift", "a", True, False),
+        ("it becomes blue  whale", "Blue Whale", True, True),
+        ("anything", "", False, False),
+    ],
+)
+def test_mentioning_an_answer_is_not_stating_it(
+    text: str, answer: str, mentioned: bool, stated: bool
+) -> None:
+    assert mentions_answer(text, answer) is mentioned
+    assert states_answer(text, answer) is stated
+
+
+def test_answers_of_two_characters_are_short() -> None:
+    assert is_short("17") and is_short("$7$") and not is_short("170")
+
+
+# ------------------------------------------------------------------ what holds for every verifier
+
+
+@pytest.mark.parametrize("finish", [Finish.LENGTH, Finish.LOOP])
+def test_truncated_trace_is_never_correct(math: Verifier, finish: Finish) -> None:
+    (check,) = math.verify_all([("t", "\\boxed{42}", finish, problem("42"))])
+    assert check.verdict is Verdict.TRUNCATED
+    assert check.trace == "t"
+
+
+@pytest.mark.parametrize("finish", [Finish.ERROR, Finish.CANCELLED])
+def test_a_trace_the_engine_lost_is_unverifiable_with_the_reason(
+    math: Verifier, finish: Finish
+) -> None:
+    (check,) = math.verify_all([("t", "\\boxed{42}", finish, problem("42"))])
+    assert check.verdict is Verdict.UNVERIFIABLE
+    assert check.detail == f"the trace ended with '{finish.value}'"
+
+
+def test_every_item_gets_exactly_one_check(math: Verifier) -> None:
+    texts = ["\\boxed{\\sqrt{4}}", "\\boxed{2}", "nothing", "\\boxed{\\sqrt{9}}"] * 40
+    items = [(str(i), text, Finish.STOP, problem("2")) for i, text in enumerate(texts)]
+    found = {check.trace: check for check in math.verify_all(items)}
+    assert len(found) == len(items)
+    expected = [Verdict.CORRECT, Verdict.CORRECT, Verdict.NO_ANSWER, Verdict.WRONG] * 40
+    assert [found[str(i)].verdict for i in range(len(items))] == expected
+    assert found["0"].answer == "\\sqrt{4}"
+
+
+def test_items_are_read_lazily(math: Verifier) -> None:
+    read = []
+
+    def items() -> Iterator[tuple[str, str, Finish, Problem]]:
+        for i in range(3):
+            read.append(i)
+            yield str(i), "\\boxed{2}", Finish.STOP, problem("2")
+
+    next(math.verify_all(items()))
+    assert read == [0]
+
+
+def test_two_interleaved_streams_each_get_their_own_checks(math: Verifier) -> None:
+    def stream(name: str) -> Iterator[str]:
+        texts = [f"\\boxed{{\\sqrt{{{i}}}}}" for i in range(3, 9)]
+        items = [(f"{name}{i}", t, Finish.STOP, problem("2.5")) for i, t in enumerate(texts)]
+        return (check.trace for check in math.verify_all(items))
+
+    first, second = stream("a"), stream("b")
+    seen = [next(first), next(second), *first, *second]
+    assert sorted(seen) == [f"{name}{i}" for name in "ab" for i in range(6)]
+
+
+def test_a_stream_that_is_dropped_half_way_spoils_nothing(math: Verifier) -> None:
+    items = [(str(i), f"\\boxed{{e^{i}}}", Finish.STOP, problem("e")) for i in range(2, 40)]
+    dropped = math.verify_all(items)
+    next(dropped)
+    dropped.close()
+    assert math.check("\\boxed{e^1}", problem("e")).verdict is Verdict.CORRECT
+
+
+def test_unknown_verifier_is_named_with_the_nearest() -> None:
+    with pytest.raises(UserError) as caught:
+        open_verifier(settings("maths"))
+    assert str(caught.value) == "problems.verifier: no verifier 'maths'; did you mean 'math'?"
+    assert caught.value.hint == (
+        "choose one of math, exact, choice, gym, or give your own as module:function"
+    )
+
+
+def test_a_closed_verifier_says_so() -> None:
+    verifier = open_verifier(settings("math"))
+    verifier.close()
+    verifier.close()
+    with pytest.raises(HealError, match=r"^the verifier is closed$"):
+        verifier.check("\\boxed{\\sqrt{2}}", problem("2"))
+
+
+def test_opening_a_verifier_loads_no_checker_in_this_process() -> None:
+    code = (
+        "import sys; from heal.config import Problems; from heal.verifiers import open_verifier\n"
+        "for name in ('math', 'exact', 'choice', 'gym', 'a:b'):\n"
+        "    open_verifier(Problems(path='x', verifier=name)).close()\n"
+        "print({'torch', 'sympy', 'math_verify', 'reasoning_gym'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+# ------------------------------------------------------------------ math
+
+
+@pytest.mark.parametrize("case", cases("math_verdicts"), ids=lambda c: f"{c['answer']}~{c['gold']}")
+def test_math_verdicts(math: Verifier, case: dict[str, str]) -> None:
+    found = math.check(f"Thus \\boxed{{{case['answer']}}}.", problem(case["gold"]))
+    assert found.verdict is Verdict(case["verdict"])
+
+
+def test_two_boxes_in_one_list_are_one_answer(math: Verifier) -> None:
+    text = "Hence $\\boxed{1331}$ and $\\boxed{1728}$."
+    assert math.check(text, problem("1728")).verdict is Verdict.WRONG
+    assert math.check(text, problem("1728, 1331")).verdict is Verdict.CORRECT
+
+
+def test_an_answer_that_hangs_the_checker_is_unverifiable_and_the_next_is_checked() -> None:
+    verifier = open_verifier(settings("math", timeout_s=1.5))
+    try:
+        hung = verifier.check("\\boxed{9^{9^{9^{9}}}}", problem("5"))
+        after = verifier.check("\\boxed{\\sqrt{25}}", problem("5"))
+    finally:
+        verifier.close()
+    assert hung.verdict is Verdict.UNVERIFIABLE
+    assert hung.detail == "the checker took longer than 1.5 s"
+    assert hung.answer == "9^{9^{9^{9}}}"
+    assert after.verdict is Verdict.CORRECT
+
+
+def test_preflight_names_gold_answers_the_verifier_cannot_use(math: Verifier) -> None:
+    golds = ["5", "\\sqrt{2}", "Evelyn", "\\frac{", "3, 4", "by 2 lemmas the claim follows"]
+    found = math.preflight([problem(gold) for gold in golds])
+    assert (found.checked, found.doubtful) == (6, 3)
+    assert found.named == (
+        "id of Evelyn: 'Evelyn': words, compared as text",
+        "id of \\frac{: '\\\\frac{': math-verify cannot read it; compared as text",
+        "id of by 2 lemmas the claim follows: 'by 2 lemmas the claim follows': "
+        "reads like prose, not like one answer",
+    )
+
+
+def test_preflight_names_only_the_first_few(math: Verifier) -> None:
+    found = math.preflight([problem(f"word{'s' * i}") for i in range(9)])
+    assert found.doubtful == 9
+    assert len(found.named) == 5
+
+
+# ------------------------------------------------------------------ exact, choice
+
+
+@pytest.mark.parametrize("case", cases("exact_verdicts"), ids=lambda c: f"{c['text']}~{c['gold']}")
+def test_exact_verdicts(case: dict[str, str]) -> None:
+    found = open_verifier(settings("exact")).check(case["text"], problem(case["gold"]))
+    assert found.verdict is Verdict(case["verdict"])
+
+
+@pytest.mark.parametrize("case", cases("choice_verdicts"), ids=lambda c: f"{c['text']}~{c['gold']}")
+def test_choice_verdicts(case: dict[str, str]) -> None:
+    found = open_verifier(settings("choice")).check(case["text"], problem(case["gold"]))
+    assert found.verdict is Verdict(case["verdict"])
+
+
+@given(st.sets(st.sampled_from("ABCDEFGHIJ"), min_size=1), st.sampled_from([", ", " and ", "; "]))
+def test_the_order_of_several_letters_does_not_count(chosen: set[str], between: str) -> None:
+    up, down = sorted(chosen), sorted(chosen, reverse=True)
+    found = open_verifier(settings("choice")).check(
+        f"\\boxed{{{between.join(down)}}}", problem(between.join(up))
+    )
+    assert found.verdict is Verdict.CORRECT
+    assert found.answer == "".join(up)
+
+
+def test_preflight_of_choice_names_a_gold_answer_without_a_letter() -> None:
+    found = open_verifier(settings("choice")).preflight([problem("B"), problem("Paris")])
+    assert found.named == (
+        "id of Paris: 'Paris': the gold answer 'Paris' names no letter from A to J",
+    )
+
+
+# ------------------------------------------------------------------ gym, custom
+
+
+def entry(task: str = "gsm_symbolic", answer: str = "288") -> str:
+    metadata = {"source_dataset": task, "source_index": 0}
+    return json.dumps({"question": "?", "answer": answer, "metadata": metadata})
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("\\boxed{288}", Verdict.CORRECT),
+        ("The answer is 288.", Verdict.CORRECT),
+        ("\\boxed{287}", Verdict.WRONG),
+        ("I cannot say", Verdict.NO_ANSWER),
+    ],
+)
+def test_gym_verdicts(gym: Verifier, text: str, verdict: Verdict) -> None:
+    pytest.importorskip("reasoning_gym")
+    assert gym.check(text, problem("288", verifier_data=entry())).verdict is verdict
+
+
+def test_a_partial_gym_score_is_wrong_with_the_score(gym: Verifier) -> None:
+    pytest.importorskip("reasoning_gym")
+    found = gym.check("\\boxed{287}", problem("288", verifier_data=entry()))
+    assert found.detail is not None and found.detail.startswith("score 0")
+
+
+def test_a_gym_entry_of_an_unknown_task_is_unverifiable(gym: Verifier) -> None:
+    pytest.importorskip("reasoning_gym")
+    found = gym.check("\\boxed{1}", problem("1", verifier_data=entry("no_such_task", "1")))
+    assert found.verdict is Verdict.UNVERIFIABLE
+    assert found.detail is not None and "no_such_task" in found.detail
+
+
+def test_gym_preflight_counts_problems_without_an_entry(gym: Verifier) -> None:
+    pytest.importorskip("reasoning_gym")
+    found = gym.preflight([problem("288", verifier_data=entry()), problem("7")])
+    assert (found.checked, found.doubtful) == (2, 1)
+    assert found.named == ("id of 7: '7': the problem carries no reasoning-gym entry",)
+
+
+def test_missing_reasoning_gym_is_an_error_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "reasoning_gym.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(tmp_path)
+    verifier = open_verifier(settings("gym"))
+    with pytest.raises(UserError) as caught:
+        verifier.check("\\boxed{1}", problem("1", verifier_data=entry()))
+    assert str(caught.value) == (
+        "problems.verifier: gym needs reasoning-gym, which is not installed"
+    )
+    assert caught.value.hint == "pip install 'heal-distill[gym]'"
+
+
+@pytest.mark.parametrize(
+    ("function", "text", "verdict", "detail"),
+    [
+        ("ends_with", "so 42.", Verdict.CORRECT, None),
+        ("ends_with", "so 41.", Verdict.WRONG, None),
+        ("named", "", Verdict.NO_ANSWER, None),
+        ("named", "x", Verdict.WRONG, None),
+        ("chatty", "x", Verdict.CORRECT, None),
+        (
+            "vague",
+            "x",
+            Verdict.UNVERIFIABLE,
+            "my_checkers:vague returned 0.5; expected True, False or a Verdict",
+        ),
+    ],
+)
+def test_custom_verdicts(
+    checkers: Path, function: str, text: str, verdict: Verdict, detail: str | None
+) -> None:
+    verifier = open_verifier(settings(f"my_checkers:{function}"))
+    try:
+        found = verifier.check(text, problem("42"))
+    finally:
+        verifier.close()
+    assert (found.verdict, found.detail) == (verdict, detail)
+
+
+def test_an_exception_in_a_custom_checker_is_unverifiable_with_its_line(checkers: Path) -> None:
+    verifier = open_verifier(settings("my_checkers:broken"))
+    try:
+        found = verifier.check("x", problem("42"))
+    finally:
+        verifier.close()
+    assert found.verdict is Verdict.UNVERIFIABLE
+    assert found.detail == f"KeyError: '42' ({checkers / 'my_checkers.py'}:5)"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message", "hint"),
+    [
+        (
+            "my_checkers:end_with",
+            "problems.verifier: my_checkers has no function 'end_with'; did you mean 'ends_with'?",
+            "define it in {folder}/my_checkers.py",
+        ),
+        (
+            "no_such_module:check",
+            "problems.verifier: no module 'no_such_module' "
+            "(looked in the Python path and {folder})",
+            "run from the folder that holds no_such_module.py",
+        ),
+        (
+            ":check",
+            "problems.verifier: ':check' is not module:function",
+            "--set problems.verifier=my_module:my_name",
+        ),
+    ],
+)
+def test_a_custom_checker_that_is_not_there_is_an_error(
+    checkers: Path, spec: str, message: str, hint: str
+) -> None:
+    verifier = open_verifier(settings(spec))
+    with pytest.raises(UserError) as caught:
+        verifier.preflight([problem("42")])
+    assert str(caught.value) == message.format(folder=checkers)
+    assert caught.value.hint == hint.format(folder=checkers)
