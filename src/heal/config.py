@@ -437,8 +437,9 @@ def _is_secret(path: tuple[str, ...]) -> bool:
 def _explain(error: Any) -> str:
     dotted = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(dotted, [key for key, _ in leaves()], n=1, cutoff=0.5)
-        near = near or difflib.get_close_matches(dotted, list(Config.model_fields), n=1)
+        top = list(Config.model_fields)
+        known = [key for key, _ in leaves()] if "." in dotted else top
+        near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
         return f"unknown key '{dotted}'" + (f"; did you mean '{near[0]}'?" if near else "")
     if error["type"] == "missing":
         return f"'{dotted}' is missing"

@@ -8,8 +8,9 @@ content keys, so running again continues, and a changed setting redoes what it r
 from collections import Counter
 from collections.abc import Callable
 
-from heal.engines import resolve_model
+from heal.engines import read_tokenizer, read_weights, resolve_model
 from heal.lines import fallback_name, finishes, hint_name, tally
+from heal.method.arms import Extra
 from heal.method.ceiling import ceiling
 from heal.method.pace import POOLS, pools
 from heal.records import (
@@ -30,6 +31,7 @@ from heal.stages import locate as locating
 from heal.stages import repair as repairing
 from heal.stages import score as scoring
 from heal.stages import select as selecting
+from heal.stages import spend as spending
 from heal.stages.sample import unaided
 from heal.store import jsonl
 
@@ -195,19 +197,41 @@ def score(run: Run) -> str:
     return tally("", "traces past the gates", how)
 
 
+def spend(run: Run) -> str:
+    """§5: `rft_more` and `star` buy what else HEAL's whole bill could have bought."""
+    s, c = run.session, run.session.config
+    buyers = {name: arm for name, arm in run.trained().items() if arm.extra is not Extra.NOTHING}
+    s.observer.begin("spend", 0)
+    if not buyers:
+        return "no arm asks for it"
+    bill = run.bill()
+    s.store.set_meta("bill", bill)
+    groups = spending.by_need(run.problems(Split.TRAIN), run.ceilings)
+    lines = []
+    for name, arm in buyers.items():
+        more = arm.extra is Extra.SAMPLES
+        run.bought[name], left = spending.spend(
+            groups if more else groups[:2],
+            bill,
+            run.typical_tokens(),
+            c.sampling.n if more else c.gear.hinted_samples,
+            run.wants_unaided if more else run.wants_rationales,
+            run.buy_unaided if more else run.buy_rationales,
+        )
+        s.store.set_live("bought", run.bought[name], tag=name)
+        lines.append(f"{name} {len(run.bought[name]):,} traces, {left:,} tokens left")
+    return f"bill {bill:,} tokens · " + " · ".join(lines)
+
+
 def select(run: Run) -> str:
     """§3 and §4: PURE drops, PACE caps; what remains is each arm's sets and the stage files."""
     s, c = run.session, run.session.config
     s.observer.begin("select", 0)
     strata = {problem: found.stratum for problem, found in run.ceilings.items()}
     for name, arm in run.trained().items():
-        candidates = selecting.unaided_candidates(run.correct_unaided())
-        for traces in (run.hinted, run.lift(arm).repaired):
-            passed = run.passed(traces)
-            candidates += selecting.assisted_candidates(passed, run.pure, arm, c.pure, c.seed)
-        wanted = [candidate for candidate in candidates if candidate.pool in arm.pools]
-        run.chosen[name] = pools(wanted, strata, c.pace, c.seed)
-        traces = run.unaided | run.hinted | run.lift(arm).repaired
+        traces = run.unaided | run.hinted | run.lift(arm).repaired | run.bought.get(name, {})
+        candidates = selecting.candidates(run.usable(traces, arm), run.pure, arm, c.pure, c.seed)
+        run.chosen[name] = pools(candidates, strata, c.pace, c.seed)
         run.examples |= {
             x.trace: selecting.example(x, traces[x.trace], s.problems[x.problem_id], run.prompts)
             for x in run.chosen[name]
@@ -227,14 +251,17 @@ def select(run: Run) -> str:
 
 def train(run: Run) -> str:
     """§4: every arm and seed through three chained stages, at equal steps and tokens."""
-    from heal.stages.train import token_lengths, train_arm
+    from heal.stages.train import Opener, token_lengths, train_arm
 
     s, c = run.session, run.session.config
     if c.student is None:
         s.observer.begin("train", 0)
         return "no student: the training data is in data/"
     student = resolve_model(c.student.model)
-    lengths, refused = token_lengths(run.examples, student, c.train.max_length)
+    opener = Opener(read_weights, read_tokenizer)
+    lengths, refused = token_lengths(run.examples, student, c.train.max_length, opener.tokenizer)
+    for reason, count in Counter(refused.values()).items():
+        s.fact(f"examples the student cannot be shown: {reason.value.replace('_', ' ')}", count)
     sizes = {
         name: {pool: {x.trace: lengths[x.trace] for x in kept if x.pool == pool} for pool in POOLS}
         for name, kept in run.kept(lengths).items()
@@ -261,6 +288,7 @@ def train(run: Run) -> str:
             s.trained,
             run_folder=s.store.folder,
             refused_long=len(refused),
+            opener=opener,
         ):
             results.append(result)
             s.store.put("train", result.key, "", result)
@@ -295,6 +323,7 @@ STAGES: tuple[Callable[[Run], str], ...] = (
     guide,
     repair,
     score,
+    spend,
     select,
     train,
     evaluate,

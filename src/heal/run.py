@@ -4,13 +4,15 @@ A stage reads a `Run`, draws traces or scores through it, and leaves its results
 worked out without a model is recorded too, so that a report needs none.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from heal.config import Gear, ModelRef
 from heal.engines import model_files, open_engine
 from heal.engines.base import Sampling
 from heal.method.arms import TRAINED, Arm
+from heal.method.pace import cap
 from heal.prompts import Prompts
 from heal.records import (
     Breakpoint,
@@ -21,20 +23,24 @@ from heal.records import (
     Example,
     Gate,
     Hint,
+    Origin,
     Problem,
     PureScore,
     Selected,
     Split,
     StagePlan,
     Stratum,
+    TokenScores,
     Trace,
     Verdict,
 )
 from heal.session import Session
 from heal.stages.draw import Claim, Draw, draw_keys, draw_traces
 from heal.stages.evaluate import Exam, eval_keys, evaluate
-from heal.stages.guide import Path
+from heal.stages.guide import Path, answer_hint
 from heal.stages.repair import gate as ask_gates
+from heal.stages.repair import hinted_ids
+from heal.stages.sample import solve_ids
 
 
 @dataclass
@@ -62,6 +68,8 @@ class Run:
     hinted: dict[str, Trace] = field(default_factory=dict)
     """Whole traces under an answer hint."""
     lifts: dict[Breakpoint, Lift] = field(default_factory=dict)
+    bought: dict[str, dict[str, Trace]] = field(default_factory=dict)
+    """By arm: what it drew for HEAL's bill."""
     gates: dict[str, Gate] = field(default_factory=dict)
     """By trace, hinted or repaired."""
     pure: dict[str, PureScore] = field(default_factory=dict)
@@ -114,18 +122,83 @@ class Run:
                 passed.append(trace.problem_id)
         return passed
 
-    def correct_unaided(self) -> list[Trace]:
-        """Correct unaided traces of training problems."""
-        return [
-            trace
-            for trace in self.unaided.values()
-            if self.checks[trace.key].verdict is Verdict.CORRECT
-            and self.session.problems[trace.problem_id].split is Split.TRAIN
-        ]
-
     def passed(self, traces: Mapping[str, Trace]) -> list[Trace]:
         """Those of the hinted or repaired traces that passed every gate."""
         return [trace for key, trace in traces.items() if self.gates[key] is Gate.PASSED]
+
+    def usable(self, traces: Mapping[str, Trace], arm: Arm) -> list[Trace]:
+        """Correct training traces; assisted ones past the gates too, where an arm has gates."""
+        problems = self.session.problems
+        return [
+            trace
+            for trace in self.correct(traces)
+            if problems[trace.problem_id].split is Split.TRAIN
+            and (not arm.gated or self.gates.get(trace.key, Gate.PASSED) is Gate.PASSED)
+        ]
+
+    def bill(self) -> int:
+        """What HEAL spends after sampling, in sampled teacher tokens (RESOLUTIONS 1).
+
+        A scored token counts as much as it takes in time beside a sampled one on this engine, as
+        measured once and then kept, so that a rerun asks for the same.
+        """
+        store, main = self.session.store, self.main_lift
+        cost = store.meta("scored_token_cost")
+        if cost is None:
+            cost = relative_cost(store.meta("work") or {})
+            store.set_meta("scored_token_cost", cost)
+        sampled = sum(t.new_tokens for t in (self.hinted | main.repaired).values())
+        hints = sum(hint.new_tokens for hint in {h.key: h for h in main.hint_of.values()}.values())
+        scored = sum(s.scored_tokens for s in store.live("scores", TokenScores).values())
+        scored += sum(s.scored_tokens for s in store.live("pure", PureScore).values())
+        return round(sampled + hints + cost * scored)
+
+    def typical_tokens(self) -> float:
+        """Mean length of an unaided trace."""
+        return sum(t.new_tokens for t in self.unaided.values()) / max(1, len(self.unaided))
+
+    def wants_unaided(self, bought: Mapping[str, Trace]) -> set[str]:
+        """Problems whose D1 still has room, with what was bought."""
+        return self._below_cap("D1", {**self.unaided, **bought})
+
+    def wants_rationales(self, bought: Mapping[str, Trace]) -> set[str]:
+        """Problems whose D2 still has room, with what was bought."""
+        return self._below_cap("D2", {**self.hinted, **bought})
+
+    def _below_cap(self, pool: str, traces: Mapping[str, Trace]) -> set[str]:
+        have = Counter(trace.problem_id for trace in self.correct(traces))
+        pace = self.session.config.pace
+        ceilings = self.ceilings.items()
+        return {p for p, found in ceilings if have[p] < cap(pool, found.stratum, pace)}
+
+    def buy_unaided(self, plan: Sequence[tuple[Problem, tuple[int, ...]]]) -> dict[str, Trace]:
+        """More unaided traces, verified."""
+        teacher = self.session.teacher
+        drawn = self.draw(
+            "bought",
+            (
+                Draw(p.id, Origin.UNAIDED, solve_ids(p, self.prompts, teacher), indices)
+                for p, indices in plan
+            ),
+        )
+        self.checks |= self.session.check(drawn.values())
+        return drawn
+
+    def buy_rationales(self, plan: Sequence[tuple[Problem, tuple[int, ...]]]) -> dict[str, Trace]:
+        """More whole traces under the answer, verified."""
+        teacher = self.session.teacher
+        draws = []
+        for problem, indices in plan:
+            hint = answer_hint(problem, self.prompts)
+            ids = hinted_ids(problem, hint, self.prompts, teacher)
+            draws.append(Draw(problem.id, Origin.HINTED, ids, indices, hint=hint.key))
+        drawn = self.draw("bought", draws)
+        self.checks |= self.session.check(drawn.values())
+        return drawn
+
+    def correct(self, traces: Mapping[str, Trace]) -> list[Trace]:
+        """Those of the traces that are correct."""
+        return [t for key, t in traces.items() if self.checks[key].verdict is Verdict.CORRECT]
 
     def lift(self, arm: Arm) -> Lift:
         """The repairs an arm is given."""
@@ -224,3 +297,13 @@ def teacher_sampling(session: Session) -> Sampling:
     """How the teacher writes, aided or not."""
     c = session.config.sampling
     return Sampling(c.temperature, c.top_p, c.top_k, c.min_p, c.max_new_tokens)
+
+
+def relative_cost(work: Mapping[str, Sequence[float]]) -> float:
+    """Time of a scored token over that of a sampled one; 1 where either was never timed."""
+    tokens, seconds = work.get("sample", (0, 0))
+    scans, profiles = work.get("scores", (0, 0)), work.get("pure", (0, 0))
+    scored_tokens, scored_seconds = scans[0] + profiles[0], scans[1] + profiles[1]
+    if not (scored_tokens and scored_seconds and tokens and seconds):
+        return 1.0
+    return (scored_seconds / scored_tokens) / (seconds / tokens)

@@ -4,6 +4,7 @@
 it, and stop with a summary by cause when too much fails. The method itself is in `pipeline`.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -132,12 +133,22 @@ class Session:
         if len(items) == len(set(keys)):
             return items
         failed: Counter[str] = Counter()
+        started = time.monotonic()
         fresh = produce(items.keys(), lambda claimed: self.store.claim(table, claimed))
+        arrived = 0
         for arrived, item in enumerate(fresh, 1):
             self.store.put(table, item.key, item.problem_id, item)
             items[item.key] = item
             self._count(item, arrived, failed)
+        self._note_work(table, list(items.values())[-arrived:], time.monotonic() - started)
         return items
+
+    def _note_work(self, table: str, items: Sequence[Any], seconds: float) -> None:
+        """Add to what each kind of work took here: the ledger's relative cost of a scored token."""
+        work = self.store.meta("work") or {}
+        tokens, before = work.get(table, (0, 0.0))
+        tokens += sum(_tokens(item) or int(getattr(item, "scored_tokens", 0)) for item in items)
+        self.store.set_meta("work", work | {table: (tokens, before + seconds)})
 
     def _count(self, item: Any, arrived: int, failed: Counter[str]) -> None:
         error = getattr(item, "error", None)

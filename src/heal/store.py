@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS records (
     PRIMARY KEY (stage, key)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS live (
-    stage TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (stage, key)
+    stage TEXT NOT NULL, tag TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (stage, tag, key)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS claims (
     stage TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (stage, key)
@@ -160,25 +160,29 @@ class Store:
         )
         return {key: decoder(body) for key, body in rows if wanted is None or key in wanted}
 
-    def set_live(self, stage: str, keys: Iterable[str]) -> None:
-        """Say which rows of a stage belong to the run as it is configured now."""
-        rows = [(stage, key) for key in keys]
-        with disk_errors(self.folder), self._transaction():
-            self._database.execute("DELETE FROM live WHERE stage=?", (stage,))
-            self._database.executemany("INSERT OR IGNORE INTO live VALUES (?, ?)", rows)
+    def set_live(self, stage: str, keys: Iterable[str], tag: str = "") -> None:
+        """Say which rows of a stage belong to the run as it is configured now.
 
-    def live(self, stage: str, kind: type[Record]) -> dict[str, Record]:
+        A `tag` keeps apart what several arms use of one stage.
+        """
+        rows = [(stage, tag, key) for key in keys]
+        with disk_errors(self.folder), self._transaction():
+            self._database.execute("DELETE FROM live WHERE stage=? AND tag=?", (stage, tag))
+            self._database.executemany("INSERT OR IGNORE INTO live VALUES (?, ?, ?)", rows)
+
+    def live(self, stage: str, kind: type[Record], tag: str = "") -> dict[str, Record]:
         """The rows of a stage that belong to the run as it is configured now, by key."""
         decoder = _decoder(kind)
         rows = self._database.execute(
-            "SELECT key, body FROM live JOIN records USING (stage, key) WHERE stage=? ORDER BY key",
-            (stage,),
+            "SELECT key, body FROM live JOIN records USING (stage, key) WHERE stage=? AND tag=?"
+            " ORDER BY key",
+            (stage, tag),
         )
         return {key: decoder(body) for key, body in rows}
 
     def live_count(self, stage: str) -> int:
         """How many rows of a stage belong to the run as it is configured now."""
-        query = "SELECT COUNT(*) FROM live WHERE stage=?"
+        query = "SELECT COUNT(DISTINCT key) FROM live WHERE stage=?"
         (count,) = self._database.execute(query, (stage,)).fetchone()
         return int(count)
 

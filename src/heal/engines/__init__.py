@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from heal.config import Engines, ModelRef
 from heal.engines.base import Engine
@@ -33,3 +34,17 @@ def model_files(model: str) -> str:
     if script.is_file() and script.suffix == ".json":
         return f"script-{hashlib.sha256(script.read_bytes()).hexdigest()[:16]}"
     return fingerprint(locate(model))
+
+
+def read_weights(path: Path) -> Any:
+    """The transformers module in a folder or `.gguf` file, in float32, to be trained."""
+    from heal.engines.local.loading import load_module, locate
+
+    return load_module(locate(str(path)), "float32", "cpu")
+
+
+def read_tokenizer(path: Path) -> Any:
+    """The tokenizer of a folder or `.gguf` file, as the local engine uses it."""
+    from heal.engines.local.loading import load_tokenizer, locate
+
+    return load_tokenizer(locate(str(path)))

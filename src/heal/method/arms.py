@@ -33,6 +33,8 @@ class Arm:
     """None takes `pure.selection`."""
     filtered: bool = True
     """False lets every gated trace through: no PURE."""
+    gated: bool = True
+    """False keeps hinted traces for being correct alone."""
     order: Order = Order.CURRICULUM
     extra: Extra = Extra.NOTHING
 
@@ -40,7 +42,7 @@ class Arm:
 TRAINED: Mapping[str, Arm] = {
     "rft": Arm(pools=("D1",)),
     "rft_more": Arm(pools=("D1",), extra=Extra.SAMPLES),
-    "star": Arm(pools=("D1", "D2"), filtered=False, extra=Extra.RATIONALES),
+    "star": Arm(pools=("D1", "D2"), filtered=False, gated=False, extra=Extra.RATIONALES),
     "heal": Arm(),
     "heal-shuffled": Arm(order=Order.SHUFFLED),
     "heal-reverse": Arm(order=Order.REVERSE),

@@ -13,17 +13,12 @@ from heal.method.arms import Arm
 from heal.method.pace import POOL_OF, POOLS, PoolCandidate, budget_tokens, schedule
 from heal.method.pure import Calibration, drop_scores, select
 from heal.prompts import Prompts, fill
-from heal.records import Example, Problem, PureScore, Selected, StagePlan, Trace
+from heal.records import Example, Origin, Problem, PureScore, Selected, StagePlan, Trace
 
 STAGE_NAMES = ("foundation", "bridge", "frontier")
 
 
-def unaided_candidates(correct: Iterable[Trace]) -> list[PoolCandidate]:
-    """D1: every correct unaided trace."""
-    return [PoolCandidate(t.key, t.problem_id, POOL_OF[t.origin], t.text) for t in correct]
-
-
-def assisted_candidates(
+def candidates(
     traces: Sequence[Trace],
     profiles: Mapping[str, PureScore],
     arm: Arm,
@@ -31,27 +26,33 @@ def assisted_candidates(
     seed: int,
     calibration: Calibration | None = None,
 ) -> list[PoolCandidate]:
-    """D2 or D3, one pool at a time: gated traces with PURE's score and decision.
+    """Usable traces as PACE sees them; PURE judges hinted and repaired ones, each set by itself.
 
     A trace that could not be scored is dropped: nothing speaks for it. An arm without PURE keeps
-    it all.
+    everything.
     """
-    scored = [profiles[t.key] for t in traces if t.key in profiles]
+    suspicion: dict[str, float] = {}
+    dropped: set[str] = set()
     kind = arm.selection or settings.selection
-    scores = drop_scores(scored, kind, settings, seed=seed, calibration=calibration)
-    dropped = select(scored, kind, settings, seed=seed, calibration=calibration)
-    return [
+    for origin in (Origin.HINTED, Origin.REPAIRED) if arm.filtered else ():
+        own = [t for t in traces if t.origin is origin]
+        scored = [profiles[t.key] for t in own if t.key in profiles]
+        suspicion |= drop_scores(scored, kind, settings, seed=seed, calibration=calibration)
+        dropped |= select(scored, kind, settings, seed=seed, calibration=calibration)
+        dropped |= {t.key for t in own if t.key not in profiles}
+    found = (
         PoolCandidate(
             trace=t.key,
             problem_id=t.problem_id,
             pool=POOL_OF[t.origin],
             text=t.text,
             parent=t.cut,
-            score=scores.get(t.key),
-            pure_dropped=arm.filtered and (t.key in dropped or t.key not in profiles),
+            score=suspicion.get(t.key),
+            pure_dropped=t.key in dropped,
         )
         for t in traces
-    ]
+    )
+    return [candidate for candidate in found if candidate.pool in arm.pools]
 
 
 def example(chosen: Selected, trace: Trace, problem: Problem, prompts: Prompts) -> Example:

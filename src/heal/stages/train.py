@@ -259,6 +259,7 @@ def _fit_and_save(
     from heal.stages.trainer import fit
 
     model, tokenizer = stage.opener.model(stage.source), stage.opener.tokenizer(stage.source)
+    _unmark_gguf(model)
     end_id = Renderer(tokenizer, settings.max_length).end_id
     places = {trace: i for i, trace in enumerate(stage.rendered)}
     losses: list[float] = []
@@ -278,6 +279,13 @@ def _fit_and_save(
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)
     return losses
+
+
+def _unmark_gguf(model: Any) -> None:
+    """Weights read from a GGUF are float32 by now, but transformers would not train them."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None and quantizer.quantization_config.quant_method == "gguf":
+        quantizer.remove_quantization_config(model)
 
 
 def _stop_at(model: Any, end_id: int) -> None:

@@ -35,7 +35,7 @@ class NativeModel:
         shape = (len(prompts), max(lengths))
         ids, positions = _padded(prompts, shape)
         keeper = _Sequences(self.body, shape, kept=True)
-        hidden = self.body.hidden(ids.to(self.device), positions.to(self.device), keeper)
+        hidden = self._hidden(ids, positions, keeper)
         last = torch.tensor([row * shape[1] + n - 1 for row, n in enumerate(lengths)])
         logits = self.body.logits(hidden[last.to(self.device)])
         k, v = torch.stack(keeper.k), torch.stack(keeper.v)
@@ -76,9 +76,7 @@ class NativeModel:
         main, twigs = max(map(len, mains)), max(map(len, branches))
         ids, positions = _tree_inputs(requests, mains, branches, main, twigs)
         attention = _Sequences(self.body, (len(requests), main), _tree_mask(requests, main, twigs))
-        hidden = self.body.hidden(
-            ids.flatten().to(self.device), positions.flatten().to(self.device), attention
-        )
+        hidden = self._hidden(ids, positions, attention)
         results = []
         for row, request in enumerate(requests):
             where, targets = _scored_positions(request, main)
@@ -88,6 +86,10 @@ class NativeModel:
             )
             results.append(assemble(request, *values, len(mains[row]) + len(branches[row])))
         return results
+
+    def _hidden(self, ids: Tensor, positions: Tensor, attention: "_Sequences") -> Tensor:
+        flat = ids.flatten().to(self.device), positions.flatten().to(self.device)
+        return self.body.hidden(*flat, attention)
 
 
 class _Sequences:
@@ -124,12 +126,12 @@ class _Sequences:
 
 
 def _padded(rows: Sequence[Sequence[int]], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Flat ids and positions of right-padded rows."""
+    """Ids and positions of right-padded rows."""
     ids = np.zeros(shape, dtype=np.int64)
     for index, row in enumerate(rows):
         ids[index, : len(row)] = row
-    positions = np.broadcast_to(np.arange(shape[1]), shape).ravel()
-    return torch.from_numpy(ids.ravel()), torch.from_numpy(positions.copy())
+    positions = np.broadcast_to(np.arange(shape[1]), shape)
+    return torch.from_numpy(ids), torch.from_numpy(positions.copy())
 
 
 def _tree_inputs(
@@ -141,7 +143,6 @@ def _tree_inputs(
 ) -> tuple[Tensor, Tensor]:
     ids, positions = _padded(mains, (len(mains), main))
     twig_ids, twig_positions = _padded(branches, (len(mains), twigs))
-    twig_positions = twig_positions.view(-1, twigs)
     for row, request in enumerate(requests):
         start = 0
         for probe in request.probes:
@@ -149,11 +150,7 @@ def _tree_inputs(
             end = start + len(probe.ids)
             twig_positions[row, start:end] = torch.arange(first, first + len(probe.ids))
             start = end
-    both = [(ids, twig_ids), (positions, twig_positions)]
-    tree_ids, tree_positions = (
-        torch.cat([a.view(-1, main), b.view(-1, twigs)], dim=1) for a, b in both
-    )
-    return tree_ids, tree_positions
+    return torch.cat([ids, twig_ids], dim=1), torch.cat([positions, twig_positions], dim=1)
 
 
 def _tree_mask(requests: Sequence[ScoreRequest], main: int, twigs: int) -> Tensor | None:
