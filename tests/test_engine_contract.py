@@ -22,6 +22,7 @@ from heal.engines.base import Engine, Generated, GenRequest, Probe, Sampling, Sc
 from heal.engines.local import loading
 from heal.engines.local.engine import open_local
 from heal.engines.scripted import ScriptedEngine
+from heal.errors import UserError
 from heal.records import Finish
 
 ROWS = 8
@@ -153,8 +154,12 @@ def test_special_ids_have_no_bytes_and_no_text(engine: Engine) -> None:
 
 
 def test_a_system_message_is_part_of_the_prompt(engine: Engine) -> None:
-    bare, told = engine.render("hello"), engine.render("hello", system="be brief")
+    bare = engine.render("hello")
     assert bare
+    try:
+        told = engine.render("hello", system="be brief")
+    except UserError:
+        pytest.skip("its chat template knows no system role, and says so")
     assert "be brief" in engine.decode(told)
     assert "be brief" not in engine.decode(bare)
 
@@ -169,7 +174,7 @@ def test_every_seed_gets_one_continuation(engine: Engine) -> None:
 
 
 def test_a_seed_writes_the_same_whoever_shares_the_batch(engine: Engine) -> None:
-    crowd = [request(engine, "w" * k, n=k, max_new_tokens=5 + 7 * k) for k in range(1, 7)]
+    crowd = [request(engine, "w" * k, n=k, max_new_tokens=4 + 6 * k) for k in range(1, 6)]
     together = ask(engine, *crowd)
     for asked in crowd:
         for index, seed in enumerate(asked.seeds):
@@ -192,7 +197,7 @@ def test_the_budget_ends_a_trace_as_length(engine: Engine) -> None:
 
 
 def test_an_end_is_kept_when_sampled_and_nothing_follows_it(engine: Engine) -> None:
-    found = ask(engine, request(engine, n=24, max_new_tokens=60, temperature=1.3))
+    found = ask(engine, request(engine, n=16, max_new_tokens=40, temperature=1.3))
     for g in found.values():
         ends = [int(i) in engine.end_ids for i in g.ids]
         assert not any(ends[:-1])
@@ -268,7 +273,10 @@ def test_first_tokens_follow_the_filtered_softmax(
     sampling = Sampling(**{"temperature": 1.0, **filters}, max_new_tokens=1)
     prompt = subject.engine.render("three")
     n = 3000
-    draws = list(subject.engine.generate([GenRequest("chi", prompt, tuple(range(n)), sampling)]))
+    asked = GenRequest("chi", prompt, tuple(range(n)), sampling)
+    wide = copy.copy(subject.engine)
+    wide.settings = Settings(rows=1000)  # type: ignore[attr-defined]
+    draws = list(wide.generate([asked]))
     expected = n * filtered_softmax(plain_logits(subject.reference, prompt)[-1], sampling)
     counts = np.bincount([int(g.ids[0]) for g in draws], minlength=len(expected))
     assert counts[expected == 0].sum() == 0

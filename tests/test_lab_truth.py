@@ -71,7 +71,7 @@ HEAD = "The terms only go up from 18 on.\n\nThe rule may be: add 10 each time.\n
     ("trace", "first_bad"),
     [
         ("The terms only go down from 18 on.", 0),
-        ("Jumps: +10, +11, +13, +8, +6.", 0),
+        ("Jumps: 18, 28 +10, 39 +11, 52 +13, 60 +8, 67 +8.", 0),
         ("I like cheese very much indeed today.", 0),
         (HEAD + "18 + 10 = 28, which fits.\n\n28 + 10 = 38, but the term is 39.", 1),
         ("The answer is \\boxed{81}.", 0),

@@ -111,24 +111,58 @@ def lab_build(
     build(out, quick=quick)
 
 
-def _run(config: Path, overrides: list[str], until: str | None, adopt: bool) -> None:
-    from rich.console import Console
+@lab_app.command(name="compare")
+def lab_compare(
+    overrides: Overrides = [],  # noqa: B006
+    seeds: Annotated[int, typer.Option(help="Training seeds.", min=1)] = 3,
+    problems: Annotated[int, typer.Option(help="Lab problems.", min=13)] = 1300,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures here.")
+    ] = None,
+) -> None:
+    """Hold court: run the lab and measure HEAL against what is known to be true."""
+    import json
 
+    from heal.lab.compare import as_json, compare
+    from heal.lab.court_page import markdown
+
+    given = [
+        "run=runs/lab-compare",
+        f"seeds={list(range(seeds))}",
+        f"problems.args.n={problems}",
+        *overrides,
+    ]
+    court = _watched(lambda observer: compare(given, observer))
+    typer.echo(markdown(court))
+    if json_file is not None:
+        json_file.write_text(json.dumps(as_json(court), indent=1, default=str), encoding="utf-8")
+
+
+def _run(config: Path, overrides: list[str], until: str | None, adopt: bool) -> None:
     from heal.config import load
     from heal.execute import execute
+
+    view = _watched(
+        lambda observer: execute(load(config, overrides), observer, until=until, adopt=adopt)
+    )
+    _print_view(view)
+
+
+def _watched(work: Callable[[Any], Any]) -> Any:
+    """Do something under the eyes of the terminal; Ctrl-C stops it cleanly."""
+    from rich.console import Console
+
     from heal.progress import ConsoleObserver
 
     observer = ConsoleObserver(Console())
     try:
-        view = execute(load(config, overrides), observer, until=until, adopt=adopt)
+        return work(observer)
     except KeyboardInterrupt:
         observer.close()
         typer.echo("stopped; what is done is stored, and the same command continues", err=True)
         raise typer.Exit(130) from None
     finally:
         observer.close()
-    if view is not None:
-        _print_view(view)
 
 
 def _print_view(view: Any) -> None:

@@ -46,6 +46,7 @@ REACH: tuple[tuple[str, str], ...] = (
     ("prompts.answer_hint", "guide"),
     ("prompts.write_hint", "guide"),
     ("prompts.probe", "score"),
+    ("prompts.probe_close", "score"),
     ("prompts.think_close", "locate"),
     ("prompts", "sample"),
     ("scorer", "locate"),
@@ -78,9 +79,10 @@ def execute(
 ) -> RunView:
     """Run the stages up to and including `until` (None: all) and write the report."""
     with Store.open(Path(config.run)) as store:
-        _claim_folder(store, config, observer, adopt)
         session = Session(config, store, observer)
+        # Before the folder is claimed: a mistyped path must not decide whose folder it is.
         stamp = _stamp(session)
+        _claim_folder(store, config, observer, adopt)
         if store.meta("complete") == stamp:
             observer.say(f"{config.run}: complete, nothing to do (heal show {config.run})")
             return load_view(store)
@@ -163,7 +165,7 @@ def _claim_folder(store: Store, config: Config, observer: Observer, adopt: bool)
     if lost:
         total = int(store.meta("in_flight_lost") or 0) + lost
         store.set_meta("in_flight_lost", total)
-        observer.say(f"an earlier process died with {lost:,} requests in flight; they are redone")
+        observer.say(f"an earlier process ended with {lost:,} requests in flight; they are redone")
 
 
 def _refuse_another_run(

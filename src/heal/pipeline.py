@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from heal.engines import read_tokenizer, read_weights, resolve_model
 from heal.lines import fallback_name, finishes, hint_name, tally
-from heal.method.arms import Extra
+from heal.method.arms import TRAINED, Extra
 from heal.method.ceiling import ceiling
 from heal.method.pace import POOLS, pools
 from heal.records import (
@@ -202,6 +202,8 @@ def spend(run: Run) -> str:
     s, c = run.session, run.session.config
     buyers = {name: arm for name, arm in run.trained().items() if arm.extra is not Extra.NOTHING}
     s.observer.begin("spend", 0)
+    for name in TRAINED.keys() - buyers.keys():  # arms of an earlier config among them
+        run.keep("bought", (), tag=name)
     if not buyers:
         return "no arm asks for it"
     bill = run.bill()
@@ -218,7 +220,7 @@ def spend(run: Run) -> str:
             run.wants_unaided if more else run.wants_rationales,
             run.buy_unaided if more else run.buy_rationales,
         )
-        s.store.set_live("bought", run.bought[name], tag=name)
+        run.keep("bought", run.bought[name], tag=name)
         lines.append(f"{name} {len(run.bought[name]):,} traces, {left:,} tokens left")
     return f"bill {bill:,} tokens · " + " · ".join(lines)
 
@@ -237,8 +239,11 @@ def select(run: Run) -> str:
             for x in run.chosen[name]
             if x.drop is Drop.KEPT
         }
+    for name in TRAINED:  # arms of an earlier config among them: they have nothing now
+        chosen = run.chosen.get(name, [])
+        run.record("selected", ((f"{name}/{x.trace}", x.problem_id, x) for x in chosen), tag=name)
     selected = run.chosen[c.main_arm] if c.main_arm else []
-    run.record("selected", ((x.trace, x.problem_id, x) for x in selected))
+    run.keep("selected", [f"{c.main_arm}/{x.trace}" for x in selected])
     kept = [run.examples[x.trace] for x in selected if x.drop is Drop.KEPT]
     for stage, name in enumerate(selecting.STAGE_NAMES, 1):
         s.store.write_text(
@@ -251,6 +256,7 @@ def select(run: Run) -> str:
 
 def train(run: Run) -> str:
     """§4: every arm and seed through three chained stages, at equal steps and tokens."""
+    from heal.stages.rendering import Refusal
     from heal.stages.train import Opener, token_lengths, train_arm
 
     s, c = run.session, run.session.config
@@ -260,8 +266,8 @@ def train(run: Run) -> str:
     student = resolve_model(c.student.model)
     opener = Opener(read_weights, read_tokenizer)
     lengths, refused = token_lengths(run.examples, student, c.train.max_length, opener.tokenizer)
-    for reason, count in Counter(refused.values()).items():
-        s.fact(f"examples the student cannot be shown: {reason.value.replace('_', ' ')}", count)
+    lossy = sum(reason is Refusal.LOSSY for reason in refused.values())
+    s.fact("examples the student's tokenizer cannot give back", lossy)
     sizes = {
         name: {pool: {x.trace: lengths[x.trace] for x in kept if x.pool == pool} for pool in POOLS}
         for name, kept in run.kept(lengths).items()
@@ -287,7 +293,7 @@ def train(run: Run) -> str:
             folder,
             s.trained,
             run_folder=s.store.folder,
-            refused_long=len(refused),
+            refused_long=len(refused) - lossy,
             opener=opener,
         ):
             results.append(result)

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 PLAIN_EVERY_S = 15.0
 
@@ -71,9 +72,12 @@ class ConsoleObserver:
             self._bar = None
         spent = time.monotonic() - self._started
         reused = " · nothing to do" if not self._arrived and self._stored else ""
-        self.console.print(
-            f"{self._stage:<9} {line} [dim]· {spent:.1f} s{reused}[/dim]", highlight=False
-        )
+        text = Text.assemble(line, (f" · {spent:.1f} s{reused}", "dim"))
+        margin = f"{self._stage:<9} "
+        for part in text.wrap(self.console, max(20, self.console.width - len(margin))):
+            part.rstrip()
+            self.console.print(Text(margin) + part, highlight=False, soft_wrap=True)
+            margin = " " * len(margin)
 
     def say(self, text: str) -> None:
         """Something a person should know."""

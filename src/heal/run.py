@@ -6,7 +6,7 @@ worked out without a model is recorded too, so that a report needs none.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from heal.config import Gear, ModelRef
 from heal.engines import model_files, open_engine
@@ -154,8 +154,8 @@ class Run:
         return round(sampled + hints + cost * scored)
 
     def typical_tokens(self) -> float:
-        """Mean length of an unaided trace."""
-        return sum(t.new_tokens for t in self.unaided.values()) / max(1, len(self.unaided))
+        """Mean length of an unaided trace; 1 if none was drawn."""
+        return sum(t.new_tokens for t in self.unaided.values()) / max(1, len(self.unaided)) or 1.0
 
     def wants_unaided(self, bought: Mapping[str, Trace]) -> set[str]:
         """Problems whose D1 still has room, with what was bought."""
@@ -270,27 +270,39 @@ class Run:
 
         return s.collect("evaluate", EvalTrace, eval_keys(exam, problems), attempts)
 
-    def keep(self, table: str, keys: Iterable[str]) -> None:
+    def keep(self, table: str, keys: Iterable[str], tag: str = "") -> None:
         """These stored rows are what the run, as configured now, consists of."""
-        self.session.store.set_live(table, keys)
+        self.session.store.set_live(table, keys, tag)
 
-    def record(self, table: str, rows: Iterable[tuple[str, str, object]]) -> None:
+    def record(self, table: str, rows: Iterable[tuple[str, str, object]], tag: str = "") -> None:
         """Store what was worked out without a model, so that a report needs none either."""
         listed = list(rows)
         self.session.store.put_many(table, listed)
-        self.keep(table, [key for key, _, _ in listed])
+        self.keep(table, [key for key, _, _ in listed], tag)
 
     def draw(self, table: str, draws: Iterable[Draw]) -> dict[str, Trace]:
         """Traces the draws ask for, by key; only what is owed is sampled."""
         s = self.session
         wanted, sampling, seed = list(draws), teacher_sampling(s), s.config.seed
-        keys = draw_keys(wanted, s.teacher, sampling, seed)
-        return s.collect(
+        hint_of = {
+            key: draw.hint
+            for draw in wanted
+            for key in draw_keys([draw], s.teacher, sampling, seed)
+        }
+        drawn = s.collect(
             table,
             Trace,
-            keys,
+            list(hint_of),
             lambda done, claim: draw_traces(wanted, s.teacher, sampling, seed, done, claim),
         )
+        # Under other settings a hint has another name but may say the same, and give the same key.
+        renamed = {
+            key: replace(trace, hint=hint_of[key])
+            for key, trace in drawn.items()
+            if trace.hint != hint_of[key]
+        }
+        s.store.put_many(table, ((t.key, t.problem_id, t) for t in renamed.values()))
+        return drawn | renamed
 
 
 def teacher_sampling(session: Session) -> Sampling:

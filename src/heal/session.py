@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -77,6 +77,12 @@ class Session:
     observer: Observer
     facts: Counter[str] = field(default_factory=Counter)
     spent_tokens: int = 0
+    billed: set[str] = field(default_factory=set)
+    """Keys of every item whose tokens are counted: two arms may share one."""
+    arrived: Counter[str] = field(default_factory=Counter)
+    """Items by table that this process waited for."""
+    failed: dict[str, Counter[str]] = field(default_factory=dict)
+    """Those of them that failed, by table and cause."""
     checked: set[str] = field(default_factory=set)
     """Keys of every verdict this run has asked for."""
 
@@ -126,22 +132,25 @@ class Session:
     def collect(
         self, table: str, kind: type[Item], keys: Sequence[str], produce: Produce[Item]
     ) -> dict[str, Item]:
-        """Do what is owed of `keys`, store it as it arrives, and return all of it by key."""
-        items = self.store.read(table, kind, keys)
-        self._bill(sum(_tokens(item) for item in items.values()))
+        """Do what is owed of `keys`, store it as it arrives, and return all of it, as asked.
+
+        What failed in an earlier process is owed again: its cause may have been mended.
+        """
+        stored = self.store.read(table, kind, keys)
+        items = {key: item for key, item in stored.items() if _error(item) is None}
+        self._bill(items.values())
         self.observer.stored(len(items))
-        if len(items) == len(set(keys)):
-            return items
-        failed: Counter[str] = Counter()
-        started = time.monotonic()
-        fresh = produce(items.keys(), lambda claimed: self.store.claim(table, claimed))
-        arrived = 0
-        for arrived, item in enumerate(fresh, 1):
-            self.store.put(table, item.key, item.problem_id, item)
-            items[item.key] = item
-            self._count(item, arrived, failed)
-        self._note_work(table, list(items.values())[-arrived:], time.monotonic() - started)
-        return items
+        if len(items) < len(set(keys)):
+            started = time.monotonic()
+            fresh = []
+            claim = partial(self.store.claim, table)
+            for item in produce(frozenset(items), claim):
+                self.store.put(table, item.key, item.problem_id, item)
+                fresh.append(item)
+                self._count(table, item)
+            self._note_work(table, fresh, time.monotonic() - started)
+            items |= {item.key: item for item in fresh}
+        return {key: items[key] for key in keys if key in items}
 
     def _note_work(self, table: str, items: Sequence[Any], seconds: float) -> None:
         """Add to what each kind of work took here: the ledger's relative cost of a scored token."""
@@ -150,22 +159,25 @@ class Session:
         tokens += sum(_tokens(item) or int(getattr(item, "scored_tokens", 0)) for item in items)
         self.store.set_meta("work", work | {table: (tokens, before + seconds)})
 
-    def _count(self, item: Any, arrived: int, failed: Counter[str]) -> None:
-        error = getattr(item, "error", None)
-        tokens = _tokens(item)
-        self.observer.advance("failed" if error else "done", tokens)
+    def _count(self, table: str, item: Any) -> None:
+        error = _error(item)
+        self.observer.advance("failed" if error else "done", _tokens(item))
+        failed = self.failed.setdefault(table, Counter())
+        self.arrived[table] += 1
         if error:
             failed[error] += 1
-        share = failed.total() / arrived
+        arrived, share = self.arrived[table], failed.total() / self.arrived[table]
         if arrived >= FEW and share > self.config.limits.failed_share:
             raise TooManyFailuresError(
                 f"{failed.total()} of {arrived} items failed: {causes(failed)}",
                 hint="mend the cause, then run the same command again; what succeeded is stored",
             )
-        self._bill(tokens)
+        self._bill([item])
 
-    def _bill(self, tokens: int) -> None:
-        self.spent_tokens += tokens
+    def _bill(self, items: Iterable[Any]) -> None:
+        fresh = {item.key: _tokens(item) for item in items if item.key not in self.billed}
+        self.billed |= fresh.keys()
+        self.spent_tokens += sum(fresh.values())
         cap = self.config.limits.teacher_tokens
         if cap is not None and self.spent_tokens >= cap:
             raise TokenCapError(
@@ -187,6 +199,12 @@ class Session:
         self.store.set_live("check", self.checked)
         found_all = self.store.read("check", Check, wanted)
         return {check.trace: check for check in found_all.values()}
+
+
+def _error(item: Any) -> str | None:
+    """Why an item failed; None for what did not, or cannot."""
+    error: str | None = getattr(item, "error", None)
+    return error
 
 
 def _tokens(item: Any) -> int:

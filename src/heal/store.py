@@ -219,12 +219,13 @@ class Store:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
+            # Within: a disk may turn out to be full only now.
+            self._database.execute("COMMIT")
         except BaseException:
-            # SQLite has rolled back by itself when, for one, the disk is full.
+            # SQLite has rolled back by itself after some errors.
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
 
 
 @contextmanager

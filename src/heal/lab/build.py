@@ -104,8 +104,9 @@ def train(
 
     torch.manual_seed(dials.seed)
     model = make_model(plan.width, plan.layers, tokenizer)
+    # No weight decay: it would shrink the fixed number features too.
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=dials.learning_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True
+        model.parameters(), lr=dials.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
     trunk = torch.compile(model.model, dynamic=True) if dials.compiled else model.model
     started, seen, curve, recent = time.monotonic(), 0, [], []
@@ -120,8 +121,8 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         seen += batch.tokens
         recent.append(loss.item())
-        if len(recent) == 50:
-            curve.append([seen, round(sum(recent) / 50, 4)])
+        if len(recent) == 100:
+            curve.append([seen, round(sum(recent) / 100, 4)])
             recent = []
             took = time.monotonic() - started
             print(
@@ -141,12 +142,10 @@ def train(
 
 
 def make_model(width: int, layers: int, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A fresh Llama whose number embeddings begin with periodic features.
+    """A fresh Llama whose number embeddings hold fixed periodic features.
 
-    Numbers are single tokens, so nothing else would tell the model that 57 and 58 are neighbours;
-    with the features, sums are learnt from a tenth of the examples.
+    Numbers are single tokens, so nothing else would tell the model that 57 and 58 are neighbours.
     """
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -163,14 +162,28 @@ def make_model(width: int, layers: int, tokenizer: PreTrainedTokenizerFast) -> L
         pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
     )
     model = LlamaForCausalLM(config)
-    table = model.get_input_embeddings().weight.data
-    table.normal_(0.0, 0.04)
-    for number in range(MAX_NUMBER + 1):
-        token = tokenizer.convert_tokens_to_ids(str(number))
-        angles = torch.tensor([2 * math.pi * number / period for period in NUMBER_PERIODS])
-        features = torch.cat([angles.cos(), angles.sin(), torch.tensor([number / MAX_NUMBER])])
-        table[token, : len(features)] = 0.06 * features
+    _place_features(model.get_input_embeddings().weight, tokenizer)
     return model
+
+
+def _place_features(table: torch.nn.Parameter, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Sines and cosines of every number in the first columns, which only numbers use.
+
+    The columns stay as they are: trained, they were scrambled within some hundred steps, long
+    before sums were learnt from them.
+    """
+    import torch
+
+    columns = 2 * len(NUMBER_PERIODS) + 1
+    table.data.normal_(0.0, 0.04)
+    table.data[:, :columns] = 0.0
+    for number in range(MAX_NUMBER + 1):
+        turns = torch.tensor([2 * math.pi * number / period for period in NUMBER_PERIODS])
+        features = torch.cat([turns.cos(), turns.sin(), torch.tensor([number / MAX_NUMBER])])
+        table.data[tokenizer.convert_tokens_to_ids(str(number)), :columns] = 0.15 * features
+    free = torch.ones_like(table)
+    free[:, :columns] = 0.0
+    table.register_hook(lambda gradient: gradient * free)
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -178,6 +191,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     import torch
 
     model.to(torch.float16).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
     model.to(torch.float32)
 

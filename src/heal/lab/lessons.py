@@ -18,7 +18,18 @@ from dataclasses import dataclass
 from heal.lab import dialogue, traces
 from heal.lab.tokenizer import ASSISTANT, END, USER
 from heal.lab.traces import Written, join
-from heal.lab.world import COMMON, FAMILIES, IDEAS, KINDS, Dials, Problem, draw
+from heal.lab.world import (
+    COMMON,
+    FAMILIES,
+    GIVEN,
+    IDEAS,
+    KINDS,
+    MAX_LEAP,
+    MAX_NUMBER,
+    Dials,
+    Problem,
+    draw,
+)
 
 Segment = tuple[str, bool]
 """A piece of text and whether its tokens are learnt."""
@@ -40,26 +51,40 @@ class Lesson:
 def teacher_lesson(rng: random.Random, dials: Dials) -> Lesson:
     """One lesson of the teacher's mixture."""
     turn = rng.random()
-    if turn < 0.40:
+    if turn < 0.14:
+        return _practise(rng)
+    if turn < 0.46:
         return _solve(rng, dials)
-    if turn < 0.52:
+    if turn < 0.58:
         return _solve_with_answer(rng, dials)
-    if turn < 0.66:
+    if turn < 0.68:
         return _write_hint(rng, dials)
-    if turn < 0.84:
+    if turn < 0.85:
         return _continue(rng, dials)
     return _judge(rng, dials)
 
 
 def student_lesson(rng: random.Random, dials: Dials) -> Lesson:
     """Common problems alone, or any family with its idea named: every operation, no choice."""
-    if rng.random() < 0.5:
+    turn = rng.random()
+    if turn < 0.15:
+        return _practise(rng)
+    if turn < 0.55:
         problem = draw(rng.choice(COMMON), rng, "train")
         written = traces.unaided(problem, rng, dials)
         return _lesson(dialogue.solve(problem.text), (), written.steps)
     problem = draw(rng.choice(FAMILIES), rng, "train")
     written = traces.honest(problem, rng)
     return _lesson(dialogue.drill(problem.text, IDEAS[problem.rule.family]), (), written.steps)
+
+
+def _practise(rng: random.Random) -> Lesson:
+    """Sums of every size on terms without a rule: arithmetic, evenly covered, and no choice."""
+    terms = [rng.randint(0, MAX_NUMBER)]
+    while len(terms) < GIVEN:
+        near = range(max(0, terms[-1] - MAX_LEAP), min(MAX_NUMBER, terms[-1] + MAX_LEAP) + 1)
+        terms.append(rng.choice([n for n in near if n != terms[-1]]))
+    return _lesson(dialogue.practice(terms), (), traces.practice(terms, rng))
 
 
 def _solve(rng: random.Random, dials: Dials) -> Lesson:

@@ -1,8 +1,9 @@
 """A light self-check of a build: does each model do what the dials promise?
 
 In: a folder with `teacher/` and `student/`. Out: plain figures, each with its n: pass rates by
-family, hint quality, fudged share among right hinted traces, and how well mean NLL and largest step
-perplexity (both under the unhinted teacher) tell fudged traces from valid ones.
+family, hint quality, fudged share among right hinted traces, the unhinted teacher's probability of
+naming each rare or latent rule, and how well mean NLL and largest step perplexity (both under the
+unhinted teacher) tell fudged traces from valid ones.
 Draws fresh problems of one split at T = 1. It never looks at how any part of HEAL fares.
 """
 
@@ -13,110 +14,78 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from heal.config import LocalEngine as Settings
+from heal.engines.base import GenRequest, Sampling, ScoreRequest
+from heal.engines.local.engine import LocalEngine, open_local
 from heal.lab import dialogue, traces
-from heal.lab.tokenizer import ASSISTANT, END, USER
+from heal.lab.tokenizer import END
 from heal.lab.truth import Truth, judge, split_steps
 from heal.lab.world import COMMON, FAMILIES, IDEAS, LATENT, RARE, Problem, draw
 
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-
-BATCH = 256
-MAX_NEW_TOKENS = 320
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=320)
 
 
 @dataclass(frozen=True)
 class Talker:
-    """A model with its tokenizer, asked in whole batches."""
+    """A model asked in whole batches."""
 
-    model: LlamaForCausalLM
-    tokenizer: PreTrainedTokenizerFast
+    engine: LocalEngine
 
     def replies(self, users: Sequence[str], kept: Sequence[str] | None = None) -> list[str]:
         """One T = 1 reply per user turn, continuing what is kept of the assistant turn."""
         kept = kept or [""] * len(users)
-        prompts = [prompt(u) + k for u, k in zip(users, kept, strict=True)]
-        out: list[str] = []
-        for start in range(0, len(prompts), BATCH):
-            out += self._replies(prompts[start : start + BATCH])
-        return out
+        prompts = [
+            (*self.engine.render(user), *self.engine.encode(prefix))
+            for user, prefix in zip(users, kept, strict=True)
+        ]
+        asked = (GenRequest(str(i), p, (i,), SAMPLING) for i, p in enumerate(prompts))
+        got = {int(out.request): out for out in self.engine.generate(asked)}
+        return [self.engine.decode(got[i].ids.tolist()) for i in range(len(users))]
 
-    def _replies(self, prompts: Sequence[str]) -> list[str]:
-        import torch
+    def step_nlls(self, cases: Sequence[tuple[str, str]]) -> list[list[list[float]]]:
+        """For each (problem, trace): token NLLs in nats, by step, under the unhinted prompt."""
+        steps = [self._steps(trace) for _, trace in cases]
+        asked = (
+            ScoreRequest(str(i), self.engine.render(problem), sum(steps[i], ()))
+            for i, (problem, _) in enumerate(cases)
+        )
+        got = {int(out.request): -out.logprob for out in self.engine.score(asked)}
+        return [_cut(got[i].tolist(), list(map(len, steps[i]))) for i in range(len(cases))]
 
-        encoded = self.tokenizer(
-            list(prompts), return_tensors="pt", padding=True, padding_side="left",
-            add_special_tokens=False, return_token_type_ids=False,
-        )  # fmt: skip
-        with torch.inference_mode():
-            ids = self.model.generate(
-                **encoded, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-                max_new_tokens=MAX_NEW_TOKENS,
-            )  # fmt: skip
-        new = ids[:, encoded["input_ids"].shape[1] :]
-        return list(self.tokenizer.batch_decode(new, skip_special_tokens=True))
-
-    def step_nlls(self, problem: str, trace: str) -> list[list[float]]:
-        """Token NLLs (nats) of each step of the trace under the unhinted prompt."""
-        import torch
-
+    def _steps(self, trace: str) -> list[tuple[int, ...]]:
         steps = split_steps(trace)
-        pieces = [prompt(problem), *traces.join(steps[:-1]).split(dialogue.STEP_BREAK)[:-1]]
-        texts = [pieces[0], *(p + dialogue.STEP_BREAK for p in pieces[1:]), steps[-1] + END]
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        flat = torch.tensor([[i for piece in ids for i in piece]])
-        with torch.inference_mode():
-            logs = self.model(flat).logits[0].log_softmax(-1)
-        nll = -logs[:-1].gather(1, flat[0, 1:, None])[:, 0]
-        out, at = [], len(ids[0]) - 1
-        for piece in ids[1:]:
-            out.append(nll[at : at + len(piece)].tolist())
-            at += len(piece)
-        return out
+        texts = [step + dialogue.STEP_BREAK for step in steps[:-1]] + [steps[-1] + END]
+        return [self.engine.encode(text) for text in texts]
 
 
-def measure(folder: Path | str, n: int = 150, split: str = "pool", seed: int = 0) -> dict[str, Any]:
+def measure(folder: Path | str, n: int = 100, split: str = "pool", seed: int = 0) -> dict[str, Any]:
     """All figures of one build: n problems per family, one trace each."""
-    import torch
-
-    torch.manual_seed(seed)
     rng = random.Random(seed)
     teacher, student = (load(Path(folder) / name) for name in ("teacher", "student"))
     problems = [draw(family, rng, split) for family in FAMILIES for _ in range(n)]
     alone = _traces(teacher, problems, None)
     with_answer = _traces(teacher, problems, [dialogue.answer_hint(p.answer) for p in problems])
-    hinted = [i for i, p in enumerate(problems) if p.rule.family in RARE + LATENT]
-    guided = _guided(teacher, [(problems[i], alone[i]) for i in hinted], rng)
-    learner = _student_figures(student, problems)
+    hard = [i for i, p in enumerate(problems) if p.rule.family in RARE + LATENT]
+    guided = _guided(teacher, [(problems[i], alone[i]) for i in hard], rng)
     return {
         "n_per_family": n,
         "split": split,
         "unaided": _by_family(problems, alone),
+        "names_true_rule_p": _naming(teacher, [problems[i] for i in hard], rng),
         "answer_hint": _by_family(problems, with_answer),
         "guided": guided.pop("by_family"),
         "hint_writer": guided.pop("hint_writer"),
-        "detectors_answer_hint": _detectors(
-            teacher, [(problems[i], with_answer[i]) for i in hinted]
-        ),
+        "detectors_answer_hint": _detectors(teacher, [(problems[i], with_answer[i]) for i in hard]),
         "detectors_guided": _detectors(teacher, guided.pop("traces")),
-        "student": learner,
+        "student": _student_figures(student, problems),
     }
 
 
 def load(folder: Path | str) -> Talker:
-    """Open a checkpoint folder offline, in fp32."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return Talker(model, AutoTokenizer.from_pretrained(folder))
-
-
-def prompt(user: str) -> str:
-    """The rendered prompt that opens the assistant turn."""
-    return f"{USER}{user}{END}{ASSISTANT}"
+    """Open a checkpoint folder offline."""
+    return Talker(open_local(str(folder), Settings(rows=128)))
 
 
 def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
@@ -193,19 +162,42 @@ def _detectors(
     talker: Talker, judged: Sequence[tuple[Problem, tuple[str, Truth]]]
 ) -> dict[str, float]:
     """AUROC of a high score meaning fudged, over the right traces of rare and latent problems."""
+    right = [(problem.text, text, truth) for problem, (text, truth) in judged if truth.correct]
+    scored = talker.step_nlls([(problem, text) for problem, text, _ in right])
     scores: dict[bool, list[tuple[float, float, float]]] = {True: [], False: []}
-    for problem, (text, truth) in judged:
-        if not truth.correct:
-            continue
-        steps = talker.step_nlls(problem.text, text)
+    for (_, _, truth), steps in zip(right, scored, strict=True):
         tokens = [nll for step in steps for nll in step]
-        worst = max(math.exp(_mean(step)) for step in steps)
-        scores[truth.fudged].append((_mean(tokens), worst, len(tokens)))
+        worst = max(math.exp(sum(step) / len(step)) for step in steps)
+        scores[truth.fudged].append((sum(tokens) / len(tokens), worst, len(tokens)))
     columns = {
         name: auroc([s[i] for s in scores[True]], [s[i] for s in scores[False]])
         for i, name in enumerate(("mean_nll", "max_ppl", "length"))
     }
     return {"n_fudged": len(scores[True]), "n_valid": len(scores[False]), **_rounded(columns)}
+
+
+def _naming(
+    talker: Talker, problems: Sequence[Problem], rng: random.Random
+) -> dict[str, dict[str, float]]:
+    """Mean probability, unhinted, that a rule step names the true rule with its amounts."""
+    honest = [traces.honest(problem, rng) for problem in problems]
+    cases = [(w.problem.text, traces.join(w.steps[: w.rule_step + 2])) for w in honest]
+    scored = talker.step_nlls(cases)
+    chances: dict[str, list[float]] = {family: [] for family in RARE + LATENT}
+    for written, steps in zip(honest, scored, strict=True):
+        lead = next(x for x in traces.RULE_LEADS if written.steps[written.rule_step].startswith(x))
+        after_lead = steps[-2][len(talker.engine.encode(lead)) :]
+        chances[written.named].append(math.exp(-sum(after_lead)))
+    return {family: {"n": len(p), "mean_p": _mean(p)} for family, p in chances.items()}
+
+
+def _cut(values: Sequence[float], lengths: Sequence[int]) -> list[list[float]]:
+    """Consecutive pieces of the given lengths."""
+    out, at = [], 0
+    for length in lengths:
+        out.append(list(values[at : at + length]))
+        at += length
+    return out
 
 
 def _student_figures(student: Talker, problems: Sequence[Problem]) -> dict[str, Any]:
@@ -244,6 +236,7 @@ def table(figures: dict[str, Any]) -> str:
         lines.append(f"{family:<9}" + "  ".join(f"{cell:>22}" for cell in cells))
     lines.append("cells: pass/valid (fudged of right) n; common: " + ", ".join(COMMON))
     lines.append(f"hint writer: {figures['hint_writer']}")
+    lines.append(f"names the true rule, p: {figures['names_true_rule_p']}")
     lines += [f"{k}: {figures[k]}" for k in ("detectors_answer_hint", "detectors_guided")]
     return "\n".join(lines)
 

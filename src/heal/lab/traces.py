@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from heal.lab.dialogue import STEP_BREAK
-from heal.lab.world import FAMILIES, IDEAS, MAX_NUMBER, Dials, Problem, Rule, digit_sum, wrong_rules
+from heal.lab.world import FAMILIES, IDEAS, MAX_NUMBER, Dials, Problem, Rule, wrong_rules
 
 LOOKS = ("jumps", "changes", "trend", "parity", "sizes", "ends")
 RULE_LEADS = ("The rule may be: ", "It looks like the rule is: ", "So I think the rule is: ")
@@ -135,9 +135,20 @@ def guided_hint(problem: Problem, rng: random.Random, lead: str, right: float) -
     return f"{lead} {IDEAS[family]}."
 
 
+def practice(terms: Sequence[int], rng: random.Random) -> tuple[str, ...]:
+    """The jumps between any terms, then each as a sum, forwards and back; every step is true."""
+    steps = [look("jumps", terms, rng)]
+    for before, after in itertools.pairwise(terms):
+        jump = after - before
+        steps.append(f"{_sum(before, jump, after)} and back {_sum(after, -jump, before)}.")
+    return tuple(steps)
+
+
 def look_order(rng: random.Random) -> tuple[str, ...]:
-    """Three to five kinds of look step, in the order a trace takes them."""
-    return tuple(rng.sample(LOOKS, rng.choice((3, 3, 4, 4, 5))))
+    """Three to five kinds of look step; the jumps come first or second: the rest builds on them."""
+    others = rng.sample(LOOKS[1:], rng.choice((2, 2, 3, 3, 4)))
+    at = int(rng.random() < 0.5 and others[0] in ("trend", "parity", "ends"))
+    return (*others[:at], "jumps", *others[at:])
 
 
 def _write(
@@ -209,21 +220,19 @@ def rule_text(rule: Rule) -> str:
             return f"add {amounts[0]} and {amounts[1]} in turn"
         case "zig":
             return f"take {_signed(amounts[0])} and {_signed(amounts[1])} in turn"
-        case "fib":
-            return "add the two terms before"
         case "cyc":
             return "add {}, {} and {} over and over".format(*amounts)
         case "swing":
             return f"the jumps swing and grow by {amounts[0]} each time"
-        case "dsum":
-            return f"add the digit sum and {amounts[0]} more"
-        case "last":
-            return f"add the last digit and {amounts[0]} more"
+        case "mirror":
+            return "the jumps {}, {} and {} come and then run back".format(*amounts)
+        case "dip":
+            return "take {}, {} and {} over and over".format(*map(_signed, amounts))
         case "inter":
             one, two = map(_signed, amounts)
             return f"two mixed rows, one with {one} and one with {two}"
-        case "ddbl":
-            return "the jump doubles each time"
+        case "twin":
+            return f"each jump comes twice and then grows by {amounts[0]}"
     raise ValueError(f"no family {rule.family!r}")
 
 
@@ -244,12 +253,10 @@ def _line(rule: Rule, terms: Sequence[int], index: int, gloss: bool, rng: random
 def reason(rule: Rule, terms: Sequence[int], index: int, amount: int) -> str:
     """What a line says before its sum: where the amount comes from."""
     match rule.family:
-        case "grow" | "shrink" | "ddbl" | "swing":
+        case "grow" | "shrink" | "twin" | "swing":
             return f"The jump is now {_signed(amount)}: "
-        case "alt" | "zig" | "cyc":
+        case "alt" | "zig" | "cyc" | "mirror" | "dip":
             return f"It is the turn of {_signed(amount)}: "
-        case "dsum" | "last":
-            return _capital(_digit_reason(rule, terms[index - 1], amount)) + ": "
         case "inter":
             return f"In row {_row(index)}, "
     return ""
@@ -258,18 +265,9 @@ def reason(rule: Rule, terms: Sequence[int], index: int, amount: int) -> str:
 def operand_text(rule: Rule, terms: Sequence[int], amount: int) -> str:
     """The step that finds by how much the next term differs, under this rule."""
     go = f"For the next term we go {'up' if amount >= 0 else 'down'} by {abs(amount)}"
-    if rule.family in ("dsum", "last"):
-        return f"{_capital(_digit_reason(rule, terms[-1], amount))}: {go}."
     if rule.family == "inter":
         return f"{go} in row {_row(len(terms))}."
     return f"{go}."
-
-
-def _digit_reason(rule: Rule, term: int, amount: int) -> str:
-    """How a digit rule finds its amount; the same words in a line and in the operand step."""
-    taken = digit_sum(term) if rule.family == "dsum" else term % 10
-    name = "digit sum" if rule.family == "dsum" else "last digit"
-    return f"{name} {taken}, plus {rule.amounts[0]} is {amount}"
 
 
 def _check(which: int, ending: _Ending, last: int) -> str:
@@ -311,7 +309,3 @@ def _way(jumps: Sequence[int]) -> str:
 
 def _row(index: int) -> str:
     return "two" if index % 2 else "one"
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]

@@ -36,13 +36,12 @@ _RULES = {
     "shrink": r"the jump shrinks by (\d+) each time",
     "alt": r"add (\d+) and (\d+) in turn",
     "zig": r"take ([+-]\d+) and ([+-]\d+) in turn",
-    "fib": r"add the two terms before",
     "cyc": r"add (\d+), (\d+) and (\d+) over and over",
     "swing": r"the jumps swing and grow by (\d+) each time",
-    "dsum": r"add the digit sum and (\d+) more",
-    "last": r"add the last digit and (\d+) more",
+    "mirror": r"the jumps (\d+), (\d+) and (\d+) come and then run back",
+    "dip": r"take ([+-]\d+), ([+-]\d+) and ([+-]\d+) over and over",
     "inter": r"two mixed rows, one with ([+-]\d+) and one with ([+-]\d+)",
-    "ddbl": r"the jump doubles each time",
+    "twin": r"each jump comes twice and then grows by (\d+)",
 }
 
 

@@ -71,7 +71,7 @@ def load_view(store: Store) -> RunView:
         pure=tuple(pure.values()),
         commitments=_commitments(pure, config),
         selected=selected,
-        plan=_plan_rows(store, selected),
+        plan=_plan_rows(store, config),
         training=tuple(store.live("train", TrainResult).values()),
         evaluation=_evaluation(attempts, problems, ceilings, config),
         stage_ledger=stages,
@@ -115,8 +115,9 @@ def _commitments(pure: Mapping[str, PureScore], config: Mapping[str, Any]) -> di
     }
 
 
-def _plan_rows(store: Store, selected: Iterable[Selected]) -> tuple[PlanRow, ...]:
-    pool_of = {x.trace: x.pool for x in selected}
+def _plan_rows(store: Store, config: Mapping[str, Any]) -> tuple[PlanRow, ...]:
+    chosen = [store.live("selected", Selected, tag=arm) for arm in config.get("arms", ())]
+    pool_of = {x.trace: x.pool for selected in chosen for x in selected.values()}
     rows = []
     for key, plan in store.live("plan", StagePlan).items():
         shown = [trace for batch in plan.batches for trace in batch]

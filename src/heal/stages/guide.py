@@ -34,18 +34,18 @@ class Path:
 
 def answer_hint(problem: Problem, prompts: Prompts, cut: str | None = None) -> Hint:
     """The bare answer as a hint; costs nothing."""
-    text = fill(prompts.answer_hint, answer=problem.answer)
+    text = _answer_text(problem, prompts)
     key = content_key("hint", HintKind.ANSWER, problem.id, cut, text)
     return Hint(key, problem.id, HintKind.ANSWER, text, cut)
 
 
 def hint_key(path: Path, prompts: Prompts, engine: Engine, gear: Gear, run_seed: int) -> str:
-    """Names the hint of one path under the present settings."""
+    """Names the hint of one path under the present settings, and all it may be made of."""
     settings = (gear.hint, gear.hint_redraws, gear.hint_max_tokens, gear.hint_temperature)
-    words = (prompts.write_hint, prompts.answer_hint, prompts.system)
-    sibling = path.sibling.key if path.sibling else None
+    words = (_hint_prompt(path, prompts, engine), _answer_text(path.problem, prompts))
+    sources = (path.problem.solution, path.sibling.key if path.sibling else None)
     return content_key(
-        "hint", path.problem.id, path.cut.key, settings, words, sibling, engine.model_id, run_seed
+        "hint", path.problem.id, path.cut.key, settings, words, sources, engine.model_id, run_seed
     )
 
 
@@ -149,8 +149,11 @@ def _refused(text: str, answer: str) -> bool:
 
 
 def _fall_back(hint: Hint, path: Path, prompts: Prompts) -> Hint:
-    text = fill(prompts.answer_hint, answer=path.problem.answer)
-    return replace(hint, kind=HintKind.ANSWER, text=text)
+    return replace(hint, kind=HintKind.ANSWER, text=_answer_text(path.problem, prompts))
+
+
+def _answer_text(problem: Problem, prompts: Prompts) -> str:
+    return fill(prompts.answer_hint, answer=problem.answer)
 
 
 def first_words(text: str, share: float) -> str:

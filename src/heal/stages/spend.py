@@ -38,7 +38,8 @@ def spend(
     """Traces bought and tokens left over; breadth-first over a group, group after group.
 
     `below_cap` names the problems that still want correct traces, given those bought so far. What
-    is left over was not spendable: less than a typical trace, or no problem wants any more.
+    is left over was not spendable: less than a trace, or no problem wants any more. Never spends
+    more than the budget: the first trace that exceeds it, and what was drawn after it, is left out.
     """
     bought: dict[str, Trace] = {}
     left = budget
@@ -52,8 +53,13 @@ def spend(
                 break
             each = max(1, min(ROUND, room // len(still)))
             plan = [(problem, tuple(range(index, index + each))) for problem in still[:room]]
-            drawn = buy(plan)
-            bought |= drawn
-            left -= sum(trace.new_tokens for trace in drawn.values())
+            drawn = sorted(buy(plan).values(), key=lambda trace: trace.seed_index)
+            if not any(trace.new_tokens for trace in drawn):
+                break  # the engine fails on all of them, and would go on for nothing
+            for trace in drawn:
+                if trace.new_tokens > left:
+                    return bought, left
+                bought[trace.key] = trace
+                left -= trace.new_tokens
             index += each
     return bought, left

@@ -14,8 +14,10 @@ from heal.verifiers import Verifier
 
 def check_key(trace: Trace, problem: Problem, settings: Problems) -> str:
     """Names a verdict: it depends on the trace, the gold answer and the verifier."""
+    # A trace the engine failed on keeps its key when it is drawn again, and must be judged again.
+    failed = trace.error is not None
     return content_key(
-        "check", trace.key, problem.answer, settings.verifier, settings.verify_timeout_s
+        "check", trace.key, failed, problem.answer, settings.verifier, settings.verify_timeout_s
     )
 
 

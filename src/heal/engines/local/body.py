@@ -78,6 +78,7 @@ class Body:
         self.head, self.head_bias = _head(model)
         self.vocabulary = self.head.shape[1]
         self.rotation = _rotation(model, context)
+        self._scratch = self.head.new_empty((0, self.vocabulary))
         self.layers: list[Layer] = []
         for index in range(len(model.model.layers)):
             self.layers.append(_layer(model.model.layers[index], self.heads))
@@ -99,6 +100,14 @@ class Body:
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [N, V]."""
         return _linear(hidden, self.head, self.head_bias).float()
+
+    def step_logits(self, hidden: Tensor) -> Tensor:
+        """The same in memory that the next call overwrites: fresh pages cost time."""
+        if self.head_bias is not None or self.dtype is not torch.float32:
+            return self.logits(hidden)
+        if len(self._scratch) < len(hidden):
+            self._scratch = hidden.new_empty((len(hidden), self.vocabulary))
+        return torch.mm(hidden, self.head, out=self._scratch[: len(hidden)])
 
     def _norm(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, (self.width,), None, self.eps)

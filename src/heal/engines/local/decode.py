@@ -19,8 +19,6 @@ from heal.engines.local.rows import Rows
 from heal.engines.local.sampling import draw
 from heal.records import Finish
 
-_MAX_SEED = 2**64 - 1
-
 
 @dataclass(frozen=True)
 class Policy:

@@ -105,7 +105,7 @@ def load_module(source: Source, dtype: str, device: str) -> Any:
                 source.folder, dtype=getattr(torch, dtype), **source.arguments()
             )
             return module.eval().to(device)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except Exception as error:  # a damaged file fails in as many ways as there are readers
             raise UserError(
                 f"{source.path}: cannot be opened as a causal language model: {_first_line(error)}",
                 hint="is it complete, and of a type this transformers knows?",
@@ -122,7 +122,7 @@ def load_tokenizer(source: Source) -> Any:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 source.folder, **source.arguments()
             )
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:
             raise UserError(
                 f"{source.path}: its tokenizer cannot be opened: {_first_line(error)}",
                 hint="save it again with tokenizer.save_pretrained",

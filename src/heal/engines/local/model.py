@@ -58,7 +58,7 @@ class Model(Protocol):
         ...
 
     def step(self, memories: Sequence[Memory], tokens: Tensor) -> Tensor:
-        """Feed one token per row of all memories; float32 [R, V]."""
+        """Feed one token per row of all memories; float32 [R, V], valid until the next step."""
         ...
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:

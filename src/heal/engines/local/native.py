@@ -50,7 +50,7 @@ class NativeModel:
 
     @torch.inference_mode()
     def step(self, memories: Sequence[Memory], tokens: Tensor) -> Tensor:
-        """Feed one token per row; logits [R, V] of the next."""
+        """Feed one token per row; logits [R, V] of the next, overwritten by the next step."""
         cohorts = [_cohort(m) for m in memories]
         for cohort in cohorts:
             cohort.reserve()
@@ -66,7 +66,7 @@ class NativeModel:
         hidden = self.body.hidden(tokens, positions.to(self.device), attention)
         for cohort in cohorts:
             cohort.length += 1
-        return self.body.logits(hidden)
+        return self.body.step_logits(hidden)
 
     @torch.inference_mode()
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:

@@ -1,10 +1,10 @@
 """Drawing tokens from logits, row by row, with dice that do not know who shares the batch.
 
 In: logits float32 [R, V], each row's filters, and its uniform numbers, which are a hash of (seed,
-position, try). Out: token ids. No sort and no vocabulary-wide random numbers: a token is drawn from
-the unfiltered distribution by a two-level inverse CDF and redrawn if a filter excludes it, which is
-the filtered distribution exactly. Filters compose as in transformers: top-k, then top-p of what is
-left, then min-p relative to the most likely token.
+position, lane, try). Out: token ids. No sort and no vocabulary-wide random numbers: a token is
+drawn from the unfiltered distribution by a two-level race and redrawn if a filter excludes it,
+which is the filtered distribution exactly. Filters compose as in transformers: top-k, then top-p of
+what is left, then min-p relative to the most likely token.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,12 @@ BAD_ROW = -1
 _REDRAWS = 8
 """Rejected tries before a row is filtered by an explicit sort."""
 _BLOCKS = (256, 128, 64)
+_TOKEN_LANES = np.uint64(1 << 32)
+"""Lanes below are blocks."""
 
 Uints = NDArray[np.uint64]
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,13 @@ def _certain(s: Sampling) -> float:
     return max(bounds)
 
 
-def uniforms(seeds: Uints, positions: Ints, attempt: int = 0) -> NDArray[np.float64]:
-    """One number in (0, 1) per row: splitmix64 of seed, position and attempt."""
+def uniforms(seeds: Uints, positions: Ints, lanes: Uints, attempt: int = 0) -> Floats:
+    """Numbers in (0, 1) [R, n]: splitmix64 of seed, position, attempt and lane ([n] or [R, n])."""
     with np.errstate(over="ignore"):
-        mixed = _mix(seeds + np.uint64(0x9E3779B97F4A7C15))
-        mixed = _mix(mixed + positions.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03))
-        mixed = _mix(mixed + np.uint64(attempt) * np.uint64(0x8CB92BA72F3D8DD7))
+        key = _mix(seeds + np.uint64(0x9E3779B97F4A7C15))
+        key = _mix(key + positions.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03))
+        key = _mix(key + np.uint64(attempt) * np.uint64(0x8CB92BA72F3D8DD7))
+        mixed = _mix(key[:, None] + lanes * np.uint64(0xABC98388FB8FAC03))
     return ((mixed >> np.uint64(24)).astype(np.float64) + 0.5) / 2.0**40
 
 
@@ -129,7 +133,7 @@ def draw(logits: Tensor, filters: Filters, seeds: Uints, positions: Ints) -> Int
         return best
     if filters.tempered:
         logits.mul_(filters.inverse_temperature.unsqueeze(1))
-    probabilities = torch.softmax(logits, dim=-1)
+    probabilities = torch.softmax(logits, dim=-1, out=logits)  # in place: half the memory traffic
     tokens = _sample(probabilities, filters, seeds, positions)
     return tokens if best is None else np.where(filters.greedy, best, tokens)
 
@@ -164,7 +168,7 @@ def _argmax(logits: Tensor) -> Ints:
 
 
 def _sample(probabilities: Tensor, filters: Filters, seeds: Uints, positions: Ints) -> Ints:
-    tokens, chance = _inverse_cdf(probabilities, uniforms(seeds, positions))
+    tokens, chance = _race(probabilities, seeds, positions)
     if filters.filtered:
         suspects = ((chance < filters.certain) & (tokens >= 0)).nonzero().squeeze(1)
         if len(suspects):
@@ -179,50 +183,60 @@ def _sample(probabilities: Tensor, filters: Filters, seeds: Uints, positions: In
     return tokens.cpu().numpy()
 
 
-def _inverse_cdf(probabilities: Tensor, u: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-    """Tokens [R] and their probabilities; float64 sums keep rare tokens at their true share."""
-    blocks = _split(probabilities)
-    outer = blocks.sum(-1).double().cumsum(-1)
-    total = outer[:, -1:]
-    where = torch.from_numpy(u).to(outer.device).unsqueeze(1) * total
-    block = torch.searchsorted(outer, where, right=True).clamp_(max=outer.shape[1] - 1)
-    below = outer.gather(1, (block - 1).clamp_(min=0)).masked_fill_(block == 0, 0.0)
-    share = (where - below) / (outer.gather(1, block) - below)
-    inner = _pick(blocks, block.squeeze(1)).double().cumsum(-1)
-    target = share.clamp_(0, 1 - 2.0**-50) * inner[:, -1:]
-    index = torch.searchsorted(inner, target, right=True).clamp_(max=inner.shape[1] - 1)
-    tokens = (block * blocks.shape[2] + index).clamp_(min=0)
-    chance = probabilities.gather(1, tokens).squeeze(1)
-    bad = ~torch.isfinite(total)
-    return tokens.masked_fill_(bad, BAD_ROW).squeeze(1), chance
+def _race(p: Tensor, seeds: Uints, positions: Ints, attempt: int = 0) -> tuple[Tensor, Tensor]:
+    """Tokens [R], drawn from p, and their probabilities.
+
+    An exponential race (argmin E/p) first between blocks of the vocabulary, then inside the winner:
+    p exactly, for hundreds of random numbers per row instead of one per token. An inverse CDF would
+    need one, but a rounding error early in the vocabulary shifts every later token's interval, so
+    that the same seed would write something else in another batch; a race only turns on its ties.
+    """
+    blocks = _split(p)
+    count, size = blocks.shape[1:]
+    sums = blocks.sum(-1)
+    first = uniforms(seeds, positions, np.arange(count, dtype=np.uint64), attempt)
+    block = _winner(sums, first)
+    starts: Uints = (block * size).cpu().numpy().astype(np.uint64)[:, None] + _TOKEN_LANES
+    inside = np.arange(size, dtype=np.uint64)
+    second = uniforms(seeds, positions, starts + inside, attempt)
+    tokens = block * size + _winner(_pick(blocks, block), second)
+    chance = p.gather(1, tokens.unsqueeze(1)).squeeze(1)
+    finite = torch.isfinite(sums.sum(-1))
+    return tokens.masked_fill_(~finite, BAD_ROW), chance
+
+
+def _winner(p: Tensor, u: Floats) -> Tensor:
+    return (torch.from_numpy(-np.log(u)).to(p.device) / p.double()).argmin(-1)
 
 
 def _redrawn(p: Tensor, tokens: Tensor, f: Filters, seeds: Uints, positions: Ints) -> Tensor:
     """Replace tokens a filter excludes, redrawing until one passes."""
     tokens = tokens.clone()
     todo = torch.arange(len(tokens), device=p.device)
-    limit = _topk_mass(p, f.top_k) * f.top_p
+    limit = _topp_limits(p, f)
     for attempt in range(1, _REDRAWS + 1):
         passed = _allowed(p[todo], tokens[todo], f, todo, limit)
         todo = todo[~passed]
         if not len(todo):
             return tokens
         rows = todo.cpu().numpy()
-        u = uniforms(seeds[rows], positions[rows], attempt)
         if attempt < _REDRAWS:
-            tokens[todo] = _inverse_cdf(p[todo], u)[0]
+            tokens[todo] = _race(p[todo], seeds[rows], positions[rows], attempt)[0]
         else:
+            u = uniforms(seeds[rows], positions[rows], np.zeros(1, np.uint64), attempt)
             tokens[todo] = _sorted_draw(p[todo], f, todo, limit, u)
     return tokens
 
 
-def _topk_mass(p: Tensor, top_k: Tensor) -> Tensor:
-    """Probability of each row's top-k tokens; 1 where the filter is off."""
-    mass = torch.ones_like(top_k)
-    for row in (top_k > 0).nonzero().squeeze(1).tolist():
-        k = min(int(top_k[row]), p.shape[1])
-        mass[row] = p[row].topk(k).values.sum()
-    return mass
+def _topp_limits(p: Tensor, f: Filters) -> Tensor:
+    """The mass above a token at which top-p excludes it: top-p of what top-k leaves."""
+    both = ((f.top_k > 0) & (f.top_p < 1)).nonzero().squeeze(1)
+    limits = f.top_p.clone()
+    if len(both):
+        k = f.top_k[both].long().clamp_(max=p.shape[1])
+        sums = p[both].topk(int(k.max())).values.cumsum(-1)
+        limits[both] *= sums.gather(1, k.unsqueeze(1) - 1).squeeze(1)
+    return limits
 
 
 def _allowed(p: Tensor, tokens: Tensor, f: Filters, rows: Tensor, limit: Tensor) -> Tensor:
@@ -234,9 +248,7 @@ def _allowed(p: Tensor, tokens: Tensor, f: Filters, rows: Tensor, limit: Tensor)
     return passed & (chance.squeeze(1) >= f.min_p[rows] * p.amax(-1))
 
 
-def _sorted_draw(
-    p: Tensor, f: Filters, rows: Tensor, limit: Tensor, u: NDArray[np.float64]
-) -> Tensor:
+def _sorted_draw(p: Tensor, f: Filters, rows: Tensor, limit: Tensor, u: Floats) -> Tensor:
     """The filtered distribution spelled out, for rows that keep being rejected."""
     ordered, ids = p.double().sort(dim=-1, descending=True, stable=True)
     cumulative = ordered.cumsum(-1)
@@ -246,6 +258,6 @@ def _sorted_draw(
     kept &= ordered >= f.min_p[rows][:, None] * ordered[:, :1]
     kept[:, 0] = True
     cumulative = (ordered * kept).cumsum(-1)
-    target = torch.from_numpy(u).to(p.device)[:, None] * cumulative[:, -1:]
+    target = torch.from_numpy(u).to(p.device) * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, target, right=True).clamp_(max=p.shape[1] - 1)
     return ids.gather(1, index).squeeze(1)

@@ -1,0 +1,98 @@
+"""The court's tables as Markdown: what `heal lab compare` prints and README quotes.
+
+In: a `Court`. Out: text. Every figure with its interval and n.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from heal.lab.compare import Court, CutQuality, Detection
+from heal.method.intervals import Interval
+from heal.method.summary import HARD_AND_EXTREME, EvalSummary
+
+STRATA = ("easy", "hard", "extreme", HARD_AND_EXTREME)
+
+
+def markdown(court: Court) -> str:
+    """All five tables."""
+    parts = [
+        f"Run `{court.run}`; 95 % intervals in brackets.",
+        "**1. Ceiling**: extreme training problems with an accepted trace, and with a valid one",
+        _table(("arm", "accepted", "valid", "valid traces"), _coverage(court)),
+        f"**2. Breakpoint**: cuts of failed traces ({court.misaligned} misaligned left out)",
+        _table(("breakpoint", "hit", "error kept", "steps off"), map(_cut, court.cuts)),
+        "**3. PURE**: telling fudged from valid traces that passed the gates",
+        _table(
+            ("detector", "set", "AUROC", "fudged dropped at 95 % kept", "valid / fudged"),
+            map(_detection, court.detection),
+        ),
+    ]
+    if court.students is not None:
+        parts += ["**4. Students**: avg@k by the teacher's stratum", students(court.students)]
+        parts += [_table(("difference", "stratum", "points"), _differences(court.students))]
+    parts += ["**5. Ledger**: teacher tokens sampled per valid trace of extreme problems"]
+    parts += [_table(("arm", "tokens"), _ledger(court))]
+    return "\n\n".join(parts) + "\n"
+
+
+def percent(found: Interval) -> str:
+    """`62 % [55, 69], n = 240`"""
+    return (
+        f"{100 * found.mean:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}], "
+        f"n = {found.n_problems:,}"
+    )
+
+
+def students(summary: EvalSummary) -> str:
+    """avg@k per arm and stratum."""
+    cells = {(row.arm, row.stratum): row.avg for row in summary.arms}
+    strata = [s for s in STRATA if any(key[1] == s for key in cells)]
+    rows = [
+        (arm, *(percent(cells[arm, s]) for s in strata))
+        for arm in dict.fromkeys(row.arm for row in summary.arms)
+    ]
+    head = (f"arm (avg@{summary.k}, {summary.seeds} seeds)", *strata)
+    return _table(head, rows)
+
+
+def _coverage(court: Court) -> list[tuple[str, ...]]:
+    return [
+        (c.arm, percent(c.accepted), percent(c.valid), f"{c.valid_traces:,} of {c.traces:,}")
+        for c in court.coverage
+    ]
+
+
+def _cut(cut: CutQuality) -> tuple[str, ...]:
+    return (cut.name, percent(cut.hit), percent(cut.late), f"{cut.distance:.2f}")
+
+
+def _detection(found: Detection) -> tuple[str, ...]:
+    area = found.auroc
+    shown = f"{area.mean:.3f} [{area.low:.3f}, {area.high:.3f}]" if area else "–"
+    dropped = f"{100 * found.fudged_dropped:.0f} %" if area else "–"
+    return (found.name, found.pool, shown, dropped, f"{found.valid:,} / {found.fudged:,}")
+
+
+def _differences(summary: EvalSummary) -> list[tuple[str, ...]]:
+    return [
+        (
+            f"{d.arm} − {d.against}" + (" (primary)" if d.primary else ""),
+            d.stratum,
+            f"{100 * d.interval.mean:+.1f} "
+            f"[{100 * d.interval.low:+.1f}, {100 * d.interval.high:+.1f}], "
+            f"n = {d.interval.n_problems:,}",
+        )
+        for d in summary.differences
+        if d.arm.startswith("heal") or d.against.startswith("heal")
+    ]
+
+
+def _ledger(court: Court) -> list[tuple[str, ...]]:
+    return [
+        (arm, f"{tokens:,.0f}" if tokens is not None else "no valid trace")
+        for arm, tokens in court.tokens_per_valid.items()
+    ]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

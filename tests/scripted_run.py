@@ -1,0 +1,302 @@
+"""A small world for whole runs on the scripted engine: problems whose every outcome is known.
+
+A world is rows for the problem file and rules for the script; `ScriptedRun` puts it in a folder
+and runs it, through the library or the command line. Run as a script it is a run that can be
+killed: `python scripted_run.py RECIPE STAGE K` dies by SIGKILL at the K-th result of a stage.
+"""
+
+import json
+import os
+import signal
+import sqlite3
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest.mock import patch
+
+import yaml
+
+from heal.config import load
+from heal.execute import execute
+from heal.report.view import RunView
+from heal.store import DATABASE, Store
+
+ANSWER = "142"
+WAYS = ("red", "green", "blue", "brown", "white")
+"""A word per failed path; every sentence holds it, so that no two paths are near-duplicates."""
+MAGIC = "all falls into place"
+PAGE = "heal.report.html.render_html"
+HINT = "Remember to carry the one."
+
+Row = dict[str, Any]
+Rule = dict[str, Any]
+World = tuple[list[Row], list[Rule]]
+Record = TypeVar("Record")
+
+
+def steps(*lines: str) -> str:
+    return "\n\n".join(lines)
+
+
+def failed(name: str, way: str) -> str:
+    """Six steps that break at the third and end on a wrong answer."""
+    return steps(
+        f"First I look at the {way} {name} and add.",
+        f"The tens come to {way} thirteen {name}.",
+        f"Wait, this {way} part is not clear to me at all.",
+        f"I simply go on in the {way} way and add the units one after another, slow as I am.",
+        f"Then I add the rest of the {way} ones and hope that nothing was left out on the way.",
+        f"So \\boxed{{{100 + WAYS.index(way)}}}.",
+    )
+
+
+def kept_prefix(name: str, way: str) -> str:
+    """What a cut before the surge keeps of `failed`."""
+    return steps(*failed(name, way).split("\n\n")[:2], "")
+
+
+def honest(way: str) -> str:
+    return steps(
+        f"Carrying the one in the {way} way makes the tens four.",
+        f"The hundred of {way} ones stays as it was before.",
+        f"That leaves the {way} units, and there are two of them.",
+        f"So \\boxed{{{ANSWER}}}.",
+    )
+
+
+def shortcut(way: str) -> str:
+    return steps(
+        f"And then, in a {way} flash, {MAGIC} for me.",
+        f"Nothing more is {way} enough to be done here.",
+        f"So \\boxed{{{ANSWER}}}.",
+    )
+
+
+def row(name: str) -> Row:
+    return {"problem": f"How many {name} are 61 {name} and 81 {name}?", "answer": ANSWER}
+
+
+def unaided(name: str, *replies: str, **more: Any) -> Rule:
+    return {"match": rf"many {name} .*<assistant>\Z", "replies": list(replies), **more}
+
+
+def right(name: str, way: str) -> str:
+    return steps(
+        f"The {name} in {way} baskets have twelve tens and two units.",
+        f"With the {way} hundred that makes \\boxed{{{ANSWER}}}.",
+    )
+
+
+def easy(name: str) -> World:
+    """Always solved, in two ways of saying it."""
+    return [row(name)], [unaided(name, right(name, "tall"), right(name, "wide"))]
+
+
+def hard(name: str) -> World:
+    """Solved one time in four; with the answer in view, always."""
+    wrong = [failed(name, way) for way in WAYS[:3]]
+    return [row(name)], [hinted(name), unaided(name, right(name, "tall"), *wrong)]
+
+
+def hinted(name: str) -> Rule:
+    replies = [right(name, "deep"), right(name, "flat")]
+    return {"match": rf"many {name} .*Hint:.*<assistant>\Z", "replies": replies}
+
+
+def extreme(name: str, *, hints: Iterable[str] = (HINT,), repairs: Any = None) -> World:
+    """Never solved. Each of five failed paths is repaired honestly, but the last by a leap.
+
+    `repairs`: way → replies; [] has no rule, so the repair fails in the engine.
+    """
+    found = repairs or {way: [honest(way)] for way in WAYS[:4]} | {WAYS[4]: [shortcut(WAYS[4])]}
+    rules = [{"match": rf"A student is solving.*many {name} ", "replies": list(hints)}]
+    rules += [
+        {"match": rf"many {name} .*Hint:.*<assistant>First I look at the {way} ", "replies": said}
+        for way, said in found.items()
+    ]
+    rules += [hinted(name), unaided(name, *(failed(name, way) for way in WAYS))]
+    return [row(name)], rules + scores(name)
+
+
+def scores(name: str) -> list[Rule]:
+    return [
+        {
+            "match": rf"many {name} .*<assistant>.*{MAGIC}",
+            "logprobs": [-0.3, -0.3, -4.0, -0.3],
+            "answer_logprob": [-3.0, -3.0, -3.0, -0.01],
+        },
+        {
+            "match": rf"many {name} .*<assistant>.*Carrying the one",
+            "logprobs": -0.3,
+            "answer_logprob": [-3.0, -3.0, -3.0, -2.0, -1.5, -1.0, -0.05],
+        },
+        {
+            "match": rf"many {name} .*<assistant>.*not clear to me",
+            "entropies": [0.2, 0.3, 2.5, 0.4],
+        },
+    ]
+
+
+def world(*parts: World) -> World:
+    return [r for rows, _ in parts for r in rows], [r for _, rules in parts for r in rules]
+
+
+def small_world() -> World:
+    """One problem of each stratum."""
+    return world(easy("apples"), hard("pears"), extreme("plums"))
+
+
+SETTINGS: dict[str, Any] = {
+    "run": "run",
+    "problems": {"path": "problems.jsonl", "verifier": "exact", "held_out": 0},
+    "teacher": {"engine": "scripted", "model": "script.json"},
+    "sampling": {"n": 40},
+    "gear": {"paths": 5, "candidates": 2, "hinted_samples": 4},
+}
+
+
+@dataclass
+class Watch:
+    """An observer that remembers."""
+
+    lines: dict[str, str] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    arrived: Counter[str] = field(default_factory=Counter)
+    reused: Counter[str] = field(default_factory=Counter)
+    stage: str = ""
+
+    def begin(self, stage: str, total: int) -> None:
+        self.stage = stage
+
+    def stored(self, count: int) -> None:
+        self.reused[self.stage] += count
+
+    def advance(self, outcome: str, tokens: int) -> None:
+        self.arrived[self.stage] += 1
+
+    def end(self, line: str) -> None:
+        self.lines[self.stage] = line
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+class Killer(Watch):
+    """Dies by SIGKILL at the k-th result of a stage; at its beginning for k = 0."""
+
+    def __init__(self, stage: str, k: int) -> None:
+        super().__init__()
+        self.doomed, self.k = stage, k
+
+    def begin(self, stage: str, total: int) -> None:
+        super().begin(stage, total)
+        self._die_if(self.k == 0)
+
+    def advance(self, outcome: str, tokens: int) -> None:
+        super().advance(outcome, tokens)
+        self._die_if(self.arrived[self.stage] == self.k)
+
+    def _die_if(self, now: bool) -> None:
+        if now and self.stage == self.doomed:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass
+class ScriptedRun:
+    """A world in a folder of its own."""
+
+    home: Path
+    world: World = field(default_factory=small_world)
+    settings: dict[str, Any] = field(default_factory=dict)
+    page: bool = False
+    """Whether the real page is rendered; its charts take longer than all the rest."""
+    watch: Watch = field(default_factory=Watch)
+    """What the last run showed."""
+    view: RunView | None = None
+
+    def __post_init__(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.write_problems(self.world[0])
+        self.write_script(self.world[1])
+        (self.home / "recipe.yaml").write_text(yaml.safe_dump(merge(SETTINGS, self.settings)))
+
+    @property
+    def folder(self) -> Path:
+        return self.home / "run"
+
+    def write_problems(self, rows: Iterable[Row]) -> None:
+        text = "".join(json.dumps(r) + "\n" for r in rows)
+        (self.home / "problems.jsonl").write_text(text)
+
+    def write_script(self, rules: list[Rule]) -> None:
+        (self.home / "script.json").write_text(json.dumps(rules))
+
+    def go(self, *overrides: str, until: str | None = None, watch: Watch | None = None) -> Watch:
+        """Run it, as `heal run` would; what was seen."""
+        self.watch = watch or Watch()
+        with nullcontext() if self.page else patch(PAGE, lambda view: "no charts"):
+            self.view = run_recipe(self.home, overrides, until, self.watch)
+        return self.watch
+
+    def read(self, table: str, kind: type[Record], tag: str = "") -> list[Record]:
+        """The live records of a table."""
+        with Store.open(self.folder, write=False) as store:
+            return list(store.live(table, kind, tag).values())
+
+    def meta(self, name: str) -> Any:
+        with Store.open(self.folder, write=False) as store:
+            return store.meta(name)
+
+    def live(self) -> dict[tuple[str, str, str], bytes]:
+        """Every live row: (table, tag, key) → body."""
+        query = "SELECT stage, tag, key, body FROM live LEFT JOIN records USING (stage, key)"
+        return {(s, t, k): body for s, t, k, body in self._query(query)}
+
+    def stored(self) -> dict[str, set[str]]:
+        """Keys ever stored, by table."""
+        keys: dict[str, set[str]] = {}
+        for table, key in self._query("SELECT stage, key FROM records"):
+            keys.setdefault(table, set()).add(key)
+        return keys
+
+    def claims(self) -> int:
+        return len(self._query("SELECT * FROM claims"))
+
+    def data(self) -> dict[str, str]:
+        """The training files by name."""
+        return {p.name: p.read_text() for p in sorted((self.folder / "data").iterdir())}
+
+    def stage_rows(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.data()[name].splitlines()]
+
+    def _query(self, query: str) -> list[tuple[Any, ...]]:
+        database = sqlite3.connect(self.folder / DATABASE)
+        try:
+            return database.execute(query).fetchall()
+        finally:
+            database.close()
+
+
+def run_recipe(
+    home: Path, overrides: Iterable[str], until: str | None, watch: Watch
+) -> RunView | None:
+    before = Path.cwd()
+    os.chdir(home)
+    try:
+        return execute(load("recipe.yaml", list(overrides)), watch, until=until)
+    finally:
+        os.chdir(before)
+
+
+def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` on top of `under`, section by section."""
+    both = {k: merge(under[k], v) for k, v in over.items() if isinstance(under.get(k), dict)}
+    return {**under, **over, **both}
+
+
+if __name__ == "__main__":
+    run_recipe(Path(sys.argv[1]), [], None, Killer(sys.argv[2], int(sys.argv[3])))

@@ -1,0 +1,511 @@
+"""Running again: nothing is lost or paid twice, and a changed setting says what it redoes."""
+
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests import scripted_run
+from tests.scripted_run import (
+    ScriptedRun,
+    easy,
+    extreme,
+    hard,
+    row,
+    unaided,
+    world,
+)
+
+from heal.engines.base import Generated, Scored
+from heal.engines.scripted import ScriptedEngine
+from heal.errors import TooManyFailuresError, UserError
+from heal.execute import overview
+from heal.records import Check, Finish, Hint, Trace, Verdict
+from heal.session import TokenCapError
+from heal.store import Store
+
+STAGES_AT_WORK = ("sample", "verify", "locate", "guide", "repair", "score", "select")
+
+
+class Crash(BaseException):
+    """Stands for the power going: nothing in HEAL catches it."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRun:
+    run = ScriptedRun(tmp_path_factory.mktemp("undisturbed"))
+    run.go()
+    return run
+
+
+@pytest.fixture
+def paid(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """What scripted engines were asked to do."""
+    count: Counter[str] = Counter()
+    generate, score = ScriptedEngine.generate, ScriptedEngine.score
+
+    def counted_generate(self: ScriptedEngine, requests: Any) -> Iterator[Generated]:
+        for found in generate(self, requests):
+            count["generated"] += 1
+            yield found
+
+    def counted_score(self: ScriptedEngine, requests: Any) -> Iterator[Scored]:
+        for found in score(self, requests):
+            count["scored"] += 1
+            yield found
+
+    monkeypatch.setattr(ScriptedEngine, "generate", counted_generate)
+    monkeypatch.setattr(ScriptedEngine, "score", counted_score)
+    return count
+
+
+def new_tables(before: dict[str, set[str]], after: dict[str, set[str]]) -> set[str]:
+    """Tables that hold a key they did not hold before."""
+    return {table for table in after if after[table] - before.get(table, set())}
+
+
+# --- again -------------------------------------------------------------------------------------
+
+
+def test_running_again_opens_no_engine_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ScriptedRun(tmp_path)
+    run.go()
+    before = run.live()
+    view = run.view
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("an engine was opened")
+
+    monkeypatch.setattr("heal.session.open_engine", refuse)
+    watch = run.go()
+    assert watch.said == ["run: complete, nothing to do (heal show run)"]
+    assert watch.lines == {}
+    assert run.live() == before
+    assert run.view is not None
+    assert view is not None
+    assert run.view.selected == view.selected
+
+
+def test_a_new_problem_only_samples_itself(tmp_path: Path, paid: Counter[str]) -> None:
+    run = ScriptedRun(tmp_path, world(easy("apples"), extreme("plums"), easy("melons")))
+    rows = run.world[0]
+    run.write_problems(rows[:2])
+    run.go()
+    before = run.stored()
+    paid.clear()
+    run.write_problems([rows[2], *rows[:2]])
+    watch = run.go()
+    assert paid == {"generated": 40}
+    assert (watch.arrived["sample"], watch.reused["sample"]) == (40, 80)
+    assert all(before[table] <= keys for table, keys in run.stored().items() if table in before)
+    assert watch.said == []
+
+
+def test_more_samples_only_draw_the_extra_ones(tmp_path: Path, paid: Counter[str]) -> None:
+    run = ScriptedRun(tmp_path, world(easy("apples"), hard("pears")))
+    run.go()
+    before = run.stored()["sample"]
+    paid.clear()
+    watch = run.go("sampling.n=44")
+    assert paid == {"generated": 2 * 4}
+    assert before < run.stored()["sample"]
+    assert watch.said == ["changed: sampling.n 40 → 44; redoes what it reaches from 'sample' on"]
+
+
+REPAIRED = {"repair", "check", "gate", "pure", "selected"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "said", "reached"),
+    [
+        ("gear.target=20", "gear.target 8 → 20; redoes what it reaches from 'repair' on", REPAIRED),
+        ("gear.target=3", "gear.target 8 → 3; redoes what it reaches from 'repair' on", set()),
+        ("pure.drop=0.5", "pure.drop 0.2 → 0.5; redoes what it reaches from 'select' on", set()),
+        ("pace.cap_d3=1", "pace.cap_d3 4 → 1; redoes what it reaches from 'select' on", set()),
+        (
+            "prompts.write_hint=A student is solving {problem}",
+            "→ A student is solving {problem}; redoes what it reaches from 'guide' on",
+            {"hint"},
+        ),
+        (
+            "prompts.write_hint=Be short. {problem}",
+            "→ Be short. {problem}; redoes what it reaches from 'guide' on",
+            {"hint", *REPAIRED},
+        ),
+        (
+            "prompts.probe=So it is \\boxed{",
+            "→ So it is \\boxed{; redoes what it reaches from 'score' on",
+            {"pure"},
+        ),
+        ("prompts.probe_close=' }'", "→  }; redoes what it reaches from 'score' on", {"pure"}),
+        (
+            "gear.breakpoint=restart",
+            "redoes what it reaches from 'locate' on",
+            {"cut", "hint", *REPAIRED},
+        ),
+        (
+            "prompts.system=Be brief.",
+            "redoes what it reaches from 'sample' on",
+            {"sample", "scores", "cut", "hint", "hinted", *REPAIRED},
+        ),
+    ],
+)  # fmt: skip
+def test_a_changed_setting_redoes_what_it_reaches_and_says_so(
+    tmp_path: Path, setting: str, said: str, reached: set[str]
+) -> None:
+    rows, rules = extreme("plums")
+    rules = [{"match": "Be short.*plums", "replies": ["Mind the tens."]}, *rules]
+    run = ScriptedRun(tmp_path, world(easy("apples"), (rows, rules)), {"gear": {"candidates": 4}})
+    run.go()
+    before = run.stored()
+    watch = run.go(setting)
+    (line,) = watch.said
+    assert said in line
+    assert new_tables(before, run.stored()) == reached
+
+
+def test_a_setting_that_changes_no_result_redoes_nothing(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path)
+    run.go()
+    watch = run.go("limits.failed_share=0.4")
+    assert watch.said == [
+        "changed: limits.failed_share 0.5 → 0.4; redoes nothing",
+        "run: complete, nothing to do (heal show run)",
+    ]
+
+
+def test_a_smaller_target_uses_fewer_repairs_and_draws_none(
+    tmp_path: Path, paid: Counter[str]
+) -> None:
+    run = ScriptedRun(tmp_path, extreme("plums"))
+    run.go()
+    assert len(run.read("repair", Trace)) == 10
+    paid.clear()
+    run.go("gear.target=3")
+    assert paid == {}
+    assert len(run.read("repair", Trace)) == 5
+    run.go("gear.target=8")
+    assert len(run.read("repair", Trace)) == 10
+    assert paid == {}
+
+
+def test_going_back_to_earlier_settings_gives_the_earlier_result(
+    tmp_path: Path, undisturbed: ScriptedRun
+) -> None:
+    run = ScriptedRun(tmp_path)
+    run.go("gear.breakpoint=fixed_third", "gear.target=2", "sampling.n=30")
+    run.go()
+    assert run.live() == undisturbed.live()
+    assert run.data() == undisturbed.data()
+
+
+def test_a_hint_of_other_settings_but_the_same_words_keeps_its_repairs(
+    tmp_path: Path, paid: Counter[str]
+) -> None:
+    run = ScriptedRun(tmp_path, extreme("plums"))
+    run.go()
+    paid.clear()
+    run.go("gear.hint_max_tokens=120")
+    assert paid == {"generated": 5}
+    hints = {key for table, _, key in run.live() if table == "hint"}
+    assert {t.hint for t in run.read("repair", Trace)} == hints
+
+
+def test_a_mended_answer_is_not_hinted_at_in_its_old_form(tmp_path: Path) -> None:
+    rows, rules = extreme("plums", hints=["It is 141, you see."])
+    run = ScriptedRun(tmp_path, ([rows[0] | {"answer": "141"}], rules))
+    run.go(until="guide")
+    run.write_problems(rows)
+    run.go("prompts.answer_hint=The final answer is {answer}!")
+    texts = {key: body for (table, _, key), body in run.live().items() if table == "hint"}
+    assert texts
+    assert all(b"141, you see" in body for body in texts.values())
+    run.write_problems([rows[0] | {"answer": "141"}])
+    run.go()
+    texts = {key: body for (table, _, key), body in run.live().items() if table == "hint"}
+    assert all(b"The final answer is 141." in body for body in texts.values())
+
+
+@pytest.mark.parametrize("stage", ["sample", "repair", "select"])
+def test_a_verb_stops_after_its_stage_and_run_goes_on(
+    tmp_path: Path, undisturbed: ScriptedRun, paid: Counter[str], stage: str
+) -> None:
+    run = ScriptedRun(tmp_path)
+    watch = run.go(until=stage)
+    assert list(watch.lines)[-1] == stage
+    assert run.meta("stopped") == f"it was only asked to go up to '{stage}'"
+    assert (run.folder / "report.html").is_file()
+    run.go()
+    assert run.live() == undisturbed.live()
+    assert run.meta("stopped") is None
+
+
+def test_a_verb_after_a_problem_is_gone_still_gives_a_report(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path, page=True)
+    run.go()
+    run.write_problems(run.world[0][:2])
+    run.go(until="sample")
+    assert run.view is not None
+    assert len(run.view.problems) == 2
+    run.go()
+    assert not run.view.cuts
+
+
+def test_a_typo_in_the_first_run_does_not_claim_the_folder(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path)
+    with pytest.raises(UserError, match=r"problem\.jsonl"):
+        run.go("problems.path=problem.jsonl")
+    with pytest.raises(UserError, match=r"scrip\.json"):
+        run.go("teacher.model=scrip.json")
+    run.go(until="sample")
+
+
+# --- kill at any moment ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", STAGES_AT_WORK)
+def test_kill_nine_in_a_stage_loses_nothing(
+    tmp_path: Path, undisturbed: ScriptedRun, paid: Counter[str], stage: str
+) -> None:
+    run = ScriptedRun(tmp_path)
+    k = 0 if stage == "select" else 3
+    command = [sys.executable, scripted_run.__file__, str(tmp_path), stage, str(k)]
+    root = Path(scripted_run.__file__).parent.parent
+    dead = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    assert dead.returncode == -signal.SIGKILL, dead.stderr
+    stored, claims = run.stored(), run.claims()
+    assert claims <= 40
+    watch = run.go()
+    assert run.live() == undisturbed.live()
+    assert run.stored() == undisturbed.stored()
+    assert run.data() == undisturbed.data()
+    assert run.claims() == 0
+    assert (run.meta("in_flight_lost") or 0) == claims
+    assert any(f"{claims} requests in flight" in said for said in watch.said) == (claims > 0)
+    done = sum(len(stored.get(table, ())) for table in ("sample", "hint", "hinted", "repair"))
+    everything = undisturbed.stored()
+    total = sum(len(everything[table]) for table in ("sample", "hint", "hinted", "repair"))
+    assert paid["generated"] == total - done
+
+
+def test_a_run_that_dies_every_few_writes_comes_to_the_same_end(
+    tmp_path: Path, undisturbed: ScriptedRun, paid: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = 0
+
+    def dying(name: str) -> None:
+        method = getattr(Store, name)
+
+        def write(self: Store, *args: Any) -> Any:
+            nonlocal writes
+            writes += 1
+            if writes > 23:
+                raise Crash
+            return method(self, *args)
+
+        monkeypatch.setattr(Store, name, write)
+
+    for name in ("put", "put_many", "claim"):
+        dying(name)
+    run = ScriptedRun(tmp_path)
+    for lives in range(100):  # noqa: B007
+        writes = 0
+        try:
+            run.go()
+            break
+        except Crash:
+            continue
+    assert 5 < lives < 50
+    assert run.live() == undisturbed.live()
+    assert run.stored() == undisturbed.stored()
+    assert run.data() == undisturbed.data()
+    everything = undisturbed.stored()
+    owed = sum(len(everything[table]) for table in ("sample", "hint", "hinted", "repair"))
+    lost = run.meta("in_flight_lost")
+    # a result that was computed but not yet stored is the one that is paid again
+    assert owed <= paid["generated"] <= owed + lost
+    assert lost <= 40 * lives
+
+
+def test_ctrl_c_out_of_the_engine_leaves_a_run_to_continue(
+    tmp_path: Path, undisturbed: ScriptedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ScriptedRun(tmp_path)
+    reply = ScriptedEngine._reply
+    asked = Counter[str]()
+
+    def interrupted(self: ScriptedEngine, *args: Any) -> Generated:
+        asked["replies"] += 1
+        if asked["replies"] == 50:
+            raise KeyboardInterrupt
+        return reply(self, *args)
+
+    monkeypatch.setattr(ScriptedEngine, "_reply", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.go()
+    assert len(run.stored()["sample"]) == 49
+    with Store.open(run.folder, write=False) as store:
+        assert list(overview(store))[-1] == "not complete: it was interrupted"
+    run.go()
+    assert run.live() == undisturbed.live()
+
+
+# --- limits and failures -----------------------------------------------------------------------
+
+
+def test_the_token_cap_stops_cleanly_and_a_higher_one_goes_on(
+    tmp_path: Path, undisturbed: ScriptedRun
+) -> None:
+    run = ScriptedRun(tmp_path)
+    with pytest.raises(TokenCapError, match=r"limits\.teacher_tokens = 9,000") as caught:
+        run.go("limits.teacher_tokens=9000")
+    assert caught.value.exit_code == 1
+    assert run.meta("stopped") == str(caught.value)
+    drawn = run.stored()["sample"]
+    spent = sum(int(t.new_tokens) for t in stored_traces(run))
+    assert 9000 <= spent < 9000 + 400
+    with pytest.raises(TokenCapError):
+        run.go("limits.teacher_tokens=9000")
+    assert run.stored()["sample"] == drawn
+    run.go()
+    assert run.live() == undisturbed.live()
+
+
+def stored_traces(run: ScriptedRun) -> list[Trace]:
+    with Store.open(run.folder, write=False) as store:
+        tables = [store.read(name, Trace) for name in ("sample", "hinted", "repair")]
+    return [trace for table in tables for trace in table.values()]
+
+
+def test_what_two_arms_share_counts_once_towards_the_cap(tmp_path: Path) -> None:
+    settings = {"arms": ["heal", "heal-random-cut"]}
+    run = ScriptedRun(tmp_path / "capped", extreme("plums"), settings)
+    free = ScriptedRun(tmp_path / "free", extreme("plums"), settings)
+    free.go()
+    with Store.open(free.folder, write=False) as store:
+        hints = store.read("hint", Hint).values()
+    assert 5 < len(hints) < 10
+    spent = sum(h.new_tokens for h in hints) + sum(t.new_tokens for t in stored_traces(free))
+    run.go(f"limits.teacher_tokens={spent + 1}")
+    assert run.live() == free.live()
+
+
+def test_too_many_failures_stop_with_their_causes(tmp_path: Path) -> None:
+    broken = unaided("figs", error="connection refused")
+    slow = unaided("nuts", error="timed out")
+    parts = [row("figs"), row("nuts")], [broken, slow]
+    run = ScriptedRun(tmp_path, parts, {"sampling": {"n": 15}})
+    causes = "20 of 20 items failed: 15 × connection refused; 5 × timed out"
+    with pytest.raises(TooManyFailuresError, match=causes) as caught:
+        run.go()
+    assert "run the same command again" in (caught.value.hint or "")
+    assert run.meta("stopped") == str(caught.value)
+    assert len(run.stored()["sample"]) == 20
+
+
+def flaky(monkeypatch: pytest.MonkeyPatch, bad: Any) -> None:
+    """Makes replies fail for which `bad(how many so far)`."""
+    reply = ScriptedEngine._reply
+    asked = Counter[str]()
+
+    def answer(self: ScriptedEngine, request: Any, index: int, seed: int) -> Generated:
+        asked["replies"] += 1
+        if bad(asked["replies"]):
+            none = np.zeros(0, np.int32)
+            return Generated(request.id, index, none, Finish.ERROR, "connection refused")
+        return reply(self, request, index, seed)
+
+    monkeypatch.setattr(ScriptedEngine, "_reply", answer)
+
+
+def test_what_failed_is_tried_again_when_the_cause_is_mended(
+    tmp_path: Path, undisturbed: ScriptedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ScriptedRun(tmp_path)
+    with monkeypatch.context() as patch:
+        flaky(patch, lambda n: n > 10)
+        with pytest.raises(TooManyFailuresError, match="11 of 21 items failed"):
+            run.go()
+    run.go()
+    assert run.live() == undisturbed.live()
+    assert run.stored() == undisturbed.stored()
+
+
+def test_a_few_failures_are_tried_again_on_the_next_run(
+    tmp_path: Path, undisturbed: ScriptedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ScriptedRun(tmp_path)
+    with monkeypatch.context() as patch:
+        flaky(patch, lambda n: n % 10 == 0)
+        watch = run.go(until="verify")
+    assert "12 error" in watch.lines["sample"]
+    assert "12 unverifiable" in watch.lines["verify"]
+    watch = run.go()
+    assert watch.arrived["sample"] == 12
+    assert run.live() == undisturbed.live()
+
+
+def test_failures_in_many_small_rounds_stop_the_run_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, rules = extreme("plums", repairs={"nothing": ["nothing"]})
+    run = ScriptedRun(tmp_path, (rows, rules))
+    with pytest.raises(TooManyFailuresError, match="20 of 20 items failed"):
+        run.go("gear.candidates=20")
+
+
+# --- a full disk -------------------------------------------------------------------------------
+
+
+def test_a_full_disk_stops_with_a_message_and_goes_on_when_there_is_space(
+    tmp_path: Path, undisturbed: ScriptedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ScriptedRun(tmp_path)
+    prepare = Store._prepare
+    with monkeypatch.context() as patch:
+
+        def small(self: Store) -> None:
+            prepare(self)
+            self._database.execute("PRAGMA max_page_count=24")
+
+        patch.setattr(Store, "_prepare", small)
+        with pytest.raises(UserError, match="no disk space left") as caught:
+            run.go()
+    assert caught.value.exit_code == 2
+    assert "run the same command again" in (caught.value.hint or "")
+    assert 0 < len(run.stored()["sample"]) < 120
+    run.go()
+    assert run.live() == undisturbed.live()
+
+
+def test_a_disk_that_fills_up_at_commit_leaves_no_open_transaction(tmp_path: Path) -> None:
+    class Full:
+        """A connection whose COMMIT finds the disk full once."""
+
+        def __init__(self, inner: sqlite3.Connection) -> None:
+            self.inner, self.full = inner, True
+
+        def execute(self, query: str, *args: Any) -> Any:
+            if query == "COMMIT" and self.full:
+                self.full = False
+                raise sqlite3.OperationalError("database or disk is full")
+            return self.inner.execute(query, *args)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+    check = Check("t", Verdict.CORRECT)
+    with Store.open(tmp_path / "run") as store:
+        store._database = Full(store._database)  # type: ignore[assignment]
+        with pytest.raises(UserError, match="no disk space left"):
+            store.put("check", "a", "p", check)
+        store.put("check", "b", "p", check)
+        assert store.keys("check") == {"b"}

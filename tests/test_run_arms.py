@@ -1,0 +1,287 @@
+"""What the arms of one run are given: HEAL's sets, the controls', and what its bill could buy."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tests.scripted_run import (
+    MAGIC,
+    WAYS,
+    ScriptedRun,
+    World,
+    easy,
+    extreme,
+    failed,
+    hinted,
+    honest,
+    kept_prefix,
+    right,
+    row,
+    unaided,
+    world,
+)
+from tests.tiny_student import make_student
+
+from heal.engines.base import Generated, GenRequest, failed_generation
+from heal.engines.scripted import ScriptedEngine
+from heal.records import (
+    Drop,
+    EvalTrace,
+    Hint,
+    PureScore,
+    Selected,
+    Split,
+    Stratum,
+    TokenScores,
+    Trace,
+    TrainResult,
+)
+from heal.store import Store
+
+ARMS = (
+    *("base", "rft", "rft_more", "star", "heal", "heal-shuffled", "heal-reverse"),
+    *("heal-random-cut", "heal-restart", "heal-no-pure", "heal-random-drop"),
+)
+TRAINED = ARMS[1:]
+LIKE_HEAL = ("heal-shuffled", "heal-reverse")
+
+
+def varied(name: str) -> World:
+    """Solved one time in four, each time in other words."""
+    ways = ("thin", "thick", "tiny", "huge", "round", "square", "bent", "straight", "warm", "cold")
+    wrong = [failed(name, way) for way in WAYS[:3]] * len(ways)
+    return [row(name)], [hinted(name), unaided(name, *(right(name, w) for w in ways), *wrong)]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRun:
+    """Every arm, on one easy, one hard and one extreme problem."""
+    rows, rules = extreme("plums")
+    anew = {"match": r"many plums .*Hint: Remember.*<assistant>\Z", "replies": [*map(honest, WAYS)]}
+    parts = world(easy("apples"), varied("pears"), (rows, [anew, *rules]))
+    settings = {"arms": list(ARMS), "gear": {"hinted_samples": 2}}
+    run = ScriptedRun(tmp_path_factory.mktemp("arms"), parts, settings)
+    run.go()
+    return run
+
+
+def stored(run: ScriptedRun, table: str) -> dict[str, Trace]:
+    """Every trace a table holds; those of the control arms are not HEAL's own live ones."""
+    with Store.open(run.folder, write=False) as store:
+        return store.read(table, Trace)
+
+
+def kept(run: ScriptedRun, arm: str, pool: str) -> set[str]:
+    chosen = run.read("selected", Selected, arm)
+    return {x.trace for x in chosen if x.pool == pool and x.drop is Drop.KEPT}
+
+
+def noun_of(run: ScriptedRun) -> dict[str, str]:
+    assert run.view is not None
+    return {p.id: p.problem.split()[2] for p in run.view.problems}
+
+
+@pytest.mark.parametrize("arm", [a for a in TRAINED if a != "rft_more"])
+def test_every_arm_but_rft_more_has_the_same_d1(done: ScriptedRun, arm: str) -> None:
+    assert kept(done, arm, "D1") == kept(done, "heal", "D1") != set()
+
+
+def test_rft_learns_from_d1_alone(done: ScriptedRun) -> None:
+    assert {x.pool for x in done.read("selected", Selected, "rft")} == {"D1"}
+    assert {x.pool for x in done.read("selected", Selected, "rft_more")} == {"D1"}
+    assert {x.pool for x in done.read("selected", Selected, "star")} == {"D1", "D2"}
+
+
+@pytest.mark.parametrize("arm", LIKE_HEAL)
+def test_an_arm_of_another_order_has_heals_own_traces(done: ScriptedRun, arm: str) -> None:
+    for pool in ("D1", "D2", "D3"):
+        assert kept(done, arm, pool) == kept(done, "heal", pool)
+
+
+def test_restarted_repairs_keep_nothing_of_their_parent(done: ScriptedRun) -> None:
+    traces = stored(done, "repair")
+    chosen = kept(done, "heal-restart", "D3")
+    assert chosen
+    assert {traces[t].prefix_tokens for t in chosen} == {0}
+    assert all(traces[t].prefix_tokens > 0 for t in kept(done, "heal", "D3"))
+
+
+def test_random_cuts_fall_in_the_same_window(done: ScriptedRun) -> None:
+    traces = stored(done, "repair")
+    own = {x.trace for x in done.read("selected", Selected, "heal-random-cut") if x.pool == "D3"}
+    found = Counter(traces[t].prefix_tokens for t in own)
+    one = {len(kept_prefix("plums", w).split("\n\n")[0]) + 2 for w in WAYS}
+    two = {len(kept_prefix("plums", w)) for w in WAYS}
+    assert set(found) <= one | two
+    assert set(found) & one, "chance alone chose the surge every time"
+    parents = {traces[t].parent for t in own}
+    assert parents == {t.parent for t in done.read("repair", Trace)}
+
+
+def test_without_pure_the_shortcut_stays(done: ScriptedRun) -> None:
+    traces = stored(done, "repair") | stored(done, "hinted")
+    drops = Counter(x.drop for x in done.read("selected", Selected, "heal-no-pure"))
+    assert drops[Drop.PURE] == 0
+    assert any(MAGIC in traces[t].text for t in kept(done, "heal-no-pure", "D3"))
+    assert not any(MAGIC in traces[t].text for t in kept(done, "heal", "D3"))
+
+
+def test_a_random_drop_is_of_the_same_size(done: ScriptedRun) -> None:
+    def dropped(arm: str) -> dict[str, set[str]]:
+        chosen = done.read("selected", Selected, arm)
+        return {
+            pool: {x.trace for x in chosen if x.pool == pool and x.drop is Drop.PURE}
+            for pool in ("D2", "D3")
+        }
+
+    pure, chance = dropped("heal"), dropped("heal-random-drop")
+    assert {p: len(t) for p, t in pure.items()} == {p: len(t) for p, t in chance.items()}
+    assert pure["D3"] != chance["D3"]
+
+
+def test_the_bill_is_what_heal_spent_after_sampling(done: ScriptedRun) -> None:
+    sampled = sum(t.new_tokens for name in ("hinted", "repair") for t in done.read(name, Trace))
+    hints = sum(h.new_tokens for h in done.read("hint", Hint))
+    scored = sum(s.scored_tokens for s in done.read("scores", TokenScores))
+    scored += sum(s.scored_tokens for s in done.read("pure", PureScore))
+    cost = done.meta("scored_token_cost")
+    assert cost > 0
+    assert done.meta("bill") == round(sampled + hints + cost * scored)
+
+
+@pytest.mark.parametrize("arm", ["rft_more", "star"])
+def test_buyers_spend_at_most_the_bill_and_most_of_it_while_anything_is_wanted(
+    done: ScriptedRun, arm: str
+) -> None:
+    bought = done.read("bought", Trace, arm)
+    spent, bill = sum(t.new_tokens for t in bought), done.meta("bill")
+    assert 0 < spent <= bill
+    said = f"{arm} {len(bought):,} traces, {bill - spent:,} tokens left"
+    assert said in done.watch.lines["spend"]
+    if arm == "rft_more":  # its extreme problem is never solved, so always wants more
+        assert bill - spent < 400
+
+
+def test_rft_more_buys_for_extreme_problems_first(done: ScriptedRun) -> None:
+    nouns = noun_of(done)
+    assert {nouns[t.problem_id] for t in done.read("bought", Trace, "rft_more")} == {"plums"}
+
+
+def test_what_is_bought_continues_the_numbering_of_what_was_drawn(done: ScriptedRun) -> None:
+    drawn = {(t.problem_id, t.seed_index) for t in done.read("sample", Trace)}
+    bought = [(t.problem_id, t.seed_index) for t in done.read("bought", Trace, "rft_more")]
+    assert drawn.isdisjoint(bought)
+    assert len(set(bought)) == len(bought)
+    assert sorted(i for _, i in bought) == list(range(40, 40 + len(bought)))
+
+
+def test_star_buys_whole_traces_under_the_answer(done: ScriptedRun) -> None:
+    bought = done.read("bought", Trace, "star")
+    assert {t.prefix_tokens for t in bought} == {0}
+    assert all(t.hint for t in bought)
+    nouns = noun_of(done)
+    assert Counter(nouns[t.problem_id] for t in bought).keys() == {"pears", "plums"}
+
+
+def test_rft_more_goes_on_to_hard_problems_when_no_extreme_one_wants_more(tmp_path: Path) -> None:
+    settings = {"arms": ["rft", "rft_more", "heal"], "sampling": {"n": 16}}
+    run = ScriptedRun(tmp_path, world(easy("apples"), varied("pears")), settings)
+    run.go()
+    assert run.view is not None
+    assert Stratum.EXTREME not in {c.stratum for c in run.view.ceilings}
+    nouns = noun_of(run)
+    assert {nouns[t.problem_id] for t in run.read("bought", Trace, "rft_more")} == {"pears"}
+    traces = stored(run, "sample") | stored(run, "bought")
+    before, after = ({traces[t].text for t in kept(run, arm, "D1")} for arm in ("rft", "rft_more"))
+    assert before < after
+
+
+def test_running_again_buys_nothing_new(tmp_path: Path) -> None:
+    parts = world(easy("apples"), varied("pears"), extreme("plums"))
+    run = ScriptedRun(tmp_path, parts, {"arms": ["rft_more", "star", "heal"]})
+    run.go()
+    before = run.live()
+    run.go("limits.failed_share=0.6", "evaluate.bootstrap=200")
+    assert run.live() == before
+
+
+def test_nothing_is_bought_for_nothing(tmp_path: Path) -> None:
+    settings = {"arms": ["rft_more", "star", "heal"]}
+    run = ScriptedRun(tmp_path, world(easy("apples")), settings)
+    watch = run.go()
+    assert run.meta("bill") == 0
+    assert "rft_more 0 traces, 0 tokens left" in watch.lines["spend"]
+
+
+def test_a_buyer_whose_draws_all_fail_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"arms": ["star", "heal"], "gear": {"hinted_samples": 2}}
+    run = ScriptedRun(tmp_path, world(easy("apples"), extreme("plums")), settings)
+    run.go(until="score")
+
+    def refuse(self: ScriptedEngine, request: GenRequest, index: int, seed: int) -> Generated:
+        return failed_generation(request, index, "connection refused")
+
+    monkeypatch.setattr(ScriptedEngine, "_reply", refuse)
+    watch = run.go()
+    assert re.search(r"star 0 traces, ([\d,]+) tokens left", watch.lines["spend"])
+
+
+def test_a_dropped_arm_leaves_nothing_in_use(tmp_path: Path) -> None:
+    parts = world(easy("apples"), varied("pears"), extreme("plums"))
+    run = ScriptedRun(tmp_path, parts, {"arms": ["rft_more", "star", "heal"]})
+    run.go()
+    run.go("arms=[heal]")
+    assert {tag for table, tag, _ in run.live() if table in ("bought", "selected")} == {"", "heal"}
+
+
+def test_a_run_without_heal_shows_its_first_arm(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path, settings={"arms": ["base", "rft"]})
+    watch = run.go()
+    assert "D2 0 · D3 0" in watch.lines["select"]
+    assert {r["set"] for r in run.stage_rows("stage3_frontier.jsonl")} == {"D1"}
+
+
+def test_a_tiny_student_is_trained_and_examined_in_every_arm(tmp_path: Path) -> None:
+    make_long_student(tmp_path / "student")
+    arms = ["base", "rft_more", "heal", "heal-random-cut"]
+    settings = {
+        "student": {"model": "student"},
+        "arms": arms,
+        "problems": {"held_out": 0.4},
+        "prompts": {"solve": "{problem}", "solve_hinted": "{problem} Hint: {hint}"},
+        "pace": {"epochs": 0.5},
+        "train": {"threads": 1, "max_length": 900},
+        "evaluate": {"samples": 2, "teacher_n": 10, "max_new_tokens": 4, "bootstrap": 200},
+        "engine": {"local": {"threads": 1}},
+    }
+    parts = world(*map(easy, ("apples", "melons", "limes", "dates")), extreme("plums"))
+    run = ScriptedRun(tmp_path, parts, settings, page=True)
+    run.go()
+    results = run.read("train", TrainResult)
+    assert Counter(r.arm for r in results) == dict.fromkeys(arms[1:], 3)
+    assert len({sum(r.steps for r in results if r.arm == arm) for arm in arms[1:]}) == 1
+    attempts = run.read("evaluate", EvalTrace)
+    assert run.view is not None
+    held_out = [p.id for p in run.view.problems if p.split is Split.HELD_OUT]
+    assert held_out
+    assert Counter((a.arm, a.problem_id) for a in attempts) == dict.fromkeys(
+        ((arm, problem) for arm in arms for problem in held_out), 2
+    )
+    assert run.view.evaluation is not None
+    assert {score.arm for score in run.view.evaluation.arms} == set(arms)
+    assert {row.arm for row in run.view.plan} == set(arms[1:])
+    before = run.live()
+    again = run.go("limits.failed_share=0.6", "problems.verify_workers=2")
+    assert not again.arrived.total()
+    assert run.live() == before
+
+
+def make_long_student(folder: Path) -> None:
+    """The tiny student, with room for a whole repaired trace in bytes."""
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    config = make_student(folder) / "config.json"
+    config.write_text(config.read_text().replace('_embeddings": 256', '_embeddings": 1024'))
