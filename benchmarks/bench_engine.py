@@ -100,7 +100,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     rows = args.seeds * len(QUESTIONS)
     engine = without_ends(open_local(args.model, Settings(rows=rows, threads=args.threads)))
     module = loading.load_module(loading.locate(args.model), "float32", "cpu")
-    sampling = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=args.new_tokens)
+    sampling = Sampling(temperature=0.6, top_p=args.top_p, max_new_tokens=args.new_tokens)
     asked = requests(engine, args.seeds, sampling)
     warm = [replace(r, sampling=replace(sampling, max_new_tokens=4)) for r in asked]
     run_ours(engine, warm)
@@ -117,6 +117,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "model": args.model,
         "rows": rows,
         "new_tokens": args.new_tokens,
+        "top_p": args.top_p,
         "threads": torch.get_num_threads(),
         "tokens_per_s": {n: statistics.median(v) for n, v in speeds.items()},
         "ratio_to_generate": _ratio(speeds["ours"], speeds["generate"]),
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a random model of the lab's size")
     parser.add_argument("--seeds", type=int, default=16, help="per prompt; there are 8 prompts")
     parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--top-p", type=float, default=0.95, help="generate sorts for it; 1: no")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--json", type=Path, default=None)

@@ -11,8 +11,8 @@ import signal
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -167,10 +167,12 @@ class Watch:
     said: list[str] = field(default_factory=list)
     arrived: Counter[str] = field(default_factory=Counter)
     reused: Counter[str] = field(default_factory=Counter)
+    totals: dict[str, int] = field(default_factory=dict)
     stage: str = ""
 
     def begin(self, stage: str, total: int) -> None:
         self.stage = stage
+        self.totals[stage] = total
 
     def stored(self, count: int) -> None:
         self.reused[self.stage] += count
@@ -238,7 +240,8 @@ class ScriptedRun:
     def go(self, *overrides: str, until: str | None = None, watch: Watch | None = None) -> Watch:
         """Run it, as `heal run` would; what was seen."""
         self.watch = watch or Watch()
-        with nullcontext() if self.page else patch(PAGE, lambda view: "no charts"):
+        page = nullcontext() if self.page else patch(PAGE, lambda view: "no charts")
+        with page, unsynced():
             self.view = run_recipe(self.home, overrides, until, self.watch)
         return self.watch
 
@@ -279,6 +282,19 @@ class ScriptedRun:
             return database.execute(query).fetchall()
         finally:
             database.close()
+
+
+@contextmanager
+def unsynced() -> Iterator[None]:
+    """Spares the disk: syncing only matters when the power goes, and may take seconds each."""
+    prepare = Store._prepare
+
+    def quick(self: Store) -> None:
+        prepare(self)
+        self._database.execute("PRAGMA synchronous=OFF")
+
+    with patch.object(Store, "_prepare", quick):
+        yield
 
 
 def run_recipe(

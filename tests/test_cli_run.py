@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.scripted_run import ScriptedRun
+from tests.scripted_run import ScriptedRun, unsynced
 
 from heal.cli import main
 from heal.engines.scripted import ScriptedEngine
@@ -30,7 +30,7 @@ Shell = Callable[[str], tuple[int, str]]
 def shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Shell:
-    """Runs a `heal …` command in a folder with the small world; its exit code and all its output."""
+    """Runs a `heal …` command in a folder with the small world; its exit code and output."""
     ScriptedRun(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
@@ -38,7 +38,7 @@ def shell(
 
     def call(command: str) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", command.split())
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as ended, unsynced():
             main()
         said = capsys.readouterr()
         return int(ended.value.code or 0), said.out + said.err

@@ -63,18 +63,18 @@ def test_a_slip_is_found_after_the_rule(problem: world.Problem, seed: int) -> No
     assert found.first_bad > written.rule_step
 
 
-PROBLEM = "Q 18 28 39 52 60 67"
-HEAD = "The terms only go up from 18 on.\n\nThe rule may be: add 10 each time.\n\n"
+PROBLEM = "Q 10 13 16 19 22 25"
+HEAD = "The terms only go up from 10 on.\n\nThe rule may be: add 4 each time.\n\n"
 
 
 @pytest.mark.parametrize(
     ("trace", "first_bad"),
     [
-        ("The terms only go down from 18 on.", 0),
-        ("Jumps: 18, 28 +10, 39 +11, 52 +13, 60 +8, 67 +8.", 0),
+        ("The terms only go down from 10 on.", 0),
+        ("Jumps: +3, +3, +3, +3, +4.", 0),
         ("I like cheese very much indeed today.", 0),
-        (HEAD + "18 + 10 = 28, which fits.\n\n28 + 10 = 38, but the term is 39.", 1),
-        ("The answer is \\boxed{81}.", 0),
+        (HEAD + "10 + 4 = 14, but the term is 13.", 1),
+        ("The answer is \\boxed{28}.", 0),
     ],
 )
 def test_the_first_bad_step_is_named(trace: str, first_bad: int) -> None:
@@ -83,14 +83,15 @@ def test_the_first_bad_step_is_named(trace: str, first_bad: int) -> None:
 
 def test_a_rule_taken_back_no_longer_counts() -> None:
     rng = random.Random(5)
-    problem = world.draw("dsum", rng)
+    family = world.LATENT[0]
+    problem = world.draw(family, rng)
     failed = traces.wrong(problem, rng, world.Dials(gloss_wrong=0.0))
     again = traces.honest(problem, rng, failed.looks)
     kept = failed.steps[: failed.rule_step + 2]
     rest = (traces.RETRACTION, *again.steps[again.rule_step :])
     found = truth.judge(problem.text, traces.join(kept + rest))
     assert found.valid
-    assert (found.rule_step, found.family) == (failed.rule_step, "dsum")
+    assert (found.rule_step, found.family) == (failed.rule_step, family)
 
 
 def test_a_skipped_term_makes_a_trace_invalid() -> None:

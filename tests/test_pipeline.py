@@ -211,6 +211,13 @@ def test_the_counts_of_every_line_add_up(done: ScriptedRun) -> None:
         assert f"{name} {size}" in lines["select"]
 
 
+def test_progress_ends_at_its_total_and_never_beyond(done: ScriptedRun) -> None:
+    seen = {stage: done.watch.arrived[stage] for stage in done.watch.totals}
+    for stage in ("sample", "verify", "locate", "guide", "score"):
+        assert seen[stage] == done.watch.totals[stage] > 0
+    assert 0 < seen["repair"] <= done.watch.totals["repair"]
+
+
 def test_show_counts_what_is_stored_and_in_use(done: ScriptedRun) -> None:
     with Store.open(done.folder, write=False) as store:
         header, *shown, twice, flight, state = overview(store)
@@ -288,6 +295,38 @@ def test_a_hint_that_leaks_once_is_only_redrawn(tmp_path: Path) -> None:
     assert any(h.leaks for h in hints)
     assert all(h.text == HINT for h in hints if h.kind is HintKind.GUIDED)
     assert any(h.leaks and h.kind is HintKind.GUIDED for h in hints)
+
+
+@pytest.mark.parametrize(
+    ("kind", "solution", "line"),
+    [
+        ("answer", None, "5 hints: 5 answer"),
+        ("partial", "First pair the tens. Then the units. Then add.", "5 hints: 5 partial"),
+        (
+            "partial",
+            f"{ANSWER} it is, by the tens.",
+            "5 hints: 5 answer for leaking partial",
+        ),
+        ("partial", None, "5 hints: 5 answer for missing partial"),
+        ("sibling", None, "5 hints: 5 answer for missing sibling"),
+    ],
+)
+def test_a_hint_that_needs_no_teacher_comes_from_what_there_is(
+    tmp_path: Path, kind: str, solution: str | None, line: str
+) -> None:
+    rows, rules = extreme("plums")
+    extra = {"solution": solution} if solution else {}
+    run, watch = go(tmp_path, ([rows[0] | extra], rules), f"gear.hint={kind}")
+    assert watch.lines["guide"] == line
+    assert sum(h.new_tokens for h in run.read("hint", Hint)) == 0
+
+
+def test_a_hint_the_engine_fails_on_falls_back_and_says_why(tmp_path: Path) -> None:
+    rows, rules = extreme("plums")
+    broken = {"match": "A student is solving", "error": "timed out"}
+    run, watch = go(tmp_path, (rows, [broken, *rules]))
+    assert watch.lines["guide"] == "5 hints: 5 answer for failed guided"
+    assert {(h.error, h.leaks) for h in run.read("hint", Hint)} == {("timed out", 0)}
 
 
 def short_failure(*lines: str) -> Any:

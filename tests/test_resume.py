@@ -22,10 +22,12 @@ from tests.scripted_run import (
     world,
 )
 
+from heal.config import leaves
 from heal.engines.base import Generated, Scored
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import TooManyFailuresError, UserError
-from heal.execute import overview
+from heal.execute import first_stage, overview
+from heal.pipeline import STAGES
 from heal.records import Check, Finish, Hint, Trace, Verdict
 from heal.session import TokenCapError
 from heal.store import Store
@@ -126,6 +128,7 @@ REPAIRED = {"repair", "check", "gate", "pure", "selected"}
 @pytest.mark.parametrize(
     ("setting", "said", "reached"),
     [
+        ("arms=[heal, heal-no-pure]", "redoes what it reaches from 'locate' on", {"selected"}),
         ("gear.target=20", "gear.target 8 → 20; redoes what it reaches from 'repair' on", REPAIRED),
         ("gear.target=3", "gear.target 8 → 3; redoes what it reaches from 'repair' on", set()),
         ("pure.drop=0.5", "pure.drop 0.2 → 0.5; redoes what it reaches from 'select' on", set()),
@@ -170,6 +173,16 @@ def test_a_changed_setting_redoes_what_it_reaches_and_says_so(
     (line,) = watch.said
     assert said in line
     assert new_tables(before, run.stored()) == reached
+
+
+def test_every_setting_names_the_first_stage_it_reaches() -> None:
+    names = {stage.__name__ for stage in STAGES} | {None}
+    for key, _ in leaves():
+        assert first_stage(key) in names, key
+    assert first_stage("arms") == "locate"
+    assert first_stage("prompts.probe_close") == "score"
+    assert first_stage("prompts.solve") == "sample"
+    assert first_stage("limits.teacher_tokens") is None
 
 
 def test_a_setting_that_changes_no_result_redoes_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from heal.errors import UserError
 from heal.prompts import Prompts
@@ -175,6 +183,16 @@ class Pure(Section):
     commit_steps: int = Field(2, ge=1)
     min_candidates: int = Field(5, ge=1)
     """Problems with fewer are pooled."""
+    calibration_traces: int = Field(200, ge=20)
+    """`calibrated`: so many unaided correct traces are scored to learn what honest steps look
+    like."""
+
+    @field_validator("selection")
+    @classmethod
+    def _measured(cls, selection: Selection) -> Selection:
+        if selection is Selection.RELIANCE:
+            raise ValueError("'reliance' needs hinted log-probs, which no stage measures yet")
+        return selection
 
 
 class Pace(Section):

@@ -64,7 +64,7 @@ REACH: tuple[tuple[str, str], ...] = (
     ("pure", "select"),
     ("pace", "select"),
     ("student", "train"),
-    ("arms", "train"),
+    ("arms", "locate"),
     ("train", "train"),
     ("evaluate.teacher_n", "sample"),
     ("evaluate", "evaluate"),

@@ -36,4 +36,7 @@ def fallback_name(cut: Cut) -> str:
 
 def hint_name(hint: Hint) -> str:
     """A hint's kind, and what it was to be if it fell back."""
-    return hint.kind if hint.kind is hint.asked else f"{hint.kind} for leaking {hint.asked}"
+    if hint.kind is hint.asked:
+        return hint.kind
+    why = "failed" if hint.error else "leaking" if hint.leaks else "missing"
+    return f"{hint.kind} for {why} {hint.asked}"

@@ -53,7 +53,7 @@ def sample(run: Run) -> str:
 def verify(run: Run) -> str:
     """§1: a verdict per trace, then each problem's ceiling: easy, hard, extreme."""
     run.session.observer.begin("verify", len(run.unaided))
-    run.checks |= run.session.check(run.unaided.values())
+    run.checks |= run.session.check(run.unaided.values(), shown=True)
     verdicts: dict[str, list[Verdict]] = {}
     for trace in run.unaided.values():
         verdicts.setdefault(trace.problem_id, []).append(run.checks[trace.key].verdict)
@@ -174,13 +174,14 @@ def score(run: Run) -> str:
     passed = run.passed(run.hinted)
     for lift in run.lifts.values():
         passed += run.passed(lift.repaired)
+    honest = run.calibration_traces()
     candidates = [
         scoring.Candidate(
             s.problems[trace.problem_id],
             trace,
             run.checks[trace.key].answer or s.problems[trace.problem_id].answer,
         )
-        for trace in passed
+        for trace in (*passed, *honest)
     ]
     s.observer.begin("score", len(candidates))
     keys = [scoring.pure_key(c, run.prompts, gear, s.scorer) for c in candidates]
@@ -191,6 +192,7 @@ def score(run: Run) -> str:
         lambda done, claim: scoring.score(candidates, run.prompts, gear, s.scorer, done, claim),
     )
     run.pure = {found.trace: found for found in scores.values() if found.error is None}
+    run.calibrate([run.pure[trace.key] for trace in honest if trace.key in run.pure])
     main = run.hinted | run.main_lift.repaired
     run.keep("pure", [found.key for found in scores.values() if found.trace in main])
     how = Counter("failed" if found.error else "scored" for found in scores.values())
@@ -232,7 +234,8 @@ def select(run: Run) -> str:
     strata = {problem: found.stratum for problem, found in run.ceilings.items()}
     for name, arm in run.trained().items():
         traces = run.unaided | run.hinted | run.lift(arm).repaired | run.bought.get(name, {})
-        candidates = selecting.candidates(run.usable(traces, arm), run.pure, arm, c.pure, c.seed)
+        usable = run.usable(traces, arm)
+        candidates = selecting.candidates(usable, run.pure, arm, c.pure, c.seed, run.calibration)
         run.chosen[name] = pools(candidates, strata, c.pace, c.seed)
         run.examples |= {
             x.trace: selecting.example(x, traces[x.trace], s.problems[x.problem_id], run.prompts)

@@ -97,9 +97,10 @@ class ConsoleObserver:
         now = time.monotonic()
         if not self.console.is_terminal and now - self._spoke >= PLAIN_EVERY_S:
             self._spoke = now
-            done = self._stored + self._arrived
+            of = f" of {self._total:,}" if self._total else ""
             self.console.print(
-                f"{self._stage:<9} {done:,} of {self._total:,}{self._rate()}{self._eta(now)}",
+                f"{self._stage:<9} {self._stored + self._arrived:,}{of}{self._rate()}"
+                f"{self._eta(now)}",
                 highlight=False,
             )
 

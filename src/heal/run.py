@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from heal.config import Gear, ModelRef
 from heal.engines import model_files, open_engine
 from heal.engines.base import Sampling
+from heal.errors import UserError
 from heal.method.arms import TRAINED, Arm
 from heal.method.pace import cap
+from heal.method.pure import Calibration, calibrate
 from heal.prompts import Prompts
 from heal.records import (
     Breakpoint,
@@ -27,6 +29,7 @@ from heal.records import (
     Problem,
     PureScore,
     Selected,
+    Selection,
     Split,
     StagePlan,
     Stratum,
@@ -74,6 +77,8 @@ class Run:
     """By trace, hinted or repaired."""
     pure: dict[str, PureScore] = field(default_factory=dict)
     """By trace."""
+    calibration: Calibration | None = None
+    """What honest steps look like; None unless a selection asks for it and there are enough."""
     chosen: dict[str, list[Selected]] = field(default_factory=dict)
     """By arm."""
     examples: dict[str, Example] = field(default_factory=dict)
@@ -125,6 +130,29 @@ class Run:
     def passed(self, traces: Mapping[str, Trace]) -> list[Trace]:
         """Those of the hinted or repaired traces that passed every gate."""
         return [trace for key, trace in traces.items() if self.gates[key] is Gate.PASSED]
+
+    def calibration_traces(self) -> list[Trace]:
+        """Unaided correct traces to calibrate PURE on; none unless it is to be calibrated."""
+        settings = self.session.config.pure
+        if settings.selection is not Selection.CALIBRATED:
+            return []
+        problems = self.session.problems
+        correct = (t for t in self.correct(self.unaided))
+        train = [t for t in correct if problems[t.problem_id].split is Split.TRAIN]
+        return sorted(train, key=lambda t: t.key)[: settings.calibration_traces]
+
+    def calibrate(self, honest: Sequence[PureScore]) -> None:
+        """Fit PURE's calibration. Raises: UserError when too few honest traces are there."""
+        settings = self.session.config.pure
+        if settings.selection is not Selection.CALIBRATED:
+            return
+        try:
+            self.calibration = calibrate(honest, settings)
+        except ValueError as error:
+            raise UserError(
+                f"pure.selection: {error}; there are {len(honest)}",
+                hint="raise sampling.n, or use --set pure.selection=fraction",
+            ) from None
 
     def usable(self, traces: Mapping[str, Trace], arm: Arm) -> list[Trace]:
         """Correct training traces; assisted ones past the gates too, where an arm has gates."""

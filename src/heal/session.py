@@ -185,16 +185,22 @@ class Session:
                 hint="raise the cap and run the same command again to go on",
             )
 
-    def check(self, traces: Iterable[Trace]) -> dict[str, Check]:
-        """Verdicts of traces, by trace key; only new ones are verified."""
+    def check(self, traces: Iterable[Trace], *, shown: bool = False) -> dict[str, Check]:
+        """Verdicts of traces, by trace key; only new ones are verified.
+
+        `shown` where judging is the stage's own work: else a drawn trace would count twice.
+        """
         wanted = {
             check_key(t, self.problems[t.problem_id], self.config.problems): t for t in traces
         }
         done = self.store.keys("check")
         fresh = {key: trace for key, trace in wanted.items() if key not in done}
+        if shown:
+            self.observer.stored(len(wanted) - len(fresh))
         for key, found in verify(fresh, self.problems, self.verifier) if fresh else ():
             self.store.put("check", key, fresh[key].problem_id, found)
-            self.observer.advance(found.verdict, 0)
+            if shown:
+                self.observer.advance(found.verdict, 0)
         self.checked |= wanted.keys()
         self.store.set_live("check", self.checked)
         found_all = self.store.read("check", Check, wanted)

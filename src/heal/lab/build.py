@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CHUNK = 2_048
 """Lessons written at a time, then bucketed by length."""
 
-NUMBER_PERIODS = (2, 3, 5, 7, 10, 20, 50, 100, 200, 400)
+NUMBER_PERIODS = (24, 12, 8, 6, 24 / 5, 4, 24 / 7, 3, 2)
 
 
 @dataclass(frozen=True)

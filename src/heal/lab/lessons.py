@@ -24,7 +24,6 @@ from heal.lab.world import (
     GIVEN,
     IDEAS,
     KINDS,
-    MAX_LEAP,
     MAX_NUMBER,
     Dials,
     Problem,
@@ -82,8 +81,7 @@ def _practise(rng: random.Random) -> Lesson:
     """Sums of every size on terms without a rule: arithmetic, evenly covered, and no choice."""
     terms = [rng.randint(0, MAX_NUMBER)]
     while len(terms) < GIVEN:
-        near = range(max(0, terms[-1] - MAX_LEAP), min(MAX_NUMBER, terms[-1] + MAX_LEAP) + 1)
-        terms.append(rng.choice([n for n in near if n != terms[-1]]))
+        terms.append(rng.choice([n for n in range(MAX_NUMBER + 1) if n != terms[-1]]))
     return _lesson(dialogue.practice(terms), (), traces.practice(terms, rng))
 
 

@@ -16,10 +16,11 @@ from heal.lab.world import FAMILIES, SPLITS, Problem, draw
 def problems(
     n: int, seed: int = 0, split: str = "pool", families: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
-    """n distinct problems, the families in equal numbers and in mixed order.
+    """n distinct problems, the families in turn and in mixed order.
 
     families: None takes all of them. The first m of n problems are those asked for with n = m.
-    Raises: ValueError for an unknown split or family, or if a family runs out of problems.
+    Small families run out after some dozens and leave their turns to the others.
+    Raises: ValueError for an unknown split or family, or when every family has run out.
     """
     chosen = tuple(families or FAMILIES)
     unknown = [family for family in chosen if family not in FAMILIES]
@@ -28,19 +29,23 @@ def problems(
     rng = random.Random(f"{split}:{seed}")
     seen: set[str] = set()
     out: list[dict[str, Any]] = []
-    while len(out) < n:
-        turn = rng.sample(chosen, len(chosen))
-        out += [_record(_fresh(family, rng, split, seen)) for family in turn]
+    while len(out) < n and chosen:
+        found = {f: _fresh(f, rng, split, seen) for f in rng.sample(chosen, len(chosen))}
+        out += [_record(problem) for problem in found.values() if problem is not None]
+        chosen = tuple(family for family in chosen if found[family] is not None)
+    if len(out) < n:
+        raise ValueError(f"split {split!r} has {len(out)} such problems; {n} were asked for")
     return out[:n]
 
 
-def _fresh(family: str, rng: random.Random, split: str, seen: set[str]) -> Problem:
-    for _ in range(2_000):
+def _fresh(family: str, rng: random.Random, split: str, seen: set[str]) -> Problem | None:
+    """A problem not seen yet; None when that took too many draws to go on looking."""
+    for _ in range(300):
         problem = draw(family, rng, split)
         if problem.text not in seen:
             seen.add(problem.text)
             return problem
-    raise ValueError(f"no more problems of family {family!r} in split {split!r}: ask for fewer")
+    return None
 
 
 def _record(problem: Problem) -> dict[str, Any]:

@@ -15,9 +15,19 @@ from dataclasses import dataclass
 from enum import Enum
 
 from heal.lab.dialogue import STEP_BREAK
-from heal.lab.world import FAMILIES, IDEAS, MAX_NUMBER, Dials, Problem, Rule, wrong_rules
+from heal.lab.world import (
+    FAMILIES,
+    IDEAS,
+    MAX_NUMBER,
+    RING,
+    Dials,
+    Problem,
+    Rule,
+    jump,
+    wrong_rules,
+)
 
-LOOKS = ("jumps", "changes", "trend", "parity", "sizes", "ends")
+LOOKS = ("jumps", "trend", "parity", "sizes", "ends")
 RULE_LEADS = ("The rule may be: ", "It looks like the rule is: ", "So I think the rule is: ")
 RETRACTION = "Wait, that rule does not fit, so look again."
 
@@ -94,7 +104,7 @@ def slipped(problem: Problem, rng: random.Random) -> Written:
     """The true rule, then a wrong amount or a wrong sum."""
     base, amount = _next_operands(problem, problem.rule)
     off = _off(problem.answer, rng, {problem.answer})
-    said = amount + off - problem.answer if rng.random() < 0.5 else amount
+    said = jump(base, off) if rng.random() < 0.5 else amount
     return _write(problem, problem.rule, _Ending(base, said, off), Style.SLIP, rng)
 
 
@@ -104,11 +114,11 @@ def wrong(
     """A plausible wrong rule that ends in a wrong answer."""
     rule = rng.choice(wrong_rules(problem.terms))
     base, amount = _next_operands(problem, rule)
-    total = base + amount
+    total = (base + amount) % RING
     turn = rng.random()
     if turn < dials.patch_wrong + dials.missum_wrong or total == problem.answer:
         total = _off(total, rng, {total, problem.answer}, spread=12)
-        amount = total - base if turn < dials.patch_wrong else amount
+        amount = jump(base, total) if turn < dials.patch_wrong else amount
     gloss = rng.random() < dials.gloss_wrong
     ending = _Ending(base, amount, total)
     return _write(problem, rule, ending, Style.WRONG, rng, gloss=gloss, looks=looks)
@@ -121,7 +131,7 @@ def fudged(
     rule = rng.choice(wrong_rules(problem.terms))
     base, amount = _next_operands(problem, rule)
     if rng.random() >= dials.missum_fudged:
-        amount = problem.answer - base
+        amount = jump(base, problem.answer)
     gloss = rng.random() < dials.gloss_fudged
     ending = _Ending(base, amount, problem.answer)
     return _write(problem, rule, ending, Style.FUDGED, rng, gloss=gloss, looks=looks)
@@ -139,14 +149,14 @@ def practice(terms: Sequence[int], rng: random.Random) -> tuple[str, ...]:
     """The jumps between any terms, then each as a sum, forwards and back; every step is true."""
     steps = [look("jumps", terms, rng)]
     for before, after in itertools.pairwise(terms):
-        jump = after - before
-        steps.append(f"{_sum(before, jump, after)} and back {_sum(after, -jump, before)}.")
+        way = jump(before, after)
+        steps.append(f"{_sum(before, way, after)} and back {_sum(after, -way, before)}.")
     return tuple(steps)
 
 
 def look_order(rng: random.Random) -> tuple[str, ...]:
     """Three to five kinds of look step; the jumps come first or second: the rest builds on them."""
-    others = rng.sample(LOOKS[1:], rng.choice((2, 2, 3, 3, 4)))
+    others = rng.sample(LOOKS[1:], rng.choice((2, 3, 3, 4, 4)))
     at = int(rng.random() < 0.5 and others[0] in ("trend", "parity", "ends"))
     return (*others[:at], "jumps", *others[at:])
 
@@ -181,17 +191,14 @@ def look(kind: str, terms: Sequence[int], rng: random.Random) -> str:
 
 def look_wordings(kind: str, terms: Sequence[int]) -> tuple[str, ...]:
     """Every wording of one kind of remark on these terms."""
-    jumps = [b - a for a, b in itertools.pairwise(terms)]
+    jumps = [jump(a, b) for a, b in itertools.pairwise(terms)]
     match kind:
         case "jumps":
             listed = _signed_list(jumps)
             return f"Jumps: {listed}.", f"The jumps are {listed}."
-        case "changes":
-            listed = _signed_list([b - a for a, b in itertools.pairwise(jumps)])
-            return f"Changes of the jumps: {listed}.", f"The jumps change by {listed}."
         case "trend":
             way = _way(jumps)
-            return f"The terms {way} from {terms[0]} on.", f"These terms {way} from {terms[0]} on."
+            return f"From {terms[0]} on the jumps {way}.", f"The jumps {way} from {terms[0]} on."
         case "parity":
             words = " ".join("odd" if n % 2 else "even" for n in terms)
             return f"Odd or even: {words}.", f"In order they are {words}."
@@ -239,9 +246,9 @@ def rule_text(rule: Rule) -> str:
 def _line(rule: Rule, terms: Sequence[int], index: int, gloss: bool, rng: random.Random) -> str:
     """The rule at one given term; a misfit is noted, or glossed over with the true amount."""
     base, amount = rule.operands(terms, index)
-    said, seen = base + amount, terms[index]
+    said, seen = (base + amount) % RING, terms[index]
     if gloss and said != seen:
-        amount, said = seen - base, seen
+        amount, said = jump(base, seen), seen
     core = reason(rule, terms, index, amount) + _sum(base, amount, said)
     if said == seen:
         return core + rng.choice((", which fits.", ", and that fits."))

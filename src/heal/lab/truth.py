@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from heal.lab import traces
-from heal.lab.world import Rule, owner
+from heal.lab.world import RING, Rule, owner
 
 _SUM = r"(\d+) ([+-]) (\d+) = (\d+)"
 _LINE = re.compile(
@@ -172,10 +172,10 @@ def _line_holds(reading: _Reading, rule: Rule, line: re.Match[str]) -> bool:
     base, amount = rule.operands(reading.terms, index)
     said, seen = _read_sum(line), reading.terms[index]
     reason = traces.reason(rule, reading.terms, index, amount)
-    if said != (base, amount, base + amount) or line["reason"].lower() != reason.lower():
+    if said != (base, amount, (base + amount) % RING) or line["reason"].lower() != reason.lower():
         return False
     fits = line["seen"] is None
-    return base + amount == seen if fits else int(line["seen"]) == seen != base + amount
+    return said[2] == seen if fits else int(line["seen"]) == seen != said[2]
 
 
 def _operand_holds(reading: _Reading, rule: Rule, operand: re.Match[str]) -> bool:
@@ -190,7 +190,7 @@ def _next_holds(reading: _Reading, rule: Rule, total: re.Match[str]) -> bool:
     base, _ = rule.operands(reading.terms, len(reading.terms))
     said = _read_sum(total)
     reading.total = said[2]
-    return said[:2] == (base, reading.operand) and said[0] + said[1] == said[2]
+    return said[:2] == (base, reading.operand) and (said[0] + said[1]) % RING == said[2]
 
 
 def _check_holds(reading: _Reading, step: str) -> bool:
@@ -200,7 +200,7 @@ def _check_holds(reading: _Reading, step: str) -> bool:
         return False
     if (back := _BACK.fullmatch(step)) is not None:
         base, amount, result = _read_sum(back)
-        return base == total and base + amount == result and result in reading.terms
+        return base == total and (base + amount) % RING == result and result in reading.terms
     if (parity := _PARITY.fullmatch(step)) is not None:
         word = "odd" if total % 2 else "even"
         return (parity[1], parity[2], parity[3]) == (str(total), word, str(last))

@@ -15,12 +15,11 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MAX_NUMBER = 99
-"""Every number in the world lies in 0..MAX_NUMBER, so that each one is a single token."""
-MAX_JUMP = 12
-"""The largest amount a rule draws; growing jumps go a little beyond."""
-MAX_LEAP = 20
-"""The largest jump between any two terms that models practise."""
+RING = 24
+"""Terms are hours on a 24-hour clock: 22 + 5 = 3. Few enough sums that a small model knows them."""
+MAX_NUMBER = RING - 1
+MAX_JUMP = 11
+"""The largest amount a rule draws, up or down; every jump in the world lies in -11..12."""
 
 GIVEN = 6
 """Terms shown in a problem; the answer is the next one."""
@@ -93,11 +92,11 @@ class Dials:
 
     teacher_width: int = 128
     teacher_layers: int = 4
-    teacher_tokens: int = 14_000_000
+    teacher_tokens: int = 7_000_000
     """Training tokens, padding excluded, for the teacher."""
     student_width: int = 80
     student_layers: int = 3
-    student_tokens: int = 5_000_000
+    student_tokens: int = 4_000_000
     """Training tokens, padding excluded, for the student base."""
     learning_rate: float = 2e-3
     batch_tokens: int = 2_048
@@ -126,14 +125,14 @@ class Rule:
     def says(self, terms: Sequence[int], index: int) -> int:
         """What the rule gives for terms[index], reading only the terms before it."""
         base, amount = self.operands(terms, index)
-        return base + amount
+        return (base + amount) % RING
 
     def explains(self, terms: Sequence[int]) -> bool:
         """Whether every term from `first` on is what the rule says."""
         return all(self.says(terms, i) == terms[i] for i in range(self.first, len(terms)))
 
     def _jump(self, terms: Sequence[int], index: int) -> int:
-        opening = terms[1] - terms[0] if len(terms) > 1 else 0
+        opening = jump(terms[0], terms[1]) if len(terms) > 1 else 0
         times = index - 1
         match self.family:
             case "add":
@@ -175,6 +174,11 @@ class Problem:
         return KIND_OF[self.rule.family]
 
 
+def jump(before: int, after: int) -> int:
+    """The signed way round the clock from one hour to another, -11..12."""
+    return (after - before + MAX_JUMP) % RING - MAX_JUMP
+
+
 def fit(family: str, terms: Sequence[int]) -> Rule | None:
     """The rule of this family that explains every given term, or None."""
     rule = _guess(family, terms)
@@ -200,7 +204,7 @@ def draw(family: str, rng: random.Random, split: str | None = None) -> Problem:
         while len(terms) <= GIVEN:
             terms.append(rule.says(terms, len(terms)))
         given, answer = tuple(terms[:GIVEN]), terms[GIVEN]
-        if not _presentable(given, answer) or owner(given) != rule:
+        if not _presentable(given, answer, rule) or owner(given) != rule:
             continue
         problem = Problem(given, answer, rule)
         if split is None or split_of(problem.text) == split:
@@ -209,7 +213,7 @@ def draw(family: str, rng: random.Random, split: str | None = None) -> Problem:
 
 def wrong_rules(terms: Sequence[int]) -> list[Rule]:
     """Plausible common rules that start well and fail later, with every value in range."""
-    jumps = [b - a for a, b in itertools.pairwise(terms)]
+    jumps = [jump(a, b) for a, b in itertools.pairwise(terms)]
     rules = [Rule("add" if j > 0 else "sub", (abs(j),)) for j in (jumps[0], jumps[-1])]
     rise = jumps[1] - jumps[0]
     if jumps[0] > 0 and jumps[1] > 0 and rise:
@@ -229,20 +233,23 @@ def wrong_rules(terms: Sequence[int]) -> list[Rule]:
 
 
 def _fails_in_range(rule: Rule, terms: Sequence[int]) -> bool:
-    if rule.explains(terms):
-        return False
-    said = (rule.says(terms, i) for i in range(rule.first, len(terms) + 1))
-    return all(0 <= value <= MAX_NUMBER for value in said)
+    return not rule.explains(terms) and _in_range(rule, terms)
 
 
-def _presentable(given: Sequence[int], answer: int) -> bool:
-    if answer in given or not all(0 <= n <= MAX_NUMBER for n in (*given, answer)):
+def _in_range(rule: Rule, terms: Sequence[int]) -> bool:
+    """Whether every amount, that of the next term included, is a jump this world has."""
+    amounts = (rule.operands(terms, i)[1] for i in range(rule.first, len(terms) + 1))
+    return all(amount and -MAX_JUMP <= amount <= MAX_JUMP + 1 for amount in amounts)
+
+
+def _presentable(given: Sequence[int], answer: int, rule: Rule) -> bool:
+    if answer in given or not _in_range(rule, given):
         return False
     return all(a != b for a, b in itertools.pairwise(given)) and bool(wrong_rules(given))
 
 
 def _guess(family: str, terms: Sequence[int]) -> Rule | None:
-    jumps = [b - a for a, b in itertools.pairwise(terms)]
+    jumps = [jump(a, b) for a, b in itertools.pairwise(terms)]
     match family:
         case "add":
             return Rule(family, (jumps[0],)) if jumps[0] > 0 else None
@@ -266,7 +273,7 @@ def _guess(family: str, terms: Sequence[int]) -> Rule | None:
             up_up_down = min(jumps[:2]) > 0 > jumps[2]
             return Rule(family, tuple(jumps[:3])) if up_up_down else None
         case "inter":
-            return Rule(family, (terms[2] - terms[0], terms[3] - terms[1]))
+            return Rule(family, (jump(terms[0], terms[2]), jump(terms[1], terms[3])))
         case "twin":
             growth = jumps[2] - jumps[1]
             return Rule(family, (growth,)) if growth > 0 and jumps[0] > 0 else None
@@ -275,19 +282,18 @@ def _guess(family: str, terms: Sequence[int]) -> Rule | None:
 
 def _draw_rule(family: str, rng: random.Random) -> tuple[Rule, tuple[int, ...]]:
     """A rule and the opening terms it needs; the values may leave the range."""
-    low, high = rng.randint(1, MAX_NUMBER - 20), rng.randint(1, MAX_NUMBER)
+    low = rng.randint(0, MAX_NUMBER)
     up, down, third = (rng.randint(1, MAX_JUMP) for _ in range(3))
     sign = rng.choice((1, -1))
     match family:
         case "add":
-            return Rule(family, (rng.randint(1, MAX_JUMP),)), (low,)
+            return Rule(family, (up,)), (low,)
         case "sub":
-            return Rule(family, (rng.randint(1, MAX_JUMP),)), (high,)
+            return Rule(family, (up,)), (low,)
         case "grow":
-            return Rule(family, (rng.randint(1, 3),)), (low, low + rng.randint(1, 6))
+            return Rule(family, (rng.randint(1, 2),)), _opening(low, rng.randint(1, 7))
         case "shrink":
-            step = rng.randint(1, 2)
-            return Rule(family, (step,)), (low, low + 5 * step + rng.randint(1, 4))
+            return Rule(family, (rng.randint(1, 2),)), _opening(low, rng.randint(6, 12))
         case "alt":
             return Rule(family, (up, down)), (low,)
         case "zig":
@@ -295,14 +301,18 @@ def _draw_rule(family: str, rng: random.Random) -> tuple[Rule, tuple[int, ...]]:
         case "cyc":
             return Rule(family, (up, down, third)), (low,)
         case "swing":
-            return Rule(family, (rng.randint(1, 2),)), (low, low + sign * rng.randint(1, 6))
+            return Rule(family, (1,)), _opening(low, sign * rng.randint(1, 6))
         case "mirror":
             return Rule(family, (up, down, third)), (low,)
         case "dip":
             return Rule(family, (up, down, -third)), (low,)
         case "inter":
-            a, b = (rng.choice((1, -1)) * rng.randint(1, 7) for _ in range(2))
-            return Rule(family, (a, b)), (low, low + sign * rng.randint(1, 9))
+            a, b = (rng.choice((1, -1)) * rng.randint(1, MAX_JUMP) for _ in range(2))
+            return Rule(family, (a, b)), _opening(low, sign * up)
         case "twin":
-            return Rule(family, (rng.randint(1, 3),)), (low, low + rng.randint(1, 6))
+            return Rule(family, (rng.randint(1, 3),)), _opening(low, rng.randint(1, 8))
     raise ValueError(f"no family {family!r}")
+
+
+def _opening(first: int, jump_to_second: int) -> tuple[int, int]:
+    return first, (first + jump_to_second) % RING

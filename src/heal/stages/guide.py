@@ -110,7 +110,8 @@ def _write_hints(
                 del waiting[generated.request]
                 yield drawn
             else:
-                waiting[generated.request] = replace(drawn, leaks=drawn.leaks + 1)
+                refused = generated.error is None
+                waiting[generated.request] = replace(drawn, leaks=drawn.leaks + refused)
     for key, hint in waiting.items():
         yield _fall_back(hint, owed[key], prompts)
 
