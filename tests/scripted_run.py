@@ -7,8 +7,10 @@ killed: `python scripted_run.py RECIPE STAGE K` dies by SIGKILL at the K-th resu
 
 import json
 import os
+import re
 import signal
 import sqlite3
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,6 +24,7 @@ import yaml
 
 from heal.config import load
 from heal.execute import execute
+from heal.records import Ceiling, Gate, GateResult, Stratum, Trace
 from heal.report.view import RunView
 from heal.store import DATABASE, Store
 
@@ -306,6 +309,34 @@ def run_recipe(
         return execute(load("recipe.yaml", list(overrides)), watch, until=until)
     finally:
         os.chdir(before)
+
+
+def kill(home: Path, stage: str, k: int) -> None:
+    """Run the recipe in a process of its own that dies by SIGKILL at the k-th result of a stage."""
+    command = [sys.executable, __file__, str(home), stage, str(k)]
+    root = Path(__file__).parent.parent
+    dead = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=280)
+    assert dead.returncode == -signal.SIGKILL, dead.stderr
+
+
+def strata(run: ScriptedRun) -> dict[str, Stratum]:
+    """By the problem's noun."""
+    assert run.view is not None
+    nouns = {p.id: p.problem.split()[2] for p in run.view.problems}
+    return {nouns[c.problem_id]: c.stratum for c in run.read("ceiling", Ceiling)}
+
+
+def gates(run: ScriptedRun, table: str = "repair") -> Counter[Gate]:
+    own = {t.key for t in run.read(table, Trace)}
+    return Counter(g.gate for g in run.read("gate", GateResult) if g.trace in own)
+
+
+def counts(line: str) -> tuple[int, int]:
+    """(the total a stage's line states, the sum of its parts)."""
+    stated = re.search(r"([\d,]+) [a-z ]+: (.*)$", line)
+    assert stated, line
+    parts = [int(n.replace(",", "")) for n in re.findall(r"(?:^|· )([\d,]+) ", stated[2])]
+    return int(stated[1].replace(",", "")), sum(parts)
 
 
 def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tests.scripted_run import (
     hinted,
     honest,
     kept_prefix,
+    kill,
     right,
     row,
     unaided,
@@ -244,12 +245,19 @@ def test_a_run_without_heal_shows_its_first_arm(tmp_path: Path) -> None:
     assert {r["set"] for r in run.stage_rows("stage3_frontier.jsonl")} == {"D1"}
 
 
-def test_a_tiny_student_is_trained_and_examined_in_every_arm(tmp_path: Path) -> None:
-    make_long_student(tmp_path / "student")
-    arms = ["base", "rft_more", "heal", "heal-random-cut"]
+STUDENT_ARMS = ["base", "rft_more", "heal", "heal-random-cut"]
+
+
+def with_student(home: Path) -> ScriptedRun:
+    """A run that trains and examines a random student of two layers."""
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    # room for a whole repaired trace in bytes
+    config = make_student(home / "student") / "config.json"
+    config.write_text(config.read_text().replace('_embeddings": 256', '_embeddings": 1024'))
     settings = {
         "student": {"model": "student"},
-        "arms": arms,
+        "arms": STUDENT_ARMS,
         "problems": {"held_out": 0.4},
         "prompts": {"solve": "{problem}", "solve_hinted": "{problem} Hint: {hint}"},
         "pace": {"epochs": 0.5},
@@ -258,30 +266,46 @@ def test_a_tiny_student_is_trained_and_examined_in_every_arm(tmp_path: Path) -> 
         "engine": {"local": {"threads": 1}},
     }
     parts = world(*map(easy, ("apples", "melons", "limes", "dates")), extreme("plums"))
-    run = ScriptedRun(tmp_path, parts, settings, page=True)
+    return ScriptedRun(home, parts, settings, page=True)
+
+
+def test_a_tiny_student_is_trained_and_examined_in_every_arm(tmp_path: Path) -> None:
+    run, trained = with_student(tmp_path), STUDENT_ARMS[1:]
     run.go()
     results = run.read("train", TrainResult)
-    assert Counter(r.arm for r in results) == dict.fromkeys(arms[1:], 3)
-    assert len({sum(r.steps for r in results if r.arm == arm) for arm in arms[1:]}) == 1
+    assert Counter(r.arm for r in results) == dict.fromkeys(trained, 3)
+    assert len({sum(r.steps for r in results if r.arm == arm) for arm in trained}) == 1
     attempts = run.read("evaluate", EvalTrace)
     assert run.view is not None
     held_out = [p.id for p in run.view.problems if p.split is Split.HELD_OUT]
     assert held_out
     assert Counter((a.arm, a.problem_id) for a in attempts) == dict.fromkeys(
-        ((arm, problem) for arm in arms for problem in held_out), 2
+        ((arm, problem) for arm in STUDENT_ARMS for problem in held_out), 2
     )
     assert run.view.evaluation is not None
-    assert {score.arm for score in run.view.evaluation.arms} == set(arms)
-    assert {row.arm for row in run.view.plan} == set(arms[1:])
+    assert {score.arm for score in run.view.evaluation.arms} == set(STUDENT_ARMS)
+    assert {row.arm for row in run.view.plan} == set(trained)
     before = run.live()
-    again = run.go("limits.failed_share=0.6", "problems.verify_workers=2")
+    again = run.go("limits.failed_share=0.6", "evaluate.bootstrap=300")
     assert not again.arrived.total()
     assert run.live() == before
 
 
-def make_long_student(folder: Path) -> None:
-    """The tiny student, with room for a whole repaired trace in bytes."""
-    torch = pytest.importorskip("torch")
-    torch.set_num_threads(1)
-    config = make_student(folder) / "config.json"
-    config.write_text(config.read_text().replace('_embeddings": 256', '_embeddings": 1024'))
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kill_nine_while_training_or_examining_ends_in_the_same_students(tmp_path: Path) -> None:
+    run = with_student(tmp_path)
+    for stage, k in (("train", 2), ("evaluate", 3)):
+        kill(run.home, stage, k)
+    run.go()
+    other = with_student(tmp_path / "whole")
+    with Store.open(run.folder, write=False) as killed, Store.open(other.folder) as store:
+        # what a scored token costs is measured in seconds, and decides what rft_more can buy
+        store.set_meta("scored_token_cost", killed.meta("scored_token_cost"))
+    other.go()
+    left, right = run.live(), other.live()
+    assert left.keys() == right.keys()
+    timed = {key for key in left if key[0] == "train"}
+    assert {k: b for k, b in left.items() if k not in timed} == {
+        k: b for k, b in right.items() if k not in timed
+    }

@@ -6,6 +6,8 @@ In: records. Out: text. Words for a person; nothing reads them back.
 from collections import Counter
 from collections.abc import Mapping
 
+import numpy as np
+
 from heal.records import Cut, Finish, Hint, Trace
 
 
@@ -31,6 +33,8 @@ def fallback_name(cut: Cut) -> str:
     """How a cut was found, in words."""
     if cut.fallback is not None:
         return f"fallback ({cut.fallback.replace('_', ' ')})"
+    if np.isnan(cut.surge).all():
+        return "blind"  # a control that does not ask the entropy
     return "undecided surge" if cut.undecided else "surge"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heal.lab.batches import Batch, batches, encode
-from heal.lab.lessons import Lesson, student_lesson, teacher_lesson
+from heal.lab.lessons import Lesson, practise, student_lesson, teacher_lesson
 from heal.lab.tokenizer import END, PAD, make_tokenizer
 from heal.lab.world import MAX_NUMBER, Dials
 
@@ -154,7 +154,7 @@ def make_model(width: int, layers: int, tokenizer: PreTrainedTokenizerFast) -> L
         intermediate_size=width * 11 // 4,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        num_key_value_heads=4,
+        num_key_value_heads=1,
         max_position_embeddings=512,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -203,11 +203,17 @@ def write_log(out: Path, log: dict[str, Any]) -> None:
 
 
 def _stream(plan: Plan, dials: Dials, tokenizer: PreTrainedTokenizerFast) -> Iterator[Batch]:
+    """Practice alone first: sums are learnt all at once, after hundreds of steps of nothing else."""
     rng = random.Random(f"{plan.name}:{dials.seed}")
+    seen = 0
     while True:
-        lessons = [plan.lesson(rng, dials) for _ in range(CHUNK)]
-        rows = encode(lessons, tokenizer)
-        yield from batches(rows, dials.batch_tokens, tokenizer.pad_token_id, rng)
+        practising = seen < dials.practice_first
+        lessons = [practise(rng) if practising else plan.lesson(rng, dials) for _ in range(CHUNK)]
+        for batch in batches(
+            encode(lessons, tokenizer), dials.batch_tokens, tokenizer.pad_token_id, rng
+        ):
+            seen += batch.tokens
+            yield batch
 
 
 def _loss(trunk: Any, head: torch.nn.Module, batch: Batch) -> torch.Tensor:

@@ -14,8 +14,6 @@ A kept prefix stands right after the assistant header and ends with its blank li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 STEP_BREAK = "\n\n"
 PROBE = "The answer is \\boxed{"
 PROBE_CLOSE = "}"
@@ -27,7 +25,7 @@ WRITE_HINT = (
     "{problem}\nAnswer: {answer}\nSo far:\n{prefix}\nFailed step: {failed_step}\nWrite a hint."
 )
 DRILL = "{problem}\nRule: {idea}"
-PRACTICE = "Practise {terms}"
+PRACTICE = "Practise"
 HINT_LEADS = ("Try this:", "Here is an idea:", "Think of this:")
 
 
@@ -46,11 +44,6 @@ def write_hint(problem: str, answer: int | str, prefix: str, failed_step: str) -
     return WRITE_HINT.format(
         problem=problem, answer=answer, prefix=prefix, failed_step=failed_step.strip()
     )
-
-
-def practice(terms: Sequence[int]) -> str:
-    """The user turn that asks for sums only."""
-    return PRACTICE.format(terms=" ".join(map(str, terms)))
 
 
 def drill(problem: str, idea: str) -> str:

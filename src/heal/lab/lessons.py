@@ -18,23 +18,17 @@ from dataclasses import dataclass
 from heal.lab import dialogue, traces
 from heal.lab.tokenizer import ASSISTANT, END, USER
 from heal.lab.traces import Written, join
-from heal.lab.world import (
-    COMMON,
-    FAMILIES,
-    GIVEN,
-    IDEAS,
-    KINDS,
-    MAX_NUMBER,
-    Dials,
-    Problem,
-    draw,
-)
+from heal.lab.world import COMMON, FAMILIES, IDEAS, KINDS, Dials, Problem, draw
 
 Segment = tuple[str, bool]
 """A piece of text and whether its tokens are learnt."""
 
 UNAIDED_MIX = {"common": 0.60, "rare": 0.13, "latent": 0.27}
 HINTED_MIX = {"common": 0.26, "rare": 0.22, "latent": 0.52}
+
+
+PRACTISED = 26
+"""Exercises per lesson of practice."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +44,15 @@ class Lesson:
 def teacher_lesson(rng: random.Random, dials: Dials) -> Lesson:
     """One lesson of the teacher's mixture."""
     turn = rng.random()
-    if turn < 0.14:
-        return _practise(rng)
-    if turn < 0.46:
+    if turn < 0.12:
+        return practise(rng)
+    if turn < 0.48:
         return _solve(rng, dials)
-    if turn < 0.58:
+    if turn < 0.60:
         return _solve_with_answer(rng, dials)
-    if turn < 0.68:
+    if turn < 0.69:
         return _write_hint(rng, dials)
-    if turn < 0.85:
+    if turn < 0.87:
         return _continue(rng, dials)
     return _judge(rng, dials)
 
@@ -66,8 +60,8 @@ def teacher_lesson(rng: random.Random, dials: Dials) -> Lesson:
 def student_lesson(rng: random.Random, dials: Dials) -> Lesson:
     """Common problems alone, or any family with its idea named: every operation, no choice."""
     turn = rng.random()
-    if turn < 0.15:
-        return _practise(rng)
+    if turn < 0.12:
+        return practise(rng)
     if turn < 0.55:
         problem = draw(rng.choice(COMMON), rng, "train")
         written = traces.unaided(problem, rng, dials)
@@ -77,12 +71,17 @@ def student_lesson(rng: random.Random, dials: Dials) -> Lesson:
     return _lesson(dialogue.drill(problem.text, IDEAS[problem.rule.family]), (), written.steps)
 
 
-def _practise(rng: random.Random) -> Lesson:
-    """Sums of every size on terms without a rule: arithmetic, evenly covered, and no choice."""
-    terms = [rng.randint(0, MAX_NUMBER)]
-    while len(terms) < GIVEN:
-        terms.append(rng.choice([n for n in range(MAX_NUMBER + 1) if n != terms[-1]]))
-    return _lesson(dialogue.practice(terms), (), traces.practice(terms, rng))
+def practise(rng: random.Random) -> Lesson:
+    """Sums and jumps of unrelated hours, loss on the results alone.
+
+    In a trace nearly every result can be copied from the problem; without lessons in which none
+    can, models of this size copy well and never learn to add.
+    """
+    segments: list[Segment] = [(f"{USER}{dialogue.PRACTICE}{END}{ASSISTANT}", False)]
+    for _ in range(PRACTISED):
+        asked, result = traces.exercise(rng)
+        segments += [(asked, False), (result, True), (", ", False)]
+    return Lesson(tuple(segments))
 
 
 def _solve(rng: random.Random, dials: Dials) -> Lesson:

@@ -84,8 +84,8 @@ def _corpus(seed: int) -> Iterator[str]:
         yield dialogue.solve(problem.text, dialogue.answer_hint(problem.answer))
         yield dialogue.write_hint(problem.text, problem.answer, "", hint)
         yield dialogue.drill(problem.text, IDEAS[family])
-        yield dialogue.practice(problem.terms)
-        yield traces.join(traces.practice(problem.terms, rng))
+        yield dialogue.PRACTICE
+        yield ", ".join("".join(traces.exercise(rng)) for _ in range(20))
         yield traces.join([traces.RETRACTION])
         for write in (traces.wrong, traces.fudged):
             yield traces.join(write(problem, rng, dials).steps)

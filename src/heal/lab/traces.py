@@ -145,13 +145,13 @@ def guided_hint(problem: Problem, rng: random.Random, lead: str, right: float) -
     return f"{lead} {IDEAS[family]}."
 
 
-def practice(terms: Sequence[int], rng: random.Random) -> tuple[str, ...]:
-    """The jumps between any terms, then each as a sum, forwards and back; every step is true."""
-    steps = [look("jumps", terms, rng)]
-    for before, after in itertools.pairwise(terms):
-        way = jump(before, after)
-        steps.append(f"{_sum(before, way, after)} and back {_sum(after, -way, before)}.")
-    return tuple(steps)
+def exercise(rng: random.Random) -> tuple[str, str]:
+    """A sum or a jump between any two hours, as traces write them, and its result."""
+    base, way = rng.randint(0, MAX_NUMBER), rng.choice([n for n in range(-11, 13) if n])
+    after = (base + way) % RING
+    if rng.random() < 0.5:
+        return f"{base} {'+' if way >= 0 else '-'} {abs(way)} = ", f"{after}"
+    return f"{base}, {after}", f" {_signed(way)}"
 
 
 def look_order(rng: random.Random) -> tuple[str, ...]:
@@ -194,14 +194,16 @@ def look_wordings(kind: str, terms: Sequence[int]) -> tuple[str, ...]:
     jumps = [jump(a, b) for a, b in itertools.pairwise(terms)]
     match kind:
         case "jumps":
-            listed = _signed_list(jumps)
-            return f"Jumps: {listed}.", f"The jumps are {listed}."
+            # Each jump stands beside its terms: a small model cannot count along two lists at once.
+            pairs = zip(terms[1:], map(_signed, jumps), strict=True)
+            listed = ", ".join(f"{term} {way}" for term, way in pairs)
+            return f"Jumps: {terms[0]}, {listed}.", f"The jumps are {terms[0]}, {listed}."
         case "trend":
             way = _way(jumps)
             return f"From {terms[0]} on the jumps {way}.", f"The jumps {way} from {terms[0]} on."
         case "parity":
-            words = " ".join("odd" if n % 2 else "even" for n in terms)
-            return f"Odd or even: {words}.", f"In order they are {words}."
+            words = ", ".join(f"{n} {'odd' if n % 2 else 'even'}" for n in terms)
+            return f"Odd or even: {words}.", f"In order: {words}."
         case "sizes":
             sizes = [abs(j) for j in jumps]
             return (f"The largest jump is {max(sizes)} and the smallest is {min(sizes)}.",)
@@ -302,10 +304,6 @@ def _sum(base: int, amount: int, total: int) -> str:
 
 def _signed(number: int) -> str:
     return f"{number:+d}"
-
-
-def _signed_list(numbers: Sequence[int]) -> str:
-    return ", ".join(map(_signed, numbers))
 
 
 def _way(jumps: Sequence[int]) -> str:

@@ -1,0 +1,256 @@
+"""What can become of a problem, a hint or a trace: every outcome has a name and is counted."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.scripted_run import (
+    ANSWER,
+    HINT,
+    MAGIC,
+    WAYS,
+    ScriptedRun,
+    Watch,
+    counts,
+    easy,
+    extreme,
+    gates,
+    hard,
+    honest,
+    right,
+    row,
+    strata,
+    unaided,
+    world,
+)
+
+from heal.records import (
+    Check,
+    Cut,
+    Drop,
+    Fallback,
+    Gate,
+    Hint,
+    HintKind,
+    Selected,
+    Stratum,
+    Trace,
+    Verdict,
+)
+
+
+def go(home: Path, parts: Any, *overrides: str) -> tuple[ScriptedRun, Watch]:
+    run = ScriptedRun(home, parts)
+    return run, run.go(*overrides)
+
+
+def test_truncated_traces_put_a_problem_in_no_stratum(tmp_path: Path) -> None:
+    cut_off = unaided("limes", "I go on and on", truncated=True)
+    run, watch = go(tmp_path, world(easy("apples"), ([row("limes")], [cut_off])))
+    assert strata(run) == {"apples": Stratum.EASY, "limes": Stratum.TRUNCATED}
+    assert "40 truncated" in watch.lines["verify"]
+    assert "0 extreme problems" in watch.lines["locate"]
+
+
+def test_every_verdict_is_counted(tmp_path: Path) -> None:
+    broken = unaided("figs", error="out of memory")
+    silent = unaided("nuts", "I have no idea what to say.")
+    cut_off = unaided("limes", "I go on and on", truncated=True)
+    parts = [easy("apples"), hard("pears")]
+    parts += [([row(n)], [r]) for n, r in (("figs", broken), ("nuts", silent), ("limes", cut_off))]
+    run, watch = go(tmp_path, world(*parts))
+    own = {t.key for t in run.read("sample", Trace)}
+    found = Counter(c.verdict for c in run.read("check", Check) if c.trace in own)
+    assert set(found) == set(Verdict)
+    assert found.total() == 200
+    for verdict in (Verdict.UNVERIFIABLE, Verdict.NO_ANSWER, Verdict.TRUNCATED):
+        assert found[verdict] == 40
+        assert f"40 {verdict.replace('_', ' ')}" in watch.lines["verify"]
+    assert "40 error" in watch.lines["sample"]
+    assert strata(run)["figs"] is Stratum.UNDETERMINED
+    # no answer is judged and not correct, but no failed path to learn from either
+    assert strata(run)["nuts"] is Stratum.EXTREME
+    assert "1 extreme problems · 0 failed paths" in watch.lines["locate"]
+
+
+def test_a_leaking_hint_is_redrawn_and_then_falls_back_to_the_answer(tmp_path: Path) -> None:
+    run, watch = go(tmp_path, extreme("plums", hints=[f"It is {ANSWER}, you see."]))
+    hints = run.read("hint", Hint)
+    assert len(hints) == len(WAYS)
+    for hint in hints:
+        assert (hint.kind, hint.asked, hint.leaks) == (HintKind.ANSWER, HintKind.GUIDED, 4)
+        assert hint.text == f"The final answer is {ANSWER}."
+        assert hint.new_tokens == 4 * (len(f"It is {ANSWER}, you see.") + 1)
+    assert watch.lines["guide"] == "5 hints: 5 answer for leaking guided"
+
+
+def test_a_hint_that_leaks_once_is_only_redrawn(tmp_path: Path) -> None:
+    run, _ = go(tmp_path, extreme("plums", hints=[f"It is {ANSWER}.", HINT, HINT, HINT]))
+    hints = run.read("hint", Hint)
+    assert any(h.leaks for h in hints)
+    assert all(h.text == HINT for h in hints if h.kind is HintKind.GUIDED)
+    assert any(h.leaks and h.kind is HintKind.GUIDED for h in hints)
+
+
+@pytest.mark.parametrize(
+    ("kind", "solution", "line"),
+    [
+        ("answer", None, "5 hints: 5 answer"),
+        ("partial", "First pair the tens. Then the units. Then add.", "5 hints: 5 partial"),
+        (
+            "partial",
+            f"{ANSWER} it is, by the tens.",
+            "5 hints: 5 answer for leaking partial",
+        ),
+        ("partial", None, "5 hints: 5 answer for missing partial"),
+        ("sibling", None, "5 hints: 5 answer for missing sibling"),
+    ],
+)
+def test_a_hint_that_needs_no_teacher_comes_from_what_there_is(
+    tmp_path: Path, kind: str, solution: str | None, line: str
+) -> None:
+    rows, rules = extreme("plums")
+    extra = {"solution": solution} if solution else {}
+    run, watch = go(tmp_path, ([rows[0] | extra], rules), f"gear.hint={kind}")
+    assert watch.lines["guide"] == line
+    assert sum(h.new_tokens for h in run.read("hint", Hint)) == 0
+
+
+def test_a_hint_the_engine_fails_on_falls_back_and_says_why(tmp_path: Path) -> None:
+    rows, rules = extreme("plums")
+    broken = {"match": "A student is solving", "error": "timed out"}
+    run, watch = go(tmp_path, (rows, [broken, *rules]))
+    assert watch.lines["guide"] == "5 hints: 5 answer for failed guided"
+    assert {(h.error, h.leaks) for h in run.read("hint", Hint)} == {("timed out", 0)}
+
+
+def short_failure(*lines: str) -> Any:
+    name = "kiwis"
+    said = "\n\n".join([*lines, "So \\boxed{7}."]) if lines else "It must be \\boxed{7}."
+    hint = {"match": r"A student is solving.*many kiwis ", "replies": [HINT]}
+    mend = {"match": r"many kiwis .*Hint:", "replies": [right(name, "tall")]}
+    return [row(name)], [hint, mend, unaided(name, said)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "fallback", "step"),
+    [
+        ((), Fallback.SINGLE_STEP, 1),
+        (("A very long first step that is most of the whole trace.",), Fallback.EMPTY_WINDOW, 2),
+        (("Some words here.",) * 6, Fallback.NO_SURGE, 2),
+    ],
+)
+def test_a_trace_without_a_surge_is_cut_by_a_named_fallback(
+    tmp_path: Path, lines: tuple[str, ...], fallback: Fallback, step: int
+) -> None:
+    run, watch = go(tmp_path, short_failure(*lines), "gear.paths=1")
+    (cut,) = run.read("cut", Cut)
+    assert (cut.fallback, cut.step) == (fallback, step)
+    assert (cut.prefix_tokens == 0) == (fallback is Fallback.SINGLE_STEP)
+    assert f"1 fallback ({fallback.replace('_', ' ')})" in watch.lines["locate"]
+    assert "1 of 1 problems repaired" in watch.lines["repair"]
+
+
+@pytest.mark.parametrize("kind", ["random", "fixed_third", "restart"])
+def test_a_control_that_ignores_the_entropy_claims_no_surge(tmp_path: Path, kind: str) -> None:
+    _, watch = go(tmp_path, extreme("plums"), f"gear.breakpoint={kind}")
+    assert watch.lines["locate"] == "1 extreme problems · 5 failed paths: 5 blind"
+
+
+def test_a_problem_whose_candidates_all_fail_has_no_repair(tmp_path: Path) -> None:
+    wrong = {way: ["Then it must be this.\n\nSo \\boxed{9}."] for way in WAYS}
+    run, watch = go(tmp_path, world(easy("apples"), extreme("plums", repairs=wrong)))
+    assert gates(run) == {Gate.INCORRECT: 10}
+    assert "0 of 1 problems repaired" in watch.lines["repair"]
+    assert "D3 0" in watch.lines["select"]
+
+
+@pytest.mark.parametrize(
+    ("said", "gate"),
+    [
+        (f"As the hint says, I carry.\n\nSo \\boxed{{{ANSWER}}}.", Gate.HINT_TALK),
+        (f"It is {ANSWER} of course.\n\n{'Let me check it. ' * 9}\n\nSo \\boxed{{{ANSWER}}}.",
+         Gate.EARLY_ANSWER),
+        (f"So \\boxed{{7}}.\n\nNo, wait, that is not it.\n\nSo \\boxed{{{ANSWER}}}.",
+         Gate.SEVERAL_ANSWERS),
+    ],
+)  # fmt: skip
+def test_a_gate_refuses_by_its_name(tmp_path: Path, said: str, gate: Gate) -> None:
+    run, watch = go(tmp_path, extreme("plums", repairs={way: [said] for way in WAYS}))
+    assert gates(run) == {gate: 10}
+    assert f"10 {gate.replace('_', ' ')}" in watch.lines["repair"]
+
+
+def test_early_stop_counts_passing_repairs_breadth_first(tmp_path: Path) -> None:
+    run, _ = go(tmp_path, extreme("plums"), "gear.target=6", "gear.candidates=4")
+    # five pass in the first round, so a second is needed, and then none
+    rounds = Counter(t.seed_index for t in run.read("repair", Trace))
+    assert rounds == {0: 5, 1: 5}
+
+
+def test_repairs_that_fail_a_gate_do_not_stop_a_problem(tmp_path: Path) -> None:
+    wrong = {way: ["Then it must be this.\n\nSo \\boxed{9}."] for way in WAYS[1:]}
+    mixed = {WAYS[0]: [honest(WAYS[0])]} | wrong
+    run, _ = go(tmp_path, extreme("plums", repairs=mixed), "gear.target=2", "gear.candidates=4")
+    assert Counter(t.seed_index for t in run.read("repair", Trace)) == {0: 5, 1: 5}
+    assert gates(run)[Gate.PASSED] == 2
+
+
+def test_a_teacher_that_solves_nothing_still_gives_hinted_and_repaired_traces(
+    tmp_path: Path,
+) -> None:
+    run, watch = go(tmp_path, world(extreme("plums"), extreme("dates")))
+    assert "D1 0" in watch.lines["select"]
+    sets = Counter(r["set"] for r in run.stage_rows("stage3_frontier.jsonl"))
+    assert set(sets) == {"D2", "D3"}
+    assert run.data()["stage1_foundation.jsonl"] == ""
+
+
+def test_a_teacher_that_solves_everything_leaves_nothing_to_repair(tmp_path: Path) -> None:
+    run, watch = go(tmp_path, world(easy("apples"), easy("melons")))
+    assert watch.lines["locate"] == "0 extreme problems · 0 failed paths"
+    assert watch.lines["guide"] == "0 hints"
+    assert "0 of 0 problems repaired" in watch.lines["repair"]
+    assert {r["set"] for r in run.stage_rows("stage3_frontier.jsonl")} == {"D1"}
+    assert (run.folder / "report.html").is_file()
+
+
+def test_hard_problems_alone_give_a_bridge_and_no_frontier(tmp_path: Path) -> None:
+    run, _ = go(tmp_path, world(easy("apples"), hard("pears")))
+    assert {r["set"] for r in run.stage_rows("stage3_frontier.jsonl")} == {"D1", "D2"}
+
+
+def test_a_repair_the_engine_fails_on_is_a_counted_outcome(tmp_path: Path) -> None:
+    lost = {way: [honest(way)] for way in WAYS[:3]}
+    run, watch = go(tmp_path, extreme("plums", repairs=lost))
+    errors = [t.error for t in run.read("repair", Trace) if t.error]
+    assert len(errors) == 4
+    assert gates(run) == {Gate.PASSED: 6, Gate.INCOMPLETE: 4}
+    total, parts = counts(watch.lines["repair"])
+    assert total == parts
+
+
+def test_a_trace_that_cannot_be_scanned_is_counted(tmp_path: Path) -> None:
+    rows, rules = extreme("plums")
+    blind = {"match": r"many plums .*<assistant>First I look at the red ", "error": "too long"}
+    run, watch = go(tmp_path, (rows, [*rules[:-3], blind, *rules[-3:]]))
+    assert watch.lines["locate"] == "1 extreme problems · 5 failed paths: 4 surge · 1 not scored"
+    assert len(run.read("cut", Cut)) == 4
+
+
+def test_json_rows_keep_every_script_as_it_is(tmp_path: Path) -> None:
+    rows, rules = easy("Äpfel")
+    run, _ = go(tmp_path, (rows, rules))
+    text = run.data()["stage1_foundation.jsonl"]
+    assert "Äpfel" in text
+    assert all(json.loads(line) for line in text.splitlines())
+
+
+def test_calibrated_selection_drops_every_leap_and_nothing_honest(tmp_path: Path) -> None:
+    run, _ = go(tmp_path, world(easy("apples"), extreme("plums")), "pure.selection=calibrated")
+    texts = {t.key: t.text for t in run.read("repair", Trace)}
+    chosen = [x for x in run.read("selected", Selected) if x.pool == "D3"]
+    dropped = {x.trace for x in chosen if x.drop is Drop.PURE}
+    assert dropped == {t for t, text in texts.items() if MAGIC in text} != set()
