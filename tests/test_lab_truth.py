@@ -63,18 +63,18 @@ def test_a_slip_is_found_after_the_rule(problem: world.Problem, seed: int) -> No
     assert found.first_bad > written.rule_step
 
 
-PROBLEM = "Q 10 13 16 19 22 25"
-HEAD = "The terms only go up from 10 on.\n\nThe rule may be: add 4 each time.\n\n"
+PROBLEM = "Q 1 4 7 10 13 16"
+HEAD = "The jumps only go up from 1 on.\n\nThe rule may be: add 4 each time.\n\n"
 
 
 @pytest.mark.parametrize(
     ("trace", "first_bad"),
     [
-        ("The terms only go down from 10 on.", 0),
-        ("Jumps: +3, +3, +3, +3, +4.", 0),
+        ("The jumps only go down from 1 on.", 0),
+        ("Jumps: 1, 4 +3, 7 +3, 10 +3, 13 +3, 16 +4.", 0),
         ("I like cheese very much indeed today.", 0),
-        (HEAD + "10 + 4 = 14, but the term is 13.", 1),
-        ("The answer is \\boxed{28}.", 0),
+        (HEAD + "1 + 4 = 5, but the term is 4.", 1),
+        ("The answer is \\boxed{19}.", 0),
     ],
 )
 def test_the_first_bad_step_is_named(trace: str, first_bad: int) -> None:

@@ -203,7 +203,7 @@ def write_log(out: Path, log: dict[str, Any]) -> None:
 
 
 def _stream(plan: Plan, dials: Dials, tokenizer: PreTrainedTokenizerFast) -> Iterator[Batch]:
-    """Practice alone first: sums are learnt all at once, after hundreds of steps of nothing else."""
+    """Practice alone first: sums are learnt at once, after hundreds of steps of nothing else."""
     rng = random.Random(f"{plan.name}:{dials.seed}")
     seen = 0
     while True:

@@ -92,13 +92,13 @@ class Dials:
 
     teacher_width: int = 128
     teacher_layers: int = 4
-    teacher_tokens: int = 5_600_000
+    teacher_tokens: int = 10_000_000
     """Training tokens, padding excluded, for the teacher."""
     student_width: int = 80
     student_layers: int = 3
-    student_tokens: int = 4_200_000
+    student_tokens: int = 8_000_000
     """Training tokens, padding excluded, for the student base."""
-    practice_first: int = 1_200_000
+    practice_first: int = 2_400_000
     """Training tokens of bare sums before anything else."""
     learning_rate: float = 2e-3
     batch_tokens: int = 2_048
