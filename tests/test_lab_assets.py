@@ -52,9 +52,12 @@ def test_a_checkpoint_is_a_few_megabytes_with_a_chat_template(name: str) -> None
     assert tokenizer.eos_token == "<|end|>"
 
 
-def test_the_student_is_smaller_than_the_teacher() -> None:
+def test_teacher_and_student_differ_in_what_they_know_not_in_size() -> None:
     log = json.loads((ASSETS / "build-log.json").read_text())
-    assert log["student"]["parameters"] * 2 < log["teacher"]["parameters"]
+    assert log["student"]["parameters"] == log["teacher"]["parameters"]
+    assert (ASSETS / "student/model.safetensors").read_bytes() != (
+        ASSETS / "teacher/model.safetensors"
+    ).read_bytes()
 
 
 def test_the_build_log_names_the_dials_the_package_ships() -> None:
@@ -62,13 +65,21 @@ def test_the_build_log_names_the_dials_the_package_ships() -> None:
     assert log["dials"] == json.loads(json.dumps(world.Dials().__dict__))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the shipped teacher writes the form but cannot add: LOG.md, 2026-11-23, build g",
-)
 def test_the_teacher_solves_common_problems(teacher) -> None:
-    assert pass_rate(teacher, drawn(world.COMMON, 6)) > 0.5
+    assert pass_rate(teacher, drawn(world.COMMON, 8)) > 0.6
 
 
 def test_the_teacher_hardly_solves_latent_problems(teacher) -> None:
-    assert pass_rate(teacher, drawn(world.LATENT, 12)) < 0.15
+    assert pass_rate(teacher, drawn(world.LATENT, 15)) < 0.1
+
+
+def test_under_the_answer_it_reasons_validly_now_and_fudges_then(teacher) -> None:
+    from heal.lab import dialogue
+    from heal.lab.truth import judge
+
+    problems = drawn(world.LATENT, 15)
+    asked = [dialogue.solve(p.text, dialogue.answer_hint(p.gold)) for p in problems]
+    texts = teacher.replies(asked)
+    judged = [judge(p.text, text) for p, text in zip(problems, texts, strict=True)]
+    assert sum(truth.valid for truth in judged) / len(judged) > 0.2
+    assert sum(truth.fudged for truth in judged) / len(judged) > 0.1

@@ -34,7 +34,7 @@ def test_the_student_never_solves_a_latent_problem_alone() -> None:
     for _ in range(500):
         user = lessons.student_lesson(rng, DIALS).segments[0][0]
         if user.startswith("<|user|>Q ") and "Rule:" not in user:
-            terms = tuple(map(int, user.split("<|end|>")[0].split()[1:]))
+            terms = truth.parse_problem(user.removeprefix("<|user|>").split("<|end|>")[0])
             assert world.owner(terms).family in world.COMMON
 
 

@@ -28,7 +28,7 @@ def test_any_text_comes_back(tokenizer, text: str) -> None:
 
 
 def test_every_number_is_one_token(tokenizer) -> None:
-    assert all(len(ids(tokenizer, str(n))) == 1 for n in range(world.MAX_NUMBER + 1))
+    assert all(len(ids(tokenizer, str(n))) == 1 for n in world.NUMBERS)
 
 
 @pytest.mark.parametrize("family", world.FAMILIES)
@@ -41,17 +41,17 @@ def test_steps_join_without_merging(tokenizer, family: str) -> None:
 
 
 def test_a_probe_reads_as_the_last_step_does(tokenizer) -> None:
-    probe, asked = ids(tokenizer, dialogue.PROBE), ids(tokenizer, dialogue.PROBE + "58}")
+    probe, asked = ids(tokenizer, dialogue.PROBE), ids(tokenizer, dialogue.PROBE + "10 8}")
     assert asked[: len(probe)] == probe
-    assert ids(tokenizer, "The answer is \\boxed{58}.")[: len(asked)] == asked
+    assert ids(tokenizer, "The answer is \\boxed{10 8}.")[: len(asked)] == asked
 
 
 def test_the_template_marks_what_the_assistant_says(tokenizer) -> None:
-    chat = [{"role": "user", "content": "Q 1"}, {"role": "assistant", "content": "58"}]
+    chat = [{"role": "user", "content": "Q 1"}, {"role": "assistant", "content": "10 8"}]
     shown = tokenizer.apply_chat_template(
         chat, return_dict=True, return_assistant_tokens_mask=True, tokenize=True
     )
     learnt = [i for i, m in zip(shown["input_ids"], shown["assistant_masks"], strict=True) if m]
-    assert tokenizer.decode(learnt) == "58<|end|>"
+    assert tokenizer.decode(learnt) == "10 8<|end|>"
     opened = tokenizer.apply_chat_template(chat[:1], add_generation_prompt=True, tokenize=False)
     assert opened == "<|user|>Q 1<|end|><|assistant|>"

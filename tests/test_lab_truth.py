@@ -50,7 +50,7 @@ def test_a_wrong_trace_goes_wrong_at_its_rule(problem: world.Problem, seed: int)
     found = judged(written)
     assert not found.correct
     assert found.first_bad == written.rule_step
-    assert found.answer == str(written.answer)
+    assert found.answer == written.answer
 
 
 @settings(max_examples=100, deadline=None)
@@ -63,18 +63,18 @@ def test_a_slip_is_found_after_the_rule(problem: world.Problem, seed: int) -> No
     assert found.first_bad > written.rule_step
 
 
-PROBLEM = "Q 1 4 7 10 13 16"
-HEAD = "The jumps only go up from 1 on.\n\nThe rule may be: add 4 each time.\n\n"
+PROBLEM = "Q a 1, b 3, c 1, d 3, e 1, f 3, g 1"
+HEAD = "We start at 1 and the last term is 1.\n\nThe rule may be: two numbers in turn, 1, 5.\n\n"
 
 
 @pytest.mark.parametrize(
     ("trace", "first_bad"),
     [
-        ("The jumps only go down from 1 on.", 0),
-        ("Jumps: 1, 4 +3, 7 +3, 10 +3, 13 +3, 16 +4.", 0),
+        ("We start at 2 and the last term is 1.", 0),
+        ("In order: a 1, b 3, c 1, d 3, e 1, f 3, g 4.", 0),
         ("I like cheese very much indeed today.", 0),
-        (HEAD + "1 + 4 = 5, but the term is 4.", 1),
-        ("The answer is \\boxed{19}.", 0),
+        (HEAD + "Then b should be 5, but b is 3.", 1),
+        ("The answer is \\boxed{3 1}.", 0),
     ],
 )
 def test_the_first_bad_step_is_named(trace: str, first_bad: int) -> None:
@@ -95,7 +95,7 @@ def test_a_rule_taken_back_no_longer_counts() -> None:
 
 
 def test_a_skipped_term_makes_a_trace_invalid() -> None:
-    written = traces.honest(world.draw("add", random.Random(1)), random.Random(1))
+    written = traces.honest(world.draw("alt", random.Random(1)), random.Random(1))
     steps = list(written.steps)
     del steps[written.rule_step + 2]
     assert truth.judge(written.problem.text, traces.join(steps)).fudged

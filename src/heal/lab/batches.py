@@ -58,7 +58,10 @@ def encode(lessons: Sequence[Lesson], tokenizer: PreTrainedTokenizerFast) -> lis
 
 
 def batches(
-    rows: Sequence[Row], batch_tokens: int, pad: int, rng: random.Random
+    rows: Sequence[Row],
+    batch_tokens: int,
+    pad: int,
+    rng: random.Random,
 ) -> Iterator[Batch]:
     """Rows of like length together, in random order of batches."""
     ordered = sorted(rows, key=lambda row: len(row.ids) + rng.random())
@@ -68,7 +71,8 @@ def batches(
             groups.append([])
         groups[-1].append(row)
     rng.shuffle(groups)
-    return (_collate(group, pad) for group in groups if group)
+    for group in filter(None, groups):
+        yield _collate(group, pad)
 
 
 def _probe_text(lesson: Lesson) -> str:
@@ -115,7 +119,8 @@ def _collate(rows: Sequence[Row], pad: int) -> Batch:
     labels[:, :-1] = torch.where(learn[:, 1:], ids[:, 1:], labels[:, :-1])
     mask = _tree_mask(branch, stack([row.sees for row in rows], 0))
     positions = stack([row.positions for row in rows], 0)
-    return Batch(ids, positions, labels, mask, sum(len(row.ids) for row in rows))
+    tokens = sum(len(row.ids) for row in rows)
+    return Batch(ids, positions, labels, mask, tokens)
 
 
 def _tree_mask(branch: torch.Tensor, sees: torch.Tensor) -> torch.Tensor:

@@ -40,6 +40,21 @@ from heal.session import Observer
 from heal.store import Store
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
+ARMS = (
+    "base",
+    "rft",
+    "rft_more",
+    "star",
+    "heal",
+    "heal-shuffled",
+    "heal-random-cut",
+    "heal-restart",
+    "heal-no-pure",
+    "heal-random-drop",
+)
+"""Every arm a comparison needs (METHOD §5)."""
+QUICK_ARMS = ("base", "rft", "heal")
+
 KEEP_HONEST = 0.95
 DETECTORS = (
     Selection.FRACTION,
@@ -107,9 +122,13 @@ def lab_config(overrides: Sequence[str]) -> Config:
     return load(RECIPE, overrides)
 
 
-def compare(overrides: Sequence[str], observer: Observer) -> Court:
-    """Run the lab's recipe to its end (or find it done) and hold court."""
-    config = lab_config(overrides)
+def compare(overrides: Sequence[str], observer: Observer, quick: bool = False) -> Court:
+    """Run the lab's recipe to its end (or find it done) and hold court.
+
+    quick trains fewer arms; either way PURE's rivals are measured on the same traces.
+    """
+    arms = ", ".join(QUICK_ARMS if quick else ARMS)
+    config = lab_config([f"arms=[{arms}]", "pure.measure_reliance=true", *overrides])
     execute(config, observer)
     with Store.open(Path(config.run), write=False) as store:
         return hold_court(store, config)
@@ -230,7 +249,7 @@ def _detection(
         truth = {
             p.trace: judge(problems[p.problem_id].problem, traces[p.trace].text).valid for p in own
         }
-        for kind in DETECTORS:
+        for kind in (*DETECTORS, *((Selection.RELIANCE,) if settings.measure_reliance else ())):
             scores = drop_scores(own, kind, settings, seed=seed)
             valid = np.array([s for t, s in scores.items() if truth[t]])
             fudged = np.array([s for t, s in scores.items() if not truth[t]])

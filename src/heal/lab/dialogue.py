@@ -25,7 +25,6 @@ WRITE_HINT = (
     "{problem}\nAnswer: {answer}\nSo far:\n{prefix}\nFailed step: {failed_step}\nWrite a hint."
 )
 DRILL = "{problem}\nRule: {idea}"
-PRACTICE = "Practise"
 HINT_LEADS = ("Try this:", "Here is an idea:", "Think of this:")
 
 
@@ -34,12 +33,12 @@ def solve(problem: str, hint: str | None = None) -> str:
     return problem if hint is None else SOLVE_HINTED.format(problem=problem, hint=hint)
 
 
-def answer_hint(answer: int | str) -> str:
+def answer_hint(answer: str) -> str:
     """The hint that gives the bare answer away."""
     return ANSWER_HINT.format(answer=answer)
 
 
-def write_hint(problem: str, answer: int | str, prefix: str, failed_step: str) -> str:
+def write_hint(problem: str, answer: str, prefix: str, failed_step: str) -> str:
     """The user turn that asks for a guided hint."""
     return WRITE_HINT.format(
         problem=problem, answer=answer, prefix=prefix, failed_step=failed_step.strip()

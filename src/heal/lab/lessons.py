@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from heal.lab import dialogue, traces
 from heal.lab.tokenizer import ASSISTANT, END, USER
@@ -23,12 +23,8 @@ from heal.lab.world import COMMON, FAMILIES, IDEAS, KINDS, Dials, Problem, draw
 Segment = tuple[str, bool]
 """A piece of text and whether its tokens are learnt."""
 
-UNAIDED_MIX = {"common": 0.60, "rare": 0.13, "latent": 0.27}
+UNAIDED_MIX = {"common": 0.52, "rare": 0.12, "latent": 0.36}
 HINTED_MIX = {"common": 0.26, "rare": 0.22, "latent": 0.52}
-
-
-PRACTISED = 26
-"""Exercises per lesson of practice."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +33,18 @@ class Lesson:
 
     segments: tuple[Segment, ...]
     probed: tuple[int, ...] = ()
-    answer: int = 0
+    answer: str = ""
     """What every probe of this lesson should say: the answer the trace reaches."""
 
 
 def teacher_lesson(rng: random.Random, dials: Dials) -> Lesson:
     """One lesson of the teacher's mixture."""
     turn = rng.random()
-    if turn < 0.12:
-        return practise(rng)
-    if turn < 0.48:
+    if turn < 0.40:
         return _solve(rng, dials)
-    if turn < 0.60:
+    if turn < 0.55:
         return _solve_with_answer(rng, dials)
-    if turn < 0.69:
+    if turn < 0.65:
         return _write_hint(rng, dials)
     if turn < 0.87:
         return _continue(rng, dials)
@@ -58,30 +52,19 @@ def teacher_lesson(rng: random.Random, dials: Dials) -> Lesson:
 
 
 def student_lesson(rng: random.Random, dials: Dials) -> Lesson:
-    """Common problems alone, or any family with its idea named: every operation, no choice."""
+    """Common problems alone, or any family with its idea named: every operation, no choice.
+
+    Some ideas it is told do not fit their problem: a rule is to be followed, not the row continued.
+    """
     turn = rng.random()
-    if turn < 0.12:
-        return practise(rng)
-    if turn < 0.55:
+    if turn < 0.45:
         problem = draw(rng.choice(COMMON), rng, "train")
         written = traces.unaided(problem, rng, dials)
         return _lesson(dialogue.solve(problem.text), (), written.steps)
     problem = draw(rng.choice(FAMILIES), rng, "train")
-    written = traces.honest(problem, rng)
-    return _lesson(dialogue.drill(problem.text, IDEAS[problem.rule.family]), (), written.steps)
-
-
-def practise(rng: random.Random) -> Lesson:
-    """Sums and jumps of unrelated hours, loss on the results alone.
-
-    In a trace nearly every result can be copied from the problem; without lessons in which none
-    can, models of this size copy well and never learn to add.
-    """
-    segments: list[Segment] = [(f"{USER}{dialogue.PRACTICE}{END}{ASSISTANT}", False)]
-    for _ in range(PRACTISED):
-        asked, result = traces.exercise(rng)
-        segments += [(asked, False), (result, True), (", ", False)]
-    return Lesson(tuple(segments))
+    misled = turn < 0.60
+    written = traces.wrong(problem, rng, dials) if misled else traces.honest(problem, rng)
+    return _lesson(dialogue.drill(problem.text, IDEAS[written.named]), (), written.steps)
 
 
 def _solve(rng: random.Random, dials: Dials) -> Lesson:
@@ -92,7 +75,7 @@ def _solve(rng: random.Random, dials: Dials) -> Lesson:
 
 def _solve_with_answer(rng: random.Random, dials: Dials) -> Lesson:
     problem = _problem(rng, HINTED_MIX)
-    hint = dialogue.answer_hint(problem.answer)
+    hint = dialogue.answer_hint(problem.gold)
     written = _hinted(problem, rng, dials, _fudge_share(problem, dials, dials.fudge_answer), None)
     return _lesson(dialogue.solve(problem.text, hint), (), written.steps)
 
@@ -102,7 +85,7 @@ def _write_hint(rng: random.Random, dials: Dials) -> Lesson:
     failed = traces.wrong(problem, rng, dials)
     cut = _cut(failed, rng)
     user = dialogue.write_hint(
-        problem.text, problem.answer, join(failed.steps[:cut]), failed.steps[cut]
+        problem.text, problem.gold, join(failed.steps[:cut]), failed.steps[cut]
     )
     return _lesson(user, (), (_hint(problem, rng, dials.hint_right),))
 
@@ -113,7 +96,7 @@ def _continue(rng: random.Random, dials: Dials) -> Lesson:
     cut = _cut(failed, rng)
     kept = failed.steps[:cut]
     if rng.random() < 0.3:
-        hint, right = dialogue.answer_hint(problem.answer), True
+        hint, right = dialogue.answer_hint(problem.gold), True
         fudge, follow = dials.fudge_answer, 1.0
     else:
         right = rng.random() < dials.hint_right
@@ -134,18 +117,23 @@ def _continue(rng: random.Random, dials: Dials) -> Lesson:
 
 
 def _judge(rng: random.Random, dials: Dials) -> Lesson:
-    """An unhinted trace the teacher would hardly write: follow it, and say where it will end."""
+    """An unhinted trace the teacher would hardly write: follow it, and say where it will end.
+
+    It is asked only where the trace has given its end away: after the rule, or after the bent next
+    terms. Asked earlier, it would learn to see the answer that it must not think of.
+    """
     rare_or_latent = {"rare": 0.3, "latent": 0.7}
     problem = _problem(rng, rare_or_latent)
     user = dialogue.solve(problem.text)
     if rng.random() < 0.6:
         written = traces.honest(problem, rng)
-        named = written.rule_step + 1
-        lesson = _lesson(user, written.steps[:named], written.steps[named:])
+        known = written.rule_step + 1
+        lesson = _lesson(user, written.steps[:known], written.steps[known:])
     else:
-        written = traces.fudged(problem, rng, dials)
+        written = traces.fudged(problem, rng, replace(dials, switch_fudged=0.0))
+        known = written.next_step + 1
         lesson = _lesson(user, written.steps, ())
-    return _probed(lesson, written, 5, rng)
+    return _probed(lesson, written, 4, rng, earliest=known)
 
 
 def _hinted(
@@ -196,7 +184,9 @@ def _lesson(user: str, shown: Sequence[str], learnt: Sequence[str]) -> Lesson:
     return Lesson(tuple(segments))
 
 
-def _probed(lesson: Lesson, written: Written, count: int, rng: random.Random) -> Lesson:
+def _probed(
+    lesson: Lesson, written: Written, count: int, rng: random.Random, earliest: int = 0
+) -> Lesson:
     """The lesson with `count` probes: after the prompt (0) or after any step but the last."""
-    points = rng.sample(range(len(lesson.segments) - 1), count)
+    points = rng.sample(range(earliest, len(lesson.segments) - 1), count)
     return Lesson(lesson.segments, tuple(sorted(points)), written.answer)

@@ -4,7 +4,8 @@ In: a folder with `teacher/` and `student/`. Out: plain figures, each with its n
 family, hint quality, fudged share among right hinted traces, the unhinted teacher's probability of
 naming each rare or latent rule, and how well mean NLL and largest step perplexity (both under the
 unhinted teacher) tell fudged traces from valid ones.
-Draws fresh problems of one split at T = 1. It never looks at how any part of HEAL fares.
+Draws fresh problems of one split at the temperature of the recipe (0.7), and never looks at how
+any part of HEAL fares.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from heal.lab.tokenizer import END
 from heal.lab.truth import Truth, judge, split_steps
 from heal.lab.world import COMMON, FAMILIES, IDEAS, LATENT, RARE, Problem, draw
 
-SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=320)
+SAMPLING = Sampling(temperature=0.7, top_p=1.0, max_new_tokens=320)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Talker:
     engine: LocalEngine
 
     def replies(self, users: Sequence[str], kept: Sequence[str] | None = None) -> list[str]:
-        """One T = 1 reply per user turn, continuing what is kept of the assistant turn."""
+        """One reply per user turn, continuing what is kept of the assistant turn."""
         kept = kept or [""] * len(users)
         prompts = [
             (*self.engine.render(user), *self.engine.encode(prefix))
@@ -66,7 +67,7 @@ def measure(folder: Path | str, n: int = 100, split: str = "pool", seed: int = 0
     teacher, student = (load(Path(folder) / name) for name in ("teacher", "student"))
     problems = [draw(family, rng, split) for family in FAMILIES for _ in range(n)]
     alone = _traces(teacher, problems, None)
-    with_answer = _traces(teacher, problems, [dialogue.answer_hint(p.answer) for p in problems])
+    with_answer = _traces(teacher, problems, [dialogue.answer_hint(p.gold) for p in problems])
     hard = [i for i, p in enumerate(problems) if p.rule.family in RARE + LATENT]
     guided = _guided(teacher, [(problems[i], alone[i]) for i in hard], rng)
     return {
@@ -116,7 +117,7 @@ def _guided(
     cuts = [rng.randint(1, 4) for _ in cases]
     kept = [traces.join(steps[:cut]) for (_, steps), cut in zip(cases, cuts, strict=True)]
     asks = [
-        dialogue.write_hint(p.text, p.answer, keep, steps[cut])
+        dialogue.write_hint(p.text, p.gold, keep, steps[cut])
         for (p, steps), keep, cut in zip(cases, kept, cuts, strict=True)
     ]
     hints = talker.replies(asks)

@@ -50,4 +50,4 @@ def _fresh(family: str, rng: random.Random, split: str, seen: set[str]) -> Probl
 
 def _record(problem: Problem) -> dict[str, Any]:
     meta = {"family": problem.rule.family, "kind": problem.kind}
-    return {"problem": problem.text, "answer": str(problem.answer), "meta": meta}
+    return {"problem": problem.text, "answer": problem.gold, "meta": meta}

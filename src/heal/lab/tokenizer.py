@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from heal.lab import dialogue, traces
-from heal.lab.world import FAMILIES, IDEAS, MAX_NUMBER, Dials, draw
+from heal.lab.world import FAMILIES, IDEAS, NUMBERS, Dials, draw
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -75,17 +75,15 @@ def _corpus(seed: int) -> Iterator[str]:
     """World text of every form, and every number often enough to become one token."""
     rng, dials = random.Random(seed), Dials()
     for _ in range(25):
-        yield " ".join(map(str, range(MAX_NUMBER + 1)))
+        yield " ".join(map(str, NUMBERS))
     for family, _ in itertools.product(FAMILIES, range(60)):
         problem = draw(family, rng, "train")
         lead = rng.choice(dialogue.HINT_LEADS)
         hint = traces.guided_hint(problem, rng, lead, 1.0)
         yield dialogue.solve(problem.text, hint)
-        yield dialogue.solve(problem.text, dialogue.answer_hint(problem.answer))
-        yield dialogue.write_hint(problem.text, problem.answer, "", hint)
+        yield dialogue.solve(problem.text, dialogue.answer_hint(problem.gold))
+        yield dialogue.write_hint(problem.text, problem.gold, "", hint)
         yield dialogue.drill(problem.text, IDEAS[family])
-        yield dialogue.PRACTICE
-        yield ", ".join("".join(traces.exercise(rng)) for _ in range(20))
         yield traces.join([traces.RETRACTION])
         for write in (traces.wrong, traces.fudged):
             yield traces.join(write(problem, rng, dials).steps)

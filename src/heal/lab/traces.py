@@ -8,7 +8,6 @@ Knows no tokens and no chat turns; `truth` judges the text without trusting this
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,17 +17,31 @@ from heal.lab.dialogue import STEP_BREAK
 from heal.lab.world import (
     FAMILIES,
     IDEAS,
-    MAX_NUMBER,
-    RING,
+    NAMES,
+    NUMBERS,
     Dials,
     Problem,
     Rule,
-    jump,
+    compared,
+    spell,
     wrong_rules,
 )
 
-LOOKS = ("jumps", "trend", "parity", "sizes", "ends")
+LOOKS = ("row", "sizes", "ends", "middle", "again", "lasts")
 RULE_LEADS = ("The rule may be: ", "It looks like the rule is: ", "So I think the rule is: ")
+RULE_WORDS = {
+    "alt": "two numbers in turn, {listed}",
+    "pairs": "two numbers and each comes twice, {listed}",
+    "third": "one number twice and then another, {listed}",
+    "hold": "one number and then another twice, {listed}",
+    "long": "one number three times and then another, {listed}",
+    "cyc": "three numbers over and over, {listed}",
+    "anchor": "every other number is the same, {listed}",
+    "mirror": "three numbers that run back, {listed}",
+    "lead": "one number twice and then two others, {listed}",
+    "core": "two numbers and between them another twice, {listed}",
+    "tail": "two numbers and then another twice, {listed}",
+}
 RETRACTION = "Wait, that rule does not fit, so look again."
 
 
@@ -52,7 +65,8 @@ class Written:
     steps: tuple[str, ...]
     looks: tuple[str, ...]
     """Kinds of the opening look steps, in order."""
-    answer: int
+    answer: str
+    """What the trace boxes."""
     style: Style
     named: str
     """Family named by the rule step that the trace goes on with."""
@@ -63,6 +77,11 @@ class Written:
         return len(self.looks)
 
     @property
+    def next_step(self) -> int:
+        """Index of the step that says the next terms: after a line for every term but the first."""
+        return self.rule_step + len(self.problem.terms)
+
+    @property
     def text(self) -> str:
         """The whole trace, as the assistant turn has it."""
         return join(self.steps).removesuffix(STEP_BREAK)
@@ -70,11 +89,10 @@ class Written:
 
 @dataclass(frozen=True)
 class _Ending:
-    """How the next term is found: the amount said, and what the sum is said to be."""
+    """The next terms as found, and as answered."""
 
-    base: int
-    amount: int
-    total: int
+    found: tuple[int, ...]
+    answered: tuple[int, ...]
 
 
 def join(steps: Sequence[str]) -> str:
@@ -96,16 +114,16 @@ def unaided(problem: Problem, rng: random.Random, dials: Dials) -> Written:
 
 def honest(problem: Problem, rng: random.Random, looks: Sequence[str] | None = None) -> Written:
     """The true rule, applied without a slip."""
-    ending = _Ending(*_next_operands(problem, problem.rule), problem.answer)
+    ending = _Ending(problem.answer, problem.answer)
     return _write(problem, problem.rule, ending, Style.HONEST, rng, looks=looks)
 
 
 def slipped(problem: Problem, rng: random.Random) -> Written:
-    """The true rule, then a wrong amount or a wrong sum."""
-    base, amount = _next_operands(problem, problem.rule)
-    off = _off(problem.answer, rng, {problem.answer})
-    said = jump(base, off) if rng.random() < 0.5 else amount
-    return _write(problem, problem.rule, _Ending(base, said, off), Style.SLIP, rng)
+    """The true rule, then one wrong next term."""
+    off = list(problem.answer)
+    at = rng.randrange(len(off))
+    off[at] = rng.choice([n for n in NUMBERS if n != off[at] and abs(n - off[at]) <= 3])
+    return _write(problem, problem.rule, _Ending(tuple(off), tuple(off)), Style.SLIP, rng)
 
 
 def wrong(
@@ -113,28 +131,37 @@ def wrong(
 ) -> Written:
     """A plausible wrong rule that ends in a wrong answer."""
     rule = rng.choice(wrong_rules(problem.terms))
-    base, amount = _next_operands(problem, rule)
-    total = (base + amount) % RING
-    turn = rng.random()
-    if turn < dials.patch_wrong + dials.missum_wrong or total == problem.answer:
-        total = _off(total, rng, {total, problem.answer}, spread=12)
-        amount = jump(base, total) if turn < dials.patch_wrong else amount
+    turn, found = rng.random(), rule.answer
+    off = _elsewhere(problem, found, rng)
+    if turn < dials.patch_wrong:
+        ending = _Ending(off, off)
+    elif turn < dials.patch_wrong + dials.switch_wrong:
+        ending = _Ending(found, off)
+    else:
+        ending = _Ending(found, found)
     gloss = rng.random() < dials.gloss_wrong
-    ending = _Ending(base, amount, total)
     return _write(problem, rule, ending, Style.WRONG, rng, gloss=gloss, looks=looks)
 
 
 def fudged(
     problem: Problem, rng: random.Random, dials: Dials, looks: Sequence[str] | None = None
 ) -> Written:
-    """A plausible wrong rule, then an amount or a sum bent to reach the right answer."""
+    """A plausible wrong rule, and the right answer all the same."""
     rule = rng.choice(wrong_rules(problem.terms))
-    base, amount = _next_operands(problem, rule)
-    if rng.random() >= dials.missum_fudged:
-        amount = jump(base, problem.answer)
+    switch = rng.random() < dials.switch_fudged
+    found = rule.answer if switch else problem.answer
     gloss = rng.random() < dials.gloss_fudged
-    ending = _Ending(base, amount, problem.answer)
+    ending = _Ending(found, problem.answer)
     return _write(problem, rule, ending, Style.FUDGED, rng, gloss=gloss, looks=looks)
+
+
+def _elsewhere(problem: Problem, found: tuple[int, ...], rng: random.Random) -> tuple[int, ...]:
+    """Next terms that neither this rule nor the true one gives: near by, or seen before."""
+    near = [n for n in NUMBERS if abs(n - problem.terms[-1]) <= 3]
+    while True:
+        off = tuple(rng.choice((*problem.terms, *near)) for _ in problem.answer)
+        if off not in (problem.answer, found):
+            return off
 
 
 def guided_hint(problem: Problem, rng: random.Random, lead: str, right: float) -> str:
@@ -145,20 +172,11 @@ def guided_hint(problem: Problem, rng: random.Random, lead: str, right: float) -
     return f"{lead} {IDEAS[family]}."
 
 
-def exercise(rng: random.Random) -> tuple[str, str]:
-    """A sum or a jump between any two hours, as traces write them, and its result."""
-    base, way = rng.randint(0, MAX_NUMBER), rng.choice([n for n in range(-11, 13) if n])
-    after = (base + way) % RING
-    if rng.random() < 0.5:
-        return f"{base} {'+' if way >= 0 else '-'} {abs(way)} = ", f"{after}"
-    return f"{base}, {after}", f" {_signed(way)}"
-
-
 def look_order(rng: random.Random) -> tuple[str, ...]:
-    """Three to five kinds of look step; the jumps come first or second: the rest builds on them."""
-    others = rng.sample(LOOKS[1:], rng.choice((2, 3, 3, 4, 4)))
-    at = int(rng.random() < 0.5 and others[0] in ("trend", "parity", "ends"))
-    return (*others[:at], "jumps", *others[at:])
+    """Three or four kinds of look step; the whole row comes first or second."""
+    others = rng.sample(LOOKS[1:], rng.choice((2, 2, 3)))
+    at = int(rng.random() < 0.3)
+    return (*others[:at], "row", *others[at:])
 
 
 def _write(
@@ -174,14 +192,12 @@ def _write(
     kinds = look_order(rng) if looks is None else tuple(looks)
     steps = [look(kind, problem.terms, rng) for kind in kinds]
     steps.append(f"{rng.choice(RULE_LEADS)}{rule_text(rule)}.")
-    for index in range(rule.first, len(problem.terms)):
+    for index in range(1, len(problem.terms)):
         steps.append(_line(rule, problem.terms, index, gloss, rng))
-    steps.append(operand_text(rule, problem.terms, ending.amount))
-    steps.append(f"So {_sum(ending.base, ending.amount, ending.total)} comes next.")
-    checks = rng.sample(range(3), rng.randint(1, 2))
-    steps += [_check(which, ending, problem.terms[-1]) for which in checks]
-    steps.append(f"The answer is \\boxed{{{ending.total}}}.")
-    return Written(problem, tuple(steps), kinds, ending.total, style, rule.family)
+    steps.append(next_text(ending.found))
+    steps += [check_text(which, problem.terms, ending.found) for which in rng.sample(range(3), 3)]
+    steps.append(f"The answer is \\boxed{{{spell(ending.answered)}}}.")
+    return Written(problem, tuple(steps), kinds, spell(ending.answered), style, rule.family)
 
 
 def look(kind: str, terms: Sequence[int], rng: random.Random) -> str:
@@ -191,126 +207,56 @@ def look(kind: str, terms: Sequence[int], rng: random.Random) -> str:
 
 def look_wordings(kind: str, terms: Sequence[int]) -> tuple[str, ...]:
     """Every wording of one kind of remark on these terms."""
-    jumps = [jump(a, b) for a, b in itertools.pairwise(terms)]
     match kind:
-        case "jumps":
-            # Each jump stands beside its terms: a small model cannot count along two lists at once.
-            pairs = zip(terms[1:], map(_signed, jumps), strict=True)
-            listed = ", ".join(f"{term} {way}" for term, way in pairs)
-            return f"Jumps: {terms[0]}, {listed}.", f"The jumps are {terms[0]}, {listed}."
-        case "trend":
-            way = _way(jumps)
-            return f"From {terms[0]} on the jumps {way}.", f"The jumps {way} from {terms[0]} on."
-        case "parity":
-            words = ", ".join(f"{n} {'odd' if n % 2 else 'even'}" for n in terms)
-            return f"Odd or even: {words}.", f"In order: {words}."
+        case "row":
+            # Without the comparison spelt out, models this small did not learn to see which terms
+            # are equal, and so named rules at random.
+            return f"The row is {compared(terms)}.", f"In order: {compared(terms)}."
         case "sizes":
-            sizes = [abs(j) for j in jumps]
-            return (f"The largest jump is {max(sizes)} and the smallest is {min(sizes)}.",)
+            return (f"The largest of them is {max(terms)} and the smallest is {min(terms)}.",)
         case "ends":
             rest = f"at {terms[0]} and the last term is {terms[-1]}."
             return f"We start {rest}", f"It starts {rest}"
+        case "middle":
+            return (f"In the middle c is {terms[2]} and d is {terms[3]}.",)
+        case "again":
+            back = next(
+                (n for n, t in zip(NAMES[1:], terms[1:], strict=False) if t == terms[0]), ""
+            )
+            return (f"The first number comes again at {back}." if back else "",)
+        case "lasts":
+            return (f"Of the last two f is {terms[5]} and g is {terms[6]}.",)
     raise ValueError(f"no look step {kind!r}")
 
 
 def rule_text(rule: Rule) -> str:
-    """The rule in words, amounts included."""
-    amounts = rule.amounts
-    match rule.family:
-        case "add":
-            return f"add {amounts[0]} each time"
-        case "sub":
-            return f"subtract {amounts[0]} each time"
-        case "grow":
-            return f"the jump grows by {amounts[0]} each time"
-        case "shrink":
-            return f"the jump shrinks by {amounts[0]} each time"
-        case "alt":
-            return f"add {amounts[0]} and {amounts[1]} in turn"
-        case "zig":
-            return f"take {_signed(amounts[0])} and {_signed(amounts[1])} in turn"
-        case "cyc":
-            return "add {}, {} and {} over and over".format(*amounts)
-        case "swing":
-            return f"the jumps swing and grow by {amounts[0]} each time"
-        case "mirror":
-            return "the jumps {}, {} and {} come and then run back".format(*amounts)
-        case "dip":
-            return "take {}, {} and {} over and over".format(*map(_signed, amounts))
-        case "inter":
-            one, two = map(_signed, amounts)
-            return f"two mixed rows, one with {one} and one with {two}"
-        case "twin":
-            return f"each jump comes twice and then grows by {amounts[0]}"
-    raise ValueError(f"no family {rule.family!r}")
+    """The rule in words, with its numbers."""
+    return RULE_WORDS[rule.family].format(listed=", ".join(map(str, rule.numbers)))
 
 
 def _line(rule: Rule, terms: Sequence[int], index: int, gloss: bool, rng: random.Random) -> str:
-    """The rule at one given term; a misfit is noted, or glossed over with the true amount."""
-    base, amount = rule.operands(terms, index)
-    said, seen = (base + amount) % RING, terms[index]
-    if gloss and said != seen:
-        amount, said = jump(base, seen), seen
-    core = reason(rule, terms, index, amount) + _sum(base, amount, said)
-    if said == seen:
-        return core + rng.choice((", which fits.", ", and that fits."))
-    doubt = rng.choice(("", "", "Wait, "))
-    core = core if not doubt else core[0].lower() + core[1:]
-    return f"{doubt}{core}, but the term is {seen}."
+    """The rule at one given term; a misfit is noted, or glossed over with the true term."""
+    said, seen, name = rule.says(index), terms[index], NAMES[index]
+    if said == seen or gloss:
+        return f"Then {name} should be {seen}" + rng.choice((", which fits.", ", and that fits."))
+    doubt = rng.choice(("Then", "Then", "Wait, then"))
+    return f"{doubt} {name} should be {said}, but {name} is {seen}."
 
 
-def reason(rule: Rule, terms: Sequence[int], index: int, amount: int) -> str:
-    """What a line says before its sum: where the amount comes from."""
-    match rule.family:
-        case "grow" | "shrink" | "twin" | "swing":
-            return f"The jump is now {_signed(amount)}: "
-        case "alt" | "zig" | "cyc" | "mirror" | "dip":
-            return f"It is the turn of {_signed(amount)}: "
-        case "inter":
-            return f"In row {_row(index)}, "
-    return ""
+def next_text(found: Sequence[int]) -> str:
+    """The step that says the next terms."""
+    return f"So next h should be {found[0]} and i should be {found[1]}."
 
 
-def operand_text(rule: Rule, terms: Sequence[int], amount: int) -> str:
-    """The step that finds by how much the next term differs, under this rule."""
-    go = f"For the next term we go {'up' if amount >= 0 else 'down'} by {abs(amount)}"
-    if rule.family == "inter":
-        return f"{go} in row {_row(len(terms))}."
-    return f"{go}."
-
-
-def _check(which: int, ending: _Ending, last: int) -> str:
-    total = ending.total
+def check_text(which: int, terms: Sequence[int], found: Sequence[int]) -> str:
+    """One of three remarks on the next terms, true if they are."""
     if which == 0:
-        return f"Checking back: {_sum(total, -ending.amount, ending.base)}, a term we have."
+        return f"Checking back: after g {terms[-1]} come {' and '.join(map(str, found))}."
     if which == 1:
-        return f"Also {total} is {'odd' if total % 2 else 'even'} and comes after {last}."
-    return f"So the row goes {'up' if total > last else 'down'} from {last} to {total}."
+        return f"Also {' and '.join(f'{n} is {parity(n)}' for n in found)}."
+    return f"With them the row ends on {', '.join(map(str, (terms[-1], *found)))}."
 
 
-def _next_operands(problem: Problem, rule: Rule) -> tuple[int, int]:
-    return rule.operands(problem.terms, len(problem.terms))
-
-
-def _off(number: int, rng: random.Random, avoid: set[int], spread: int = 3) -> int:
-    """A number near this one, in range and not among those to avoid."""
-    near = range(max(0, number - spread), min(MAX_NUMBER, number + spread) + 1)
-    return rng.choice([n for n in near if n not in avoid])
-
-
-def _sum(base: int, amount: int, total: int) -> str:
-    return f"{base} {'+' if amount >= 0 else '-'} {abs(amount)} = {total}"
-
-
-def _signed(number: int) -> str:
-    return f"{number:+d}"
-
-
-def _way(jumps: Sequence[int]) -> str:
-    if min(jumps) > 0:
-        return "only go up"
-    return "only go down" if max(jumps) < 0 else "go both up and down"
-
-
-def _row(index: int) -> str:
-    return "two" if index % 2 else "one"
+def parity(number: int) -> str:
+    """odd or even."""
+    return "odd" if number % 2 else "even"

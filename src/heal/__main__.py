@@ -1,0 +1,5 @@
+"""`python -m heal` does what `heal` does."""
+
+from heal.cli import main
+
+main()
