@@ -314,6 +314,7 @@ def test_everything_remembered_beside_the_records_is_documented() -> None:
 
 def all_source() -> str:
     places = ("run.py", "pipeline.py", "session.py", "execute.py", "store.py", "report/load.py")
+    places += ("audit.py", "rounds.py", "purchase.py", "students.py")
     return "\n".join((SOURCE / place).read_text(encoding="utf-8") for place in places)
 
 

@@ -14,11 +14,13 @@ LEVELS = [
     ("config", "prompts", "problems", "sources", "functions", "method", "lines"),
     ("engines", "verifiers", "store", "formats"),
     ("stages",),
-    ("session", "run", "report"),
+    ("session", "run", "purchase", "rounds", "students", "report"),
     ("pipeline",),
     ("execute",),
+    ("audit", "estimate", "check"),
     ("lab",),
     ("progress", "settings_page", "cli"),
+    ("__main__",),
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 

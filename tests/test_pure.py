@@ -2,11 +2,13 @@
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.scripted_run import MAGIC, ScriptedRun, extreme
 
 from heal.config import Pure
 from heal.method.pure import (
@@ -19,7 +21,7 @@ from heal.method.pure import (
     steps_to_probe,
     trace_score,
 )
-from heal.records import PureScore, Selection
+from heal.records import Drop, HintedScore, PureScore, Selected, Selection, Trace
 
 SETTINGS = Pure()
 RANKED = [k for k in Selection if k is not Selection.CALIBRATED]
@@ -174,6 +176,8 @@ def test_a_selection_without_its_measurements_is_refused():
     bare = PureScore("k", "p", "t", np.zeros(1), np.ones(2), [5], 1, [True])
     with pytest.raises(ValueError, match="reliance"):
         select([bare], Selection.RELIANCE, SETTINGS)
+    kept_whole = PureScore("k", "p", "t", np.zeros(1), np.ones(2), [5], 2, [True])
+    assert drop_scores([kept_whole], Selection.RELIANCE, SETTINGS) == {"t": math.inf}
     with pytest.raises(ValueError, match="calibration"):
         select([bare], Selection.CALIBRATED, SETTINGS)
     with pytest.raises(ValueError, match="20"):
@@ -225,3 +229,86 @@ def test_calibrated_looks_only_near_commitment():
         score = calibrated_score(profile(u, log_ppl), SETTINGS, calibration)
         counted += [k] * (score > calibration.threshold)
     assert counted == [3, 4, 5, 6, 7]
+
+
+def reliance_run(tmp_path: Path, *rules: dict, **pure) -> ScriptedRun:
+    """One problem at the ceiling: repairs that hardly look at the hint, and a leap that does.
+
+    The kept steps are made very surprising, which must not matter.
+    """
+    rows, script = extreme("plums")
+    seen = [
+        {"match": f"Hint:.*{MAGIC}", "logprobs": [-9, -9, -0.1]},
+        {"match": "Hint:.*Carrying the one", "logprobs": [-9, -9, -0.25]},
+    ]
+    return ScriptedRun(tmp_path, (rows, [*rules, *seen, *script]), {"pure": pure})
+
+
+def reliances(run: ScriptedRun) -> dict[bool, set[float]]:
+    """−Δ of the repairs, by whether they leap."""
+    profiles = {p.trace: p for p in run.read("pure", PureScore)}
+    repairs = {t.key: t for t in run.read("repair", Trace) if t.key in profiles}
+    scores = drop_scores([profiles[k] for k in repairs], Selection.RELIANCE, SETTINGS)
+    leaps = {key: MAGIC in trace.text for key, trace in repairs.items()}
+    return {
+        kind: {round(s, 2) for t, s in scores.items() if leaps[t] is kind} for kind in (False, True)
+    }
+
+
+def test_reliance_compares_the_same_new_tokens_with_and_without_the_hint(tmp_path):
+    run = reliance_run(tmp_path, measure_reliance=True)
+    run.go(until="select")
+    found = reliances(run)
+    assert found[False] == {0.05}
+    (leap,) = found[True]
+    assert leap > 0.5
+
+
+def test_the_hinted_pass_is_paid_once_and_switching_the_selection_is_free(tmp_path):
+    run = reliance_run(tmp_path)
+    run.go(until="select")
+    plain = {p.trace: p for p in run.read("pure", PureScore)}
+    assert all(p.hinted_log_ppl is None for p in plain.values())
+
+    assert run.go("pure.selection=reliance", until="select").arrived["score"] == len(plain)
+    hinted = {h.trace: h for h in run.read("reliance", HintedScore)}
+    known = {p.trace: p for p in run.read("pure", PureScore)}
+    assert plain.keys() == hinted.keys() == known.keys()
+    for trace, before in plain.items():
+        after = known[trace]
+        assert after.scored_tokens == before.scored_tokens + hinted[trace].scored_tokens
+        assert after.hinted_log_ppl == hinted[trace].log_ppl
+    (row,) = (row for row in run.view.stage_ledger if row.name == "scoring for PURE")
+    assert row.scored == sum(p.scored_tokens for p in known.values())
+
+    for selection in ("fraction", "reliance", "max_ppl"):
+        watch = run.go(f"pure.selection={selection}", until="select")
+        assert watch.arrived["score"] == 0
+        assert {p.trace: p.scored_tokens for p in run.read("pure", PureScore)} == {
+            trace: p.scored_tokens for trace, p in known.items()
+        }
+
+
+def test_the_most_reliant_repairs_are_dropped(tmp_path):
+    run = reliance_run(tmp_path, selection="reliance")
+    run.go(until="select")
+    leaps = {t.key for t in run.read("repair", Trace) if MAGIC in t.text}
+    chosen = [x for x in run.read("selected", Selected, tag="heal") if x.pool == "D3"]
+    assert {x.trace for x in chosen if x.drop is Drop.PURE} == leaps
+
+
+def test_a_trace_without_its_hinted_score_is_dropped_only_where_reliance_selects(tmp_path):
+    broken = {"match": "Hint:.*the green way makes.*<end>", "error": "out of memory"}
+    run = reliance_run(tmp_path, broken, measure_reliance=True)
+    run.go(until="select")
+    failed = {h.trace for h in run.read("reliance", HintedScore) if h.error is not None}
+
+    def dropped_by_pure() -> set[str]:
+        chosen = run.read("selected", Selected, tag="heal")
+        return {x.trace for x in chosen if x.drop is Drop.PURE} & failed
+
+    assert run.meta("facts")["traces that could not be scored with their hint in view"] == 2
+    assert len(failed) == 2
+    assert not dropped_by_pure()
+    run.go("pure.selection=reliance", until="select")
+    assert dropped_by_pure() == failed

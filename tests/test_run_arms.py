@@ -2,9 +2,13 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.scripted_run import (
     MAGIC,
     WAYS,
@@ -27,9 +31,13 @@ from tests.tiny_student import make_student
 from heal.engines.base import Generated, GenRequest, failed_generation
 from heal.engines.scripted import ScriptedEngine
 from heal.records import (
+    Ceiling,
     Drop,
     EvalTrace,
+    Finish,
     Hint,
+    Origin,
+    Problem,
     PureScore,
     Selected,
     Split,
@@ -38,6 +46,7 @@ from heal.records import (
     Trace,
     TrainResult,
 )
+from heal.stages.spend import HARD_FIRST, by_need, spend
 from heal.store import Store
 
 ARMS = (
@@ -164,7 +173,7 @@ def test_buyers_spend_at_most_the_bill_and_most_of_it_while_anything_is_wanted(
         assert bill - spent < 400
 
 
-def test_rft_more_buys_for_extreme_problems_first(done: ScriptedRun) -> None:
+def test_rft_more_buys_for_no_problem_whose_cap_is_full(done: ScriptedRun) -> None:
     nouns = noun_of(done)
     assert {nouns[t.problem_id] for t in done.read("bought", Trace, "rft_more")} == {"plums"}
 
@@ -185,7 +194,7 @@ def test_star_buys_whole_traces_under_the_answer(done: ScriptedRun) -> None:
     assert Counter(nouns[t.problem_id] for t in bought).keys() == {"pears", "plums"}
 
 
-def test_rft_more_goes_on_to_hard_problems_when_no_extreme_one_wants_more(tmp_path: Path) -> None:
+def test_rft_more_buys_for_hard_problems_when_no_extreme_one_wants_more(tmp_path: Path) -> None:
     settings = {"arms": ["rft", "rft_more", "heal"], "sampling": {"n": 16}}
     run = ScriptedRun(tmp_path, world(easy("apples"), varied("pears")), settings)
     run.go()
@@ -196,6 +205,78 @@ def test_rft_more_goes_on_to_hard_problems_when_no_extreme_one_wants_more(tmp_pa
     traces = stored(run, "sample") | stored(run, "bought")
     before, after = ({traces[t].text for t in kept(run, arm, "D1")} for arm in ("rft", "rft_more"))
     assert before < after
+
+
+STRATUM_OF = {
+    **{f"e{i}": Stratum.EASY for i in range(2)},
+    **{f"x{i}": Stratum.EXTREME for i in range(3)},
+    **{f"h{i}": Stratum.HARD for i in range(2)},
+    "t0": Stratum.TRUNCATED,
+}
+
+
+def bought_by(
+    budget: int, wants: dict[str, int], tokens: int = 10, strata: tuple[Stratum, ...] = HARD_FIRST
+) -> tuple[list[tuple[str, int]], int]:
+    """(problem, index) of what is bought, in order; `wants`: traces after which one has enough."""
+    problems = [Problem(name, name, "1") for name in STRATUM_OF]
+    ceilings = {n: Ceiling(n, 30, 0, 0, 0, s, 0.0) for n, s in STRATUM_OF.items()}
+
+    def below_cap(bought: Mapping[str, Trace]) -> set[str]:
+        have = Counter(t.problem_id for t in bought.values())
+        return {name for name in STRATUM_OF if have[name] < wants.get(name, 0)}
+
+    def buy(plan: Sequence[tuple[Problem, tuple[int, ...]]]) -> dict[str, Trace]:
+        ids = np.zeros(tokens, np.int32)
+        return {
+            f"{p.id}-{i}": Trace(f"{p.id}-{i}", p.id, Origin.UNAIDED, i, ids, "", Finish.STOP, 1)
+            for p, indices in plan
+            for i in indices
+        }
+
+    ordered = by_need(problems, ceilings, strata)
+    found, left = spend(ordered, budget, tokens, 30, below_cap, buy)
+    return [(t.problem_id, t.seed_index) for t in found.values()], left
+
+
+ALL_WANT = dict.fromkeys(STRATUM_OF, 10_000)
+
+
+def test_the_bill_is_shared_by_all_problems_below_their_cap() -> None:
+    found, left = bought_by(10 * 7 * 20, ALL_WANT)
+    assert Counter(name for name, _ in found) == dict.fromkeys(STRATUM_OF.keys() - {"t0"}, 20)
+    assert left == 0
+
+
+def test_within_a_round_extreme_problems_come_before_hard_before_easy() -> None:
+    found, _ = bought_by(10 * 7 * 2, ALL_WANT)
+    order = ["x0", "x1", "x2", "h0", "h1", "e0", "e1"]
+    assert found == [(name, index) for index in (30, 31) for name in order]
+
+
+@given(st.integers(0, 4000), st.dictionaries(st.sampled_from(list(STRATUM_OF)), st.integers(0, 40)))
+def test_no_problem_is_more_than_one_trace_ahead_of_another_that_wants_as_much(
+    budget: int, wants: dict[str, int]
+) -> None:
+    found, left = bought_by(budget, wants)
+    count = Counter(name for name, _ in found)
+    assert 10 * len(found) + left == budget
+    assert len(set(found)) == len(found)
+    still = [name for name in wants if name != "t0" and count[name] < wants[name]]
+    assert left < 10 or not still
+    for name in still:
+        assert count[name] + 1 >= max(count.values(), default=0)
+
+
+def test_a_budget_too_small_for_all_goes_to_extreme_problems() -> None:
+    found, left = bought_by(45, ALL_WANT)
+    assert [name for name, _ in found] == ["x0", "x1", "x2", "h0"]
+    assert left == 5
+
+
+def test_strata_left_out_get_nothing() -> None:
+    found, _ = bought_by(1000, ALL_WANT, strata=HARD_FIRST[:2])
+    assert {name[0] for name, _ in found} == {"x", "h"}
 
 
 def test_running_again_buys_nothing_new(tmp_path: Path) -> None:

@@ -43,8 +43,6 @@ _TIGHT = re.compile(r"\s*([^\w\s\\])\s*")
 _INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 _NUMBER = re.compile(rf"(?P<sign>[+-]?)[$€£¥]?(?P<whole>{_INTEGER})?(?P<decimals>\.\d*)?")
 _FRACTION = re.compile(r"([+-]?)(?:\\frac\{(\d+)\}\{(\d+)\}|(\d+)/(\d+))")
-_ASSERTS = r"=|:|\b(?:is|are|be|equals?|gets?|gives?|got|obtain|becomes|reach|answer)\b"
-_SHORT = 2
 _LONGEST_NUMBER = 1000  # Python refuses to read integers of more than 4,300 digits
 
 
@@ -83,27 +81,6 @@ def boxed(text: str) -> list[str]:
     return [", ".join(group) for group in groups]
 
 
-def mentions_answer(text: str, answer: str) -> bool:
-    """Whether the answer stands anywhere in the text as a word of its own, however spaced."""
-    # 17 is not mentioned by 217, 3.17, 17.5, 1/17 or x17; a full stop after it is punctuation
-    return _occurs(text, answer, before=r"(?<![\w\\/])(?<!\d[.,])")
-
-
-def states_answer(text: str, answer: str) -> bool:
-    """Whether the text asserts the answer: boxed, or behind `=`, `is`, `are`, `answer:`, `get(s)`.
-
-    Use it where `mentions_answer` would misfire, for answers of one or two characters.
-    """
-    if any(same_text(answer, content) for content in boxed(text)):
-        return True
-    return _occurs(text, answer, before=rf"(?:{_ASSERTS})[ *_]*")
-
-
-def is_short(answer: str) -> bool:
-    """Whether an answer is so short (≤ 2 characters) that it turns up by chance."""
-    return len(normalise(answer)) <= _SHORT
-
-
 def normalise(answer: str) -> str:
     """One spelling of an answer: no math delimiters, layout commands or spare spaces.
 
@@ -131,15 +108,6 @@ def number(answer: str) -> Fraction | None:
 def same_text(one: str, other: str) -> bool:
     """Whether two answers are the same number, or the same text but for case and layout."""
     return _identity(one) == _identity(other)
-
-
-def _occurs(text: str, answer: str, before: str) -> bool:
-    tokens = re.findall(r"\w+|[^\w\s]", normalise(answer))
-    if not tokens:
-        return False
-    wanted = r"\s*".join(re.escape(token) for token in tokens)
-    pattern = rf"{before}{wanted}(?!\w|[.,/]\d)"
-    return re.search(pattern, _clean(text), re.IGNORECASE) is not None
 
 
 def _clean(answer: str) -> str:

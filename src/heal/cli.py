@@ -24,6 +24,12 @@ lab_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(lab_app, name="lab")
+audit_app = typer.Typer(
+    no_args_is_help=True,
+    help="Ask whether the method's parts do what they say, on any run.",
+    rich_markup_mode=None,
+)
+app.add_typer(audit_app, name="audit")
 
 ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The recipe, a YAML file.")]
 Overrides = Annotated[
@@ -60,6 +66,35 @@ _verb("score", "… and measure perplexity and uncertainty of what passed the ga
 _verb("select", "… and choose the training sets; writes the stage JSONL files.")
 _verb("train", "… and train the students.")
 _verb("evaluate", "… and evaluate them on held-out problems.")
+
+
+@app.command()
+def check(
+    config: ConfigFile,
+    overrides: Overrides = [],  # noqa: B006
+    trace_tokens: Annotated[
+        float | None, typer.Option(help="Mean trace, for the estimate; else as measured.", min=1)
+    ] = None,
+    extreme: Annotated[float, typer.Option(help="Assumed share of extreme problems.")] = 0.1,
+    hard: Annotated[float, typer.Option(help="Assumed share solved less than half.")] = 0.3,
+    price_in: Annotated[float | None, typer.Option(help="Per million tokens read.")] = None,
+    price_out: Annotated[float | None, typer.Option(help="Per million tokens written.")] = None,
+) -> None:
+    """Before spending: can the engines do what the recipe needs, and what will it cost?"""
+    from heal import check as checking
+    from heal.config import load
+
+    recipe = load(config, overrides)
+    found: list[checking.Place] = []
+    for place in checking.check(recipe):
+        if place.prompt and not any(p.prompt for p in found):
+            typer.echo(f"The first prompt, {place.prompt_tokens} tokens:\n\n{place.prompt}\n")
+        typer.echo("\n".join(checking.lines_of(place)))
+        found.append(place)
+    for line in checking.estimate(recipe, found, trace_tokens, extreme, hard, price_in, price_out):
+        typer.echo(line)
+    if any(place.failed for place in found):
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -100,6 +135,29 @@ def config_command(
     typer.echo(resolved_yaml(load(config, overrides)))
 
 
+@audit_app.command(name="pure")
+def audit_pure_command(
+    config: ConfigFile,
+    overrides: Overrides = [],  # noqa: B006
+    n: Annotated[int, typer.Option("--n", help="Problems, at most.", min=1)] = 40,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures here.")
+    ] = None,
+) -> None:
+    """Hint wrong answers: does PURE tell what follows from what is reasoned?"""
+    import json
+    from dataclasses import asdict
+
+    from heal.audit import audit_pure
+    from heal.config import load
+    from heal.report.audit_page import page
+
+    found = _watched(lambda observer: audit_pure(load(config, overrides), n, observer))
+    typer.echo(page(found))
+    if json_file is not None:
+        json_file.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
+
+
 @lab_app.command(name="build")
 def lab_build(
     out: Annotated[Path, typer.Option(help="Where teacher/ and student/ go.")] = Path("lab-models"),
@@ -115,7 +173,10 @@ def lab_build(
 def lab_compare(
     overrides: Overrides = [],  # noqa: B006
     seeds: Annotated[int, typer.Option(help="Training seeds.", min=1)] = 3,
-    problems: Annotated[int, typer.Option(help="Lab problems.", min=13)] = 1300,
+    problems: Annotated[int, typer.Option(help="Lab problems.", min=13)] = 600,
+    quick: Annotated[
+        bool, typer.Option("--quick/--full", help="160 problems, 1 seed, 3 arms: minutes.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all figures here.")
     ] = None,
@@ -127,12 +188,12 @@ def lab_compare(
     from heal.lab.court_page import markdown
 
     given = [
-        "run=runs/lab-compare",
-        f"seeds={list(range(seeds))}",
-        f"problems.args.n={problems}",
+        f"run=runs/lab-{'quick' if quick else 'compare'}",
+        f"seeds={[0] if quick else list(range(seeds))}",
+        f"problems.args.n={160 if quick else problems}",
         *overrides,
     ]
-    court = _watched(lambda observer: compare(given, observer))
+    court = _watched(lambda observer: compare(given, observer, quick))
     typer.echo(markdown(court))
     if json_file is not None:
         json_file.write_text(json.dumps(as_json(court), indent=1, default=str), encoding="utf-8")

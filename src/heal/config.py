@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import yaml
 from pydantic import (
@@ -109,10 +109,19 @@ class Problems(Section):
 class ModelRef(Section):
     """A model and the engine that opens it."""
 
-    engine: Literal["local", "scripted"] = "local"
+    engine: Literal["local", "scripted", "http"] = "local"
     model: str
     """A folder, a `.gguf` file, or `pkg://package/path` for a model that ships in a package.
-    For `scripted`: the JSON file of replies."""
+    For `scripted`: the JSON file of replies. For `http`: the served model's tokenizer, a folder
+    (weights are not needed) or the served `.gguf` file."""
+    served: str | None = None
+    """For `http`: the name under which the servers know the model; None asks them."""
+
+    @model_validator(mode="after")
+    def _served_is_for_servers(self) -> "ModelRef":
+        if self.served is not None and self.engine != "http":
+            raise ValueError(f"'served' names a model on a server; engine is '{self.engine}'")
+        return self
 
 
 class Student(Section):
@@ -132,6 +141,12 @@ class SamplingSettings(Section):
     """0 switches the filter off."""
     min_p: float = Field(0.0, ge=0, lt=1)
     max_new_tokens: int = Field(2048, ge=1)
+    adaptive: bool = False
+    """Stop sampling a training problem once its stratum is decided. Held-out problems always get
+    their fixed number."""
+    adaptive_error: float = Field(0.05, ge=0, lt=1)
+    """Most probability that a stratum decided early differs from that of all n traces. 0 stops
+    only where the traces left cannot change it."""
 
 
 class Gear(Section):
@@ -154,6 +169,13 @@ class Gear(Section):
     """Continuations per failed trace."""
     target: int | None = Field(8, ge=1)
     """A problem is done once so many repairs passed the gates; None spends the whole budget."""
+    budget: Literal["fixed", "bandit"] = "fixed"
+    """`fixed` gives every path a candidate in turn. `bandit` draws where a repair is likeliest to
+    be accepted per token, at most paths × candidates per problem too."""
+    bandit_hints: tuple[HintKind, ...] = (HintKind.GUIDED, HintKind.ANSWER)
+    """Hint kinds the bandit chooses among, beside `hint`."""
+    bandit_back_ups: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2)
+    """Values of `back_up` the bandit chooses among, beside that one."""
     hint: HintKind = HintKind.GUIDED
     hint_redraws: int = Field(3, ge=0)
     """Redraws of a hint that contains the answer, before falling back to an `answer` hint."""
@@ -186,13 +208,9 @@ class Pure(Section):
     calibration_traces: int = Field(200, ge=20)
     """`calibrated`: so many unaided correct traces are scored to learn what honest steps look
     like."""
-
-    @field_validator("selection")
-    @classmethod
-    def _measured(cls, selection: Selection) -> Selection:
-        if selection is Selection.RELIANCE:
-            raise ValueError("'reliance' needs hinted log-probs, which no stage measures yet")
-        return selection
+    measure_reliance: bool = False
+    """Also score every candidate with its hint in view, which the selection `reliance` asks for
+    by itself; switch it on to compare detectors on the same traces."""
 
 
 class Pace(Section):
@@ -274,10 +292,58 @@ class LocalEngine(Section):
     loop_repeats: int = Field(4, ge=2)
 
 
+class HttpEndpoint(Section):
+    """One server that holds the model."""
+
+    url: str
+    """Its address, `http://host:8000`."""
+    dialect: Literal["vllm", "sglang", "llamacpp", "openai"] = "vllm"
+    """How it is spoken to. `openai` is the plain completions page of any other server; it must
+    return token ids."""
+    weight: float = Field(1.0, gt=0)
+    """Its share of the work beside the others, and of `in_flight`."""
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        if not re.match(r"https?://[^/\s]+", url):
+            raise ValueError(f"'{url}' is no address; write http://host:port")
+        return url.rstrip("/").removesuffix("/v1")
+
+
+class HttpEngine(Section):
+    """Servers reached over HTTP, all holding the same model."""
+
+    endpoints: tuple[HttpEndpoint, ...] = ()
+    """A list; every server takes part by its weight."""
+    api_key: SecretStr | None = None
+    """Sent as a bearer token, `${NAME}` takes it from the environment; None sends none."""
+    in_flight: int = Field(128, ge=1)
+    """Requests under way at once per server of weight 1; fewer while a server says it is busy."""
+    samples_per_request: int = Field(1, ge=1)
+    """1 asks for each trace by itself, with its own seed. More ask for so many in one request,
+    which is cheaper, but without seeds: drawing again gives other traces."""
+    top_logprobs: int = Field(20, ge=1)
+    """Log-probs per scored token; more give narrower bounds of the entropy. vLLM and others refuse
+    more than 20 unless started with a higher `--max-logprobs`."""
+    context: int | None = Field(None, ge=16)
+    """Longest prompt plus continuation; None asks the servers."""
+    tries: int = Field(4, ge=1)
+    """How often a request that failed on its way is made in all; being told to wait is not
+    counted, nor is a server that is down."""
+    timeout_s: float = Field(120.0, gt=0)
+    """A request is given up after so long, plus its tokens at `slowest_tokens_s`."""
+    slowest_tokens_s: float = Field(1.0, gt=0)
+    """Tokens per second of a single trace below which a server is taken to hang."""
+    give_up_s: float = Field(600.0, gt=0)
+    """The run stops once no server has answered for so long."""
+
+
 class Engines(Section):
     """Settings by engine kind."""
 
     local: LocalEngine = LocalEngine()
+    http: HttpEngine = HttpEngine()
 
 
 class Limits(Section):

@@ -53,6 +53,9 @@ REACH: tuple[tuple[str, str], ...] = (
     ("gear.hinted_samples", "repair"),
     ("gear.candidates", "repair"),
     ("gear.target", "repair"),
+    ("gear.budget", "guide"),
+    ("gear.bandit_hints", "repair"),
+    ("gear.bandit_back_ups", "repair"),
     ("gear.early_answer_share", "repair"),
     ("gear.copied_ngram", "repair"),
     ("gear.hint_talk", "repair"),
@@ -61,6 +64,9 @@ REACH: tuple[tuple[str, str], ...] = (
     ("gear.hint_max_tokens", "guide"),
     ("gear.hint_temperature", "guide"),
     ("gear", "locate"),
+    ("pure.selection", "score"),
+    ("pure.calibration_traces", "score"),
+    ("pure.measure_reliance", "score"),
     ("pure", "select"),
     ("pace", "select"),
     ("student", "train"),
@@ -161,6 +167,11 @@ def _claim_folder(store: Store, config: Config, observer: Observer, adopt: bool)
     store.set_meta("versions", versions())
     store.set_meta("date", datetime.now(UTC).isoformat(timespec="seconds"))
     store.write_text("config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+    count_lost(store, observer)
+
+
+def count_lost(store: Store, observer: Observer) -> None:
+    """Note what was in flight when an earlier process ended: it may be paid for twice."""
     lost = store.release_claims()
     if lost:
         total = int(store.meta("in_flight_lost") or 0) + lost

@@ -6,8 +6,10 @@ content keys, so running again continues, and a changed setting redoes what it r
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from heal import purchase, students
 from heal.engines import read_tokenizer, read_weights, resolve_model
 from heal.lines import fallback_name, finishes, hint_name, tally
 from heal.method.arms import TRAINED, Extra
@@ -17,13 +19,20 @@ from heal.records import (
     Drop,
     EvalTrace,
     GateResult,
-    Hint,
+    HintedScore,
     PureScore,
+    Selection,
     Split,
     Stratum,
     TokenScores,
     TrainResult,
     Verdict,
+)
+from heal.rounds import (
+    ask_hints,
+    repair_breadth_first,
+    repair_where_it_pays,
+    sample_until_decided,
 )
 from heal.run import Lift, Run
 from heal.stages import guide as guiding
@@ -31,23 +40,32 @@ from heal.stages import locate as locating
 from heal.stages import repair as repairing
 from heal.stages import score as scoring
 from heal.stages import select as selecting
-from heal.stages import spend as spending
 from heal.stages.sample import unaided
 from heal.store import jsonl
 
 
 def sample(run: Run) -> str:
-    """§1: n unaided traces per training problem; held-out ones get theirs for their stratum."""
-    config = run.session.config
+    """§1: n unaided traces per training problem; held-out ones get theirs for their stratum.
+
+    Adaptive sampling is for training problems alone: the strata results are reported by are
+    measured with a fixed number (RESOLUTIONS 5).
+    """
+    config, teacher = run.session.config, run.session.teacher
     train, held_out = run.problems(Split.TRAIN), run.problems(Split.HELD_OUT)
     if config.student is None:
         held_out = []
     plan = [(train, config.sampling.n), (held_out, config.evaluate.teacher_n)]
     run.session.observer.begin("sample", sum(len(problems) * n for problems, n in plan))
+    if config.sampling.adaptive:
+        sample_until_decided(run, train)
+        plan = plan[1:]
     for problems, n in plan:
-        run.unaided |= run.draw("sample", unaided(problems, run.prompts, run.session.teacher, n))
+        run.unaided |= run.draw("sample", unaided(problems, run.prompts, teacher, range(n)))
     run.keep("sample", run.unaided)
-    return tally(f"{len(train) + len(held_out):,} problems", "traces", finishes(run.unaided))
+    lead = f"{len(train) + len(held_out):,} problems"
+    if config.sampling.adaptive:
+        lead += f", {len(run.decided):,} decided early"
+    return tally(lead, "traces", finishes(run.unaided))
 
 
 def verify(run: Run) -> str:
@@ -61,7 +79,9 @@ def verify(run: Run) -> str:
     for problem_id, found in verdicts.items():
         split = run.session.problems[problem_id].split
         planned = config.sampling.n if split is Split.TRAIN else config.evaluate.teacher_n
-        run.ceilings[problem_id] = ceiling(problem_id, found, planned)
+        counted = ceiling(problem_id, found, planned)
+        stratum = run.decided.get(problem_id, counted.stratum)
+        run.ceilings[problem_id] = replace(counted, stratum=stratum)
     run.record("ceiling", ((c.problem_id, c.problem_id, c) for c in run.ceilings.values()))
     return tally("", "traces", Counter(run.checks[key].verdict for key in run.unaided))
 
@@ -102,43 +122,41 @@ def locate(run: Run) -> str:
 
 def guide(run: Run) -> str:
     """§2: one hint per path, written by the teacher and past the leak gate."""
-    s, gear, seed = run.session, run.session.config.gear, run.session.config.seed
-    key_of = {
-        path.cut.key: (guiding.hint_key(path, run.prompts, s.teacher, gear, seed), path)
-        for lift in run.lifts.values()
-        for path in lift.paths
-    }
-    s.observer.begin("guide", len(key_of))
-    hints = s.collect(
-        "hint",
-        Hint,
-        [key for key, _ in key_of.values()],
-        lambda done, claim: guiding.guide(
-            dict(key_of.values()), run.prompts, s.teacher, gear, seed, done, claim
-        ),
-    )
+    kind = run.session.config.gear.hint
+    if run.session.config.gear.budget == "bandit":
+        run.session.observer.begin("guide", 0)
+        run.keep("hint", ())
+        return "hints are written when the bandit asks for them"
+    paths = {path.cut.key: path for lift in run.lifts.values() for path in lift.paths}
+    run.session.observer.begin("guide", len(paths))
+    hints = ask_hints(run, paths.values(), kind)
     for lift in run.lifts.values():
-        lift.hint_of = {p.cut.key: hints[key_of[p.cut.key][0]] for p in lift.paths}
-    run.keep("hint", [hint.key for hint in run.main_lift.hint_of.values()])
+        lift.hints = {(path.cut.key, kind): hints[path.cut.key] for path in lift.paths}
+    run.keep("hint", [hint.key for hint in run.main_lift.hints.values()])
     return tally("", "hints", Counter(hint_name(hint) for hint in hints.values()))
 
 
 def repair(run: Run) -> str:
-    """§2: whole traces under the answer (D2), then repairs of each path, breadth-first (D3)."""
+    """§2: whole traces under the answer (D2), then repairs of each path (D3)."""
     s, gear = run.session, run.session.config.gear
+    repair_all = repair_where_it_pays if gear.budget == "bandit" else repair_breadth_first
     below = run.in_strata(Stratum.HARD, Stratum.EXTREME)
-    paths = sum(len(lift.paths) for lift in run.lifts.values())
-    s.observer.begin("repair", len(below) * gear.hinted_samples + paths * gear.candidates)
+    paths, most = sum(len(lift.paths) for lift in run.lifts.values()), repairing.most_items(gear)
+    s.observer.begin("repair", len(below) * gear.hinted_samples + paths * most)
     pairs = [(problem, guiding.answer_hint(problem, run.prompts)) for problem in below]
     run.hints = {hint.key: hint for _, hint in pairs}
     draws = repairing.whole_traces(pairs, run.prompts, s.teacher, gear.hinted_samples)
     run.hinted = run.draw("hinted", draws)
     run.admit(run.hinted)
     for lift in run.lifts.values():
-        run.hints |= {hint.key: hint for hint in lift.hint_of.values()}
-        repair_breadth_first(run, lift)
+        run.hints |= {hint.key: hint for hint in lift.hints.values()}
+        repair_all(run, lift)
 
     main = run.main_lift
+    if main.tried:  # by the bandit, which makes cuts and hints as it goes
+        cuts = {path.cut.key: path.cut for path in main.paths} | main.tried
+        run.record("cut", ((cut.key, cut.problem_id, cut) for cut in cuts.values()))
+        run.keep("hint", [hint.key for hint in main.hints.values()])
     run.keep("hinted", run.hinted)
     run.keep("repair", main.repaired)
     run.record("answer_hint", ((hint.key, problem.id, hint) for problem, hint in pairs))
@@ -148,24 +166,6 @@ def repair(run: Run) -> str:
     covered = len({trace.problem_id for trace in run.passed(main.repaired)})
     lead = f"{covered:,} of {len({p.problem.id for p in main.paths}):,} problems repaired"
     return tally(lead, "traces", Counter(found.gate for found in gates.values()))
-
-
-def repair_breadth_first(run: Run, lift: Lift) -> None:
-    """One candidate of every open path per round; a problem closes at `gear.target` repairs."""
-    accepted: Counter[str] = Counter()
-    for candidate in range(lift.gear.candidates):
-        open_paths = [
-            (path, lift.hint_of[path.cut.key])
-            for path in lift.paths
-            if lift.gear.target is None or accepted[path.problem.id] < lift.gear.target
-        ]
-        if not open_paths:
-            return
-        teacher = run.session.teacher
-        draws = repairing.repair_round(open_paths, run.prompts, teacher, candidate)
-        drawn = run.draw("repair", draws)
-        accepted.update(run.admit(drawn))
-        lift.repaired |= drawn
 
 
 def score(run: Run) -> str:
@@ -180,10 +180,12 @@ def score(run: Run) -> str:
             s.problems[trace.problem_id],
             trace,
             run.checks[trace.key].answer or s.problems[trace.problem_id].answer,
+            run.hints.get(trace.hint or ""),
         )
         for trace in (*passed, *honest)
     ]
-    s.observer.begin("score", len(candidates))
+    reliance = run.wants_reliance()
+    s.observer.begin("score", len(candidates) + reliance * len(passed))
     keys = [scoring.pure_key(c, run.prompts, gear, s.scorer) for c in candidates]
     scores = s.collect(
         "pure",
@@ -192,6 +194,7 @@ def score(run: Run) -> str:
         lambda done, claim: scoring.score(candidates, run.prompts, gear, s.scorer, done, claim),
     )
     run.pure = {found.trace: found for found in scores.values() if found.error is None}
+    measure_reliance(run, candidates if reliance else ())
     run.calibrate([run.pure[trace.key] for trace in honest if trace.key in run.pure])
     main = run.hinted | run.main_lift.repaired
     run.keep("pure", [found.key for found in scores.values() if found.trace in main])
@@ -199,29 +202,41 @@ def score(run: Run) -> str:
     return tally("", "traces past the gates", how)
 
 
+def measure_reliance(run: Run, candidates: Sequence[scoring.Candidate]) -> None:
+    """§3, the `reliance` control: score assisted traces again, with their hint in view."""
+    s, gear = run.session, run.session.config.gear
+    asked = scoring.assisted(candidates, run.pure)
+    hinted = s.collect(
+        "reliance",
+        HintedScore,
+        [scoring.hinted_key(c, run.prompts, gear, s.scorer) for c in asked],
+        lambda done, claim: scoring.score_hinted(asked, run.prompts, gear, s.scorer, done, claim),
+    )
+    known = scoring.with_hinted(run.pure, hinted.values())
+    s.store.put_many("pure", ((p.key, p.problem_id, p) for p in known.values()))
+    run.pure |= known
+    run.keep("reliance", hinted)
+    failed = {h.trace for h in hinted.values() if h.error is not None}
+    s.fact("traces that could not be scored with their hint in view", len(failed))
+    if s.config.pure.selection is Selection.RELIANCE:
+        # Nothing speaks for a trace that the selection's own measurement failed on.
+        run.pure = {key: found for key, found in run.pure.items() if key not in failed}
+
+
 def spend(run: Run) -> str:
     """§5: `rft_more` and `star` buy what else HEAL's whole bill could have bought."""
-    s, c = run.session, run.session.config
+    s = run.session
     buyers = {name: arm for name, arm in run.trained().items() if arm.extra is not Extra.NOTHING}
     s.observer.begin("spend", 0)
     for name in TRAINED.keys() - buyers.keys():  # arms of an earlier config among them
         run.keep("bought", (), tag=name)
     if not buyers:
         return "no arm asks for it"
-    bill = run.bill()
+    bill = purchase.bill_of(run)
     s.store.set_meta("bill", bill)
-    groups = spending.by_need(run.problems(Split.TRAIN), run.ceilings)
     lines = []
     for name, arm in buyers.items():
-        more = arm.extra is Extra.SAMPLES
-        run.bought[name], left = spending.spend(
-            groups if more else groups[:2],
-            bill,
-            run.typical_tokens(),
-            c.sampling.n if more else c.gear.hinted_samples,
-            run.wants_unaided if more else run.wants_rationales,
-            run.buy_unaided if more else run.buy_rationales,
-        )
+        run.bought[name], left = purchase.buy(run, arm, bill)
         run.keep("bought", run.bought[name], tag=name)
         lines.append(f"{name} {len(run.bought[name]):,} traces, {left:,} tokens left")
     return f"bill {bill:,} tokens · " + " · ".join(lines)
@@ -284,8 +299,8 @@ def train(run: Run) -> str:
     steps = sum(len(p.batches) for plan in run.plans.values() for p in plan)
     s.observer.begin("train", steps * len(c.seeds))
     results: list[TrainResult] = []
-    for name, seed in run.trained_arms():
-        folder = s.store.folder / run.student_folder(name, seed)
+    for name, seed in students.to_train(run):
+        folder = s.store.folder / students.student_folder(name, seed)
         for result in train_arm(
             name,
             seed,
@@ -314,14 +329,15 @@ def evaluate(run: Run) -> str:
     if c.student is None or not held_out:
         s.observer.begin("evaluate", 0)
         return "no student" if c.student is None else "no held-out problems: nothing measured"
-    students = run.students()
-    s.observer.begin("evaluate", len(students) * len(held_out) * c.evaluate.samples)
+    examined = students.to_examine(run)
+    s.observer.begin("evaluate", len(examined) * len(held_out) * c.evaluate.samples)
     attempts: dict[str, EvalTrace] = {}
-    for name, seed, model, folder in students:
-        attempts |= run.examine(run.exam(name, seed, model), folder, held_out)
+    for name, seed, model, folder in examined:
+        asked = students.exam(run, name, seed, model)
+        attempts |= students.examine(run, asked, folder, held_out)
     run.keep("evaluate", attempts)
     return tally(
-        f"{len(students):,} students", "attempts", Counter(a.verdict for a in attempts.values())
+        f"{len(examined):,} students", "attempts", Counter(a.verdict for a in attempts.values())
     )
 
 

@@ -280,10 +280,64 @@ class PureScore:
     scorable: list[bool]
     """[K]: False for steps that state the answer, which are not scored."""
     hinted_log_ppl: float | None = None
-    """Mean −ln p of the new tokens with the hint in view; only the `reliance` control asks."""
+    """Mean −ln p of the new steps' tokens with the hint in view; None: not measured."""
     scored_tokens: int = 0
+    """Tokens that went through the model, for the hinted pass too where there was one."""
     probe_tokens: int = 0
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class HintedScore:
+    """One trace scored with its hint in view: what the `reliance` control asks for."""
+
+    key: str
+    problem_id: str
+    trace: str
+    log_ppl: float | None
+    """Mean −ln p of the tokens of the new steps, nats; None where scoring failed."""
+    scored_tokens: int = 0
+    error: str | None = None
+
+
+class AuditSide(StrEnum):
+    """Which answer an audit hinted."""
+
+    SWAPPED = "swapped"
+    GOLD = "gold"
+
+
+class AuditOutcome(StrEnum):
+    """What became of one continuation of the answer-swap audit."""
+
+    SCORED = "scored"
+    """It reached the hinted answer, passed the gates, and has a profile."""
+    UNSCORED = "unscored"
+    """It passed the gates, and scoring failed."""
+    GATED = "gated"
+    """It reached the hinted answer, and a gate refused it."""
+    KEPT_TO_GOLD = "kept_to_gold"
+    """Told a wrong answer, the teacher gave the right one."""
+    OTHER_ANSWER = "other_answer"
+    NO_ANSWER = "no_answer"
+    """None stated, cut off, or not verifiable."""
+    FAILED = "failed"
+    """The engine failed."""
+
+
+@dataclass(frozen=True)
+class AuditItem:
+    """One continuation of the answer-swap audit (RESOLUTIONS 8)."""
+
+    key: str
+    """The trace's."""
+    problem_id: str
+    side: AuditSide
+    answer: str
+    """What was hinted."""
+    outcome: AuditOutcome
+    gate: Gate | None = None
+    """What refused a `GATED` one."""
 
 
 @dataclass(frozen=True)

@@ -4,28 +4,25 @@ A stage reads a `Run`, draws traces or scores through it, and leaves its results
 worked out without a model is recorded too, so that a report needs none.
 """
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from heal.config import Gear, ModelRef
-from heal.engines import model_files, open_engine
+from heal.config import Gear
 from heal.engines.base import Sampling
 from heal.errors import UserError
 from heal.method.arms import TRAINED, Arm
-from heal.method.pace import cap
 from heal.method.pure import Calibration, calibrate
 from heal.prompts import Prompts
 from heal.records import (
     Breakpoint,
     Ceiling,
     Check,
+    Cut,
     Drop,
-    EvalTrace,
     Example,
     Gate,
     Hint,
-    Origin,
+    HintKind,
     Problem,
     PureScore,
     Selected,
@@ -33,17 +30,13 @@ from heal.records import (
     Split,
     StagePlan,
     Stratum,
-    TokenScores,
     Trace,
     Verdict,
 )
 from heal.session import Session
-from heal.stages.draw import Claim, Draw, draw_keys, draw_traces
-from heal.stages.evaluate import Exam, eval_keys, evaluate
-from heal.stages.guide import Path, answer_hint
+from heal.stages.draw import Draw, draw_keys, draw_traces
+from heal.stages.guide import Path
 from heal.stages.repair import gate as ask_gates
-from heal.stages.repair import hinted_ids
-from heal.stages.sample import solve_ids
 
 
 @dataclass
@@ -52,8 +45,10 @@ class Lift:
 
     gear: Gear
     paths: list[Path] = field(default_factory=list)
-    hint_of: dict[str, Hint] = field(default_factory=dict)
-    """By cut."""
+    hints: dict[tuple[str, HintKind], Hint] = field(default_factory=dict)
+    """By cut and the kind asked for."""
+    tried: dict[str, Cut] = field(default_factory=dict)
+    """Cuts the bandit asked hints for; other cuts of the same paths among them."""
     repaired: dict[str, Trace] = field(default_factory=dict)
 
 
@@ -65,6 +60,8 @@ class Run:
     unaided: dict[str, Trace] = field(default_factory=dict)
     checks: dict[str, Check] = field(default_factory=dict)
     """By trace."""
+    decided: dict[str, Stratum] = field(default_factory=dict)
+    """By problem: strata that adaptive sampling settled before all traces were drawn."""
     ceilings: dict[str, Ceiling] = field(default_factory=dict)
     """By problem."""
     hints: dict[str, Hint] = field(default_factory=dict)
@@ -141,6 +138,11 @@ class Run:
         train = [t for t in correct if problems[t.problem_id].split is Split.TRAIN]
         return sorted(train, key=lambda t: t.key)[: settings.calibration_traces]
 
+    def wants_reliance(self) -> bool:
+        """Whether candidates are scored with their hint in view too."""
+        settings = self.session.config.pure
+        return settings.measure_reliance or settings.selection is Selection.RELIANCE
+
     def calibrate(self, honest: Sequence[PureScore]) -> None:
         """Fit PURE's calibration. Raises: UserError when too few honest traces are there."""
         settings = self.session.config.pure
@@ -163,66 +165,6 @@ class Run:
             if problems[trace.problem_id].split is Split.TRAIN
             and (not arm.gated or self.gates.get(trace.key, Gate.PASSED) is Gate.PASSED)
         ]
-
-    def bill(self) -> int:
-        """What HEAL spends after sampling, in sampled teacher tokens (RESOLUTIONS 1).
-
-        A scored token counts as much as it takes in time beside a sampled one on this engine, as
-        measured once and then kept, so that a rerun asks for the same.
-        """
-        store, main = self.session.store, self.main_lift
-        cost = store.meta("scored_token_cost")
-        if cost is None:
-            cost = relative_cost(store.meta("work") or {})
-            store.set_meta("scored_token_cost", cost)
-        sampled = sum(t.new_tokens for t in (self.hinted | main.repaired).values())
-        hints = sum(hint.new_tokens for hint in {h.key: h for h in main.hint_of.values()}.values())
-        scored = sum(s.scored_tokens for s in store.live("scores", TokenScores).values())
-        scored += sum(s.scored_tokens for s in store.live("pure", PureScore).values())
-        return round(sampled + hints + cost * scored)
-
-    def typical_tokens(self) -> float:
-        """Mean length of an unaided trace; 1 if none was drawn."""
-        return sum(t.new_tokens for t in self.unaided.values()) / max(1, len(self.unaided)) or 1.0
-
-    def wants_unaided(self, bought: Mapping[str, Trace]) -> set[str]:
-        """Problems whose D1 still has room, with what was bought."""
-        return self._below_cap("D1", {**self.unaided, **bought})
-
-    def wants_rationales(self, bought: Mapping[str, Trace]) -> set[str]:
-        """Problems whose D2 still has room, with what was bought."""
-        return self._below_cap("D2", {**self.hinted, **bought})
-
-    def _below_cap(self, pool: str, traces: Mapping[str, Trace]) -> set[str]:
-        have = Counter(trace.problem_id for trace in self.correct(traces))
-        pace = self.session.config.pace
-        ceilings = self.ceilings.items()
-        return {p for p, found in ceilings if have[p] < cap(pool, found.stratum, pace)}
-
-    def buy_unaided(self, plan: Sequence[tuple[Problem, tuple[int, ...]]]) -> dict[str, Trace]:
-        """More unaided traces, verified."""
-        teacher = self.session.teacher
-        drawn = self.draw(
-            "bought",
-            (
-                Draw(p.id, Origin.UNAIDED, solve_ids(p, self.prompts, teacher), indices)
-                for p, indices in plan
-            ),
-        )
-        self.checks |= self.session.check(drawn.values())
-        return drawn
-
-    def buy_rationales(self, plan: Sequence[tuple[Problem, tuple[int, ...]]]) -> dict[str, Trace]:
-        """More whole traces under the answer, verified."""
-        teacher = self.session.teacher
-        draws = []
-        for problem, indices in plan:
-            hint = answer_hint(problem, self.prompts)
-            ids = hinted_ids(problem, hint, self.prompts, teacher)
-            draws.append(Draw(problem.id, Origin.HINTED, ids, indices, hint=hint.key))
-        drawn = self.draw("bought", draws)
-        self.checks |= self.session.check(drawn.values())
-        return drawn
 
     def correct(self, traces: Mapping[str, Trace]) -> list[Trace]:
         """Those of the traces that are correct."""
@@ -256,48 +198,6 @@ class Run:
             for name, chosen in self.chosen.items()
         }
 
-    def trained_arms(self) -> list[tuple[str, int]]:
-        """Every (arm, training seed) that has a plan."""
-        return [(arm, seed) for seed in self.session.config.seeds for arm in self.plans]
-
-    @staticmethod
-    def student_folder(arm: str, seed: int) -> str:
-        """Where an arm's students live, relative to the run folder."""
-        return f"students/{arm}-seed{seed}"
-
-    def students(self) -> list[tuple[str, int, str, str]]:
-        """(arm, training seed, name of the weights, folder) of every student to examine."""
-        c, home = self.session.config, self.session.store.folder
-        found = []
-        if c.student is not None and "base" in c.arms:
-            found.append(("base", 0, model_files(c.student.model), c.student.model))
-        for (arm, seed), model in self.models.items():
-            folder = home / self.student_folder(arm, seed) / f"stage{len(self.plans[arm])}"
-            found.append((arm, seed, model, str(folder)))
-        return found
-
-    def exam(self, arm: str, seed: int, model: str) -> Exam:
-        """What one student is asked."""
-        c = self.session.config
-        room = c.evaluate.max_new_tokens or c.sampling.max_new_tokens
-        sampling = Sampling(c.evaluate.temperature, c.evaluate.top_p, max_new_tokens=room)
-        return Exam(
-            arm, seed, model, c.evaluate.samples, sampling, c.prompts, c.problems.verifier, c.seed
-        )
-
-    def examine(self, exam: Exam, folder: str, problems: list[Problem]) -> dict[str, EvalTrace]:
-        """One student's attempts; its model is opened only when some are owed."""
-        s = self.session
-
-        def attempts(done: Collection[str], claim: Claim) -> Iterator[EvalTrace]:
-            engine = open_engine(ModelRef(model=folder), s.config.engine)
-            try:
-                yield from evaluate(exam, problems, engine, s.verifier, done, claim)
-            finally:
-                engine.close()
-
-        return s.collect("evaluate", EvalTrace, eval_keys(exam, problems), attempts)
-
     def keep(self, table: str, keys: Iterable[str], tag: str = "") -> None:
         """These stored rows are what the run, as configured now, consists of."""
         self.session.store.set_live(table, keys, tag)
@@ -329,7 +229,8 @@ class Run:
             for key, trace in drawn.items()
             if trace.hint != hint_of[key]
         }
-        s.store.put_many(table, ((t.key, t.problem_id, t) for t in renamed.values()))
+        if renamed:
+            s.store.put_many(table, ((t.key, t.problem_id, t) for t in renamed.values()))
         return drawn | renamed
 
 
@@ -337,13 +238,3 @@ def teacher_sampling(session: Session) -> Sampling:
     """How the teacher writes, aided or not."""
     c = session.config.sampling
     return Sampling(c.temperature, c.top_p, c.top_k, c.min_p, c.max_new_tokens)
-
-
-def relative_cost(work: Mapping[str, Sequence[float]]) -> float:
-    """Time of a scored token over that of a sampled one; 1 where either was never timed."""
-    tokens, seconds = work.get("sample", (0, 0))
-    scans, profiles = work.get("scores", (0, 0)), work.get("pure", (0, 0))
-    scored_tokens, scored_seconds = scans[0] + profiles[0], scans[1] + profiles[1]
-    if not (scored_tokens and scored_seconds and tokens and seconds):
-        return 1.0
-    return (scored_seconds / scored_tokens) / (seconds / tokens)

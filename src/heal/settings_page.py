@@ -67,7 +67,7 @@ def _default(info: FieldInfo) -> str:
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, tuple):
-        value = list(value)
+        value = [item.value if isinstance(item, Enum) else item for item in value]
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
     return text.removesuffix("\n").removesuffix("\n...")
 

@@ -14,6 +14,10 @@ def open_engine(ref: ModelRef, engines: Engines) -> Engine:
         from heal.engines.scripted import open_scripted
 
         return open_scripted(ref.model)
+    if ref.engine == "http":
+        from heal.engines.http.engine import open_http
+
+        return open_http(ref.model, ref.served, engines.http)
     from heal.engines.local.engine import open_local
 
     return open_local(ref.model, engines.local)
@@ -28,12 +32,14 @@ def resolve_model(model: str) -> Path:
 
 def model_files(model: str) -> str:
     """A fingerprint of what a model's name stands for, script files included; opens no model."""
+    from heal.engines.http.tokenizer import tokenizer_only
     from heal.engines.local.loading import fingerprint, locate
 
     script = Path(model)
     if script.is_file() and script.suffix == ".json":
         return f"script-{hashlib.sha256(script.read_bytes()).hexdigest()[:16]}"
-    return fingerprint(locate(model))
+    tokenizer = tokenizer_only(model)
+    return tokenizer or fingerprint(locate(model))
 
 
 def read_weights(path: Path) -> Any:

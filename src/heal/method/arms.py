@@ -17,7 +17,7 @@ class Extra(StrEnum):
 
     NOTHING = "nothing"
     SAMPLES = "samples"
-    """More unaided traces of problems below their cap, extreme ones first."""
+    """More unaided traces of problems below their cap, all of them in turn."""
     RATIONALES = "rationales"
     """More whole traces under the answer, of the same problems, kept when correct."""
 

@@ -189,6 +189,8 @@ def _suspicion(
             digest = blake2b(f"{seed}|{score.trace}".encode(), digest_size=6).digest()
             return float(int.from_bytes(digest))
         case Selection.RELIANCE:
+            if not _written(score, scorable=False).any():
+                return None
             if score.hinted_log_ppl is None:
                 raise ValueError(f"{score.trace}: 'reliance' needs the hinted log-probs")
             return _mean_nll(score, scorable=False) - score.hinted_log_ppl

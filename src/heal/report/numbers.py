@@ -186,7 +186,7 @@ def repair_funnel(view: RunView) -> tuple[FunnelRow, ...]:
             _distinct(hinted),
             len(hinted),
             "cuts",
-            _told(("hint failed or missing", len(cuts) - len(hinted))),
+            _told(("given no hint", len(cuts) - len(hinted))),
         ),
     ]
     return (*rows, *candidate_funnel(view, view.repaired, "D3"))

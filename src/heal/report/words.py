@@ -256,7 +256,8 @@ def _of_those(share: Share) -> str:
 
 
 def _reach(view: RunView) -> str:
-    n = max((c.n for c in view.ceilings), default=0)
+    train = {p.id for p in numbers.problems_of(view, Split.TRAIN)}
+    n = max((c.n for c in view.ceilings if c.problem_id in train), default=0)
     return f"at most {max(1, n // 30)} of {n} attempts correct"
 
 

@@ -6,6 +6,7 @@ Changing the breakpoint reads the same scores again.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from heal.config import Gear
 from heal.engines.base import Engine, ScoreRequest
@@ -80,10 +81,9 @@ def cut(
     found = method.find_breakpoint(
         low, high, ends, kind=gear.breakpoint, window=gear.window, seed=seed_for(seed, trace.key, 0)
     )
-    kept = method.kept_steps(found.step, gear.back_up)
-    prefix = ends[kept - 1] if kept else 0
+    key, prefix = _kept(trace.key, found.step, ends, gear.back_up)
     return Cut(
-        key=content_key("cut", trace.key, prefix),
+        key=key,
         problem_id=trace.problem_id,
         trace=trace.key,
         step=found.step,
@@ -96,3 +96,16 @@ def cut(
         fallback=found.fallback,
         undecided=found.undecided,
     )
+
+
+def backed_up(found: Cut, back_up: int) -> Cut:
+    """The same break with another number of steps dropped before it."""
+    key, prefix = _kept(found.trace, found.step, found.step_ends, back_up)
+    return replace(found, key=key, prefix_tokens=prefix)
+
+
+def _kept(trace: str, step: int, ends: Sequence[int], back_up: int) -> tuple[str, int]:
+    """A cut's key, and how many tokens it keeps."""
+    kept = method.kept_steps(step, back_up)
+    prefix = ends[kept - 1] if kept else 0
+    return content_key("cut", trace, prefix), prefix

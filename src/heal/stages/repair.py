@@ -1,19 +1,60 @@
 """Repair: try again with a hint, then ask the gates (METHOD §2, injection, budget, gates).
 
 In: hinted paths. Out: draws. The hint stands in the user turn, the assistant turn opens with the
-kept prefix, and the training pair later leaves the hint out. Candidates go breadth-first over a
-problem's paths, one round at a time, so that a solved problem stops early.
+kept prefix, and the training pair later leaves the hint out. In which order they are drawn, and
+when a problem has enough, is decided in `heal.rounds`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from heal.config import Gear
 from heal.engines.base import Engine
+from heal.method.budget import Way
 from heal.method.gates import passes_gates
 from heal.prompts import Prompts, fill
-from heal.records import Check, Gate, GateResult, Hint, Origin, Problem, Trace
+from heal.records import Check, Gate, GateResult, Hint, HintKind, Origin, Problem, Trace
 from heal.stages.draw import Draw
 from heal.stages.guide import Path
+from heal.stages.locate import backed_up
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to repair a failed path, as the bandit's policy and as the stages see it."""
+
+    way: Way
+    path: Path
+    """The failed path, with the cut this way makes in it."""
+    hint: HintKind
+
+
+def options(path: Path, gear: Gear) -> list[Option]:
+    """What the bandit may try on one path; a hint without its source would only fall back."""
+    found: dict[str, Option] = {}
+    for back_up in dict.fromkeys((gear.back_up, *gear.bandit_back_ups)):
+        cut = backed_up(path.cut, back_up)
+        for kind in dict.fromkeys((gear.hint, *gear.bandit_hints)):
+            if kind is gear.hint or _has_source(path, kind):
+                name = f"{kind} hint, back up {back_up}"
+                way = Way(f"{cut.key}/{kind}", path.problem.id, name, cut.key)
+                # Near the beginning there may be no more steps to back up: the same cut again.
+                found.setdefault(way.key, Option(way, replace(path, cut=cut), kind))
+    return list(found.values())
+
+
+def most_items(gear: Gear) -> int:
+    """What one path may ask of the teacher at most: candidates, and under the bandit its hints."""
+    if gear.budget == "fixed":
+        return gear.candidates
+    cuts, hints = {gear.back_up, *gear.bandit_back_ups}, {gear.hint, *gear.bandit_hints}
+    return gear.candidates + len(cuts) * len(hints)
+
+
+def _has_source(path: Path, kind: HintKind) -> bool:
+    if kind is HintKind.PARTIAL:
+        return path.problem.solution is not None
+    return kind is not HintKind.SIBLING or path.sibling is not None
 
 
 def hinted_ids(problem: Problem, hint: Hint, prompts: Prompts, engine: Engine) -> tuple[int, ...]:
@@ -36,16 +77,23 @@ def repair_round(
 ) -> Iterator[Draw]:
     """The candidate-th continuation of every path given."""
     for path, hint in paths:
-        yield Draw(
-            problem_id=path.problem.id,
-            origin=Origin.REPAIRED,
-            prompt_ids=hinted_ids(path.problem, hint, prompts, engine),
-            indices=(candidate,),
-            prefix_ids=tuple(path.trace.ids[: path.cut.prefix_tokens].tolist()),
-            parent=path.trace.key,
-            cut=path.cut.key,
-            hint=hint.key,
-        )
+        yield repair_draw(path, hint, prompts, engine, (candidate,))
+
+
+def repair_draw(
+    path: Path, hint: Hint, prompts: Prompts, engine: Engine, indices: Sequence[int]
+) -> Draw:
+    """These continuations of one path."""
+    return Draw(
+        problem_id=path.problem.id,
+        origin=Origin.REPAIRED,
+        prompt_ids=hinted_ids(path.problem, hint, prompts, engine),
+        indices=tuple(indices),
+        prefix_ids=tuple(path.trace.ids[: path.cut.prefix_tokens].tolist()),
+        parent=path.trace.key,
+        cut=path.cut.key,
+        hint=hint.key,
+    )
 
 
 def gate(

@@ -1,6 +1,6 @@
 """Sample: what the teacher writes unaided (METHOD §1).
 
-In: problems. Out: draws of n traces each, from the bare solve prompt.
+In: problems. Out: draws of so many traces each, from the bare solve prompt.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,9 +17,10 @@ def solve_ids(problem: Problem, prompts: Prompts, engine: Engine) -> tuple[int, 
 
 
 def unaided(
-    problems: Iterable[Problem], prompts: Prompts, engine: Engine, n: int
+    problems: Iterable[Problem], prompts: Prompts, engine: Engine, indices: Iterable[int]
 ) -> Iterator[Draw]:
-    """n unaided traces of every problem."""
+    """The unaided traces of every problem that have these places in its plan."""
+    places = tuple(indices)
     for problem in problems:
         ids = solve_ids(problem, prompts, engine)
-        yield Draw(problem.id, Origin.UNAIDED, ids, tuple(range(n)))
+        yield Draw(problem.id, Origin.UNAIDED, ids, places)

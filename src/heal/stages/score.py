@@ -2,11 +2,12 @@
 
 In: hinted and repaired traces that passed the gates. Out: one `PureScore` each: per step the
 perplexity, and after each step how unsure the teacher still is of the trace's own answer. All of
-it under the *unhinted* teacher: with the hint in view a copied answer looks fluent.
+it under the *unhinted* teacher: with the hint in view a copied answer looks fluent. Only the
+`reliance` control looks a second time with the hint, and only where it is asked to.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,8 +16,9 @@ from heal.engines.base import Engine, Probe, Scored, ScoreRequest
 from heal.keys import content_key
 from heal.method.answers import states_answer
 from heal.prompts import Prompts
-from heal.records import FloatArray, Problem, PureScore, Trace
+from heal.records import FloatArray, Hint, HintedScore, Problem, PureScore, Trace
 from heal.stages.draw import Claim
+from heal.stages.repair import hinted_ids
 from heal.stages.sample import solve_ids
 from heal.stages.steps import step_text, trace_steps
 
@@ -28,6 +30,8 @@ class Candidate:
     problem: Problem
     trace: Trace
     answer: str
+    hint: Hint | None = None
+    """What the teacher was told when it wrote the trace; None for an unaided one."""
 
 
 def pure_key(candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine) -> str:
@@ -58,6 +62,75 @@ def score(
 
     for scored in engine.score(requests()):
         yield _profile(scored, owed[scored.request], prompts, gear, engine)
+
+
+def hinted_key(candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine) -> str:
+    """Names the hinted score of a trace: the profile's name, and what is shown with the hint."""
+    hint = candidate.hint.text if candidate.hint else None
+    words = (pure_key(candidate, prompts, gear, engine), hint, prompts.solve_hinted)
+    return content_key("reliance", *words)
+
+
+def assisted(candidates: Iterable[Candidate], profiles: Mapping[str, PureScore]) -> list[Candidate]:
+    """Those whose reliance on a hint can be measured: profiled, hinted, with a step of their own.
+
+    `profiles`: by trace.
+    """
+    return [
+        c
+        for c in candidates
+        if c.hint is not None
+        and (found := profiles.get(c.trace.key)) is not None
+        and found.first_step <= len(found.step_tokens)
+    ]
+
+
+def score_hinted(
+    candidates: Sequence[Candidate],
+    prompts: Prompts,
+    gear: Gear,
+    engine: Engine,
+    done: Collection[str],
+    claim: Claim,
+) -> Iterator[HintedScore]:
+    """Hinted scores still owed, as they finish: the same token ids, with the hint in view."""
+    owed = {hinted_key(c, prompts, gear, engine): c for c in candidates}
+    owed = {key: candidate for key, candidate in owed.items() if key not in done}
+
+    def requests() -> Iterator[ScoreRequest]:
+        for key, candidate in owed.items():
+            assert candidate.hint is not None, "only assisted traces have a hint to show"
+            claim([key])
+            context = hinted_ids(candidate.problem, candidate.hint, prompts, engine)
+            yield ScoreRequest(key, context, tuple(candidate.trace.ids.tolist()))
+
+    for scored in engine.score(requests()):
+        trace = owed[scored.request].trace
+        value = None
+        if scored.error is None:
+            ends = trace_steps(trace, engine, gear, prompts)
+            first = first_new_step(trace, ends)
+            # The tokens Δ's other half is taken over: steps b … K, nothing after the reasoning.
+            start = ends[first - 2] if first > 1 else 0
+            value = float(-scored.logprob[start : ends[-1]].mean())
+        yield HintedScore(
+            scored.request, trace.problem_id, trace.key, value, scored.tokens, scored.error
+        )
+
+
+def with_hinted(
+    profiles: Mapping[str, PureScore], hinted: Iterable[HintedScore]
+) -> dict[str, PureScore]:
+    """Profiles, by trace, that now know the hinted log-prob too; those that did are left out."""
+    return {
+        h.trace: replace(
+            profiles[h.trace],
+            hinted_log_ppl=h.log_ppl,
+            scored_tokens=profiles[h.trace].scored_tokens + h.scored_tokens,
+        )
+        for h in hinted
+        if h.error is None and profiles[h.trace].hinted_log_ppl is None
+    }
 
 
 def probe_ids(answer: str, prompts: Prompts, engine: Engine) -> tuple[tuple[int, ...], int]:

@@ -1,0 +1,357 @@
+"""Ask, before anything is spent, whether the engines can do what a recipe needs.
+
+In: a config. Out: the first prompt as the model will read it, and one finding per question and
+engine; each server is asked by itself. It draws some hundred tokens, stores nothing and touches no
+run folder. `estimate` says what the run would cost.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+from heal.config import Config, Engines, ModelRef
+from heal.engines import open_engine
+from heal.engines.base import Engine, Generated, GenRequest, Sampling, ScoreRequest
+from heal.engines.scripted import ScriptedEngine
+from heal.errors import HealError
+from heal.estimate import Assumed, costs
+from heal.estimate import lines_of as cost_lines
+from heal.problems import read_problems
+from heal.records import Finish, Problem
+from heal.stages.sample import solve_ids
+
+GREEDY_TOKENS = 16
+TRACES, TRACE_TOKENS = 4, 256
+"""Traces drawn to time the model and to see how long they get, and where each is cut."""
+THINKING = ("<think>", "</think>")
+
+
+class Outcome(StrEnum):
+    """What a question came to."""
+
+    OK = "ok"
+    NOTE = "note"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One question's answer; `hint` is the remedy of a failure."""
+
+    question: str
+    outcome: Outcome
+    words: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast and how long the model wrote."""
+
+    tokens_s: float
+    mean_tokens: float | None
+    """None if too few traces ended within `TRACE_TOKENS`."""
+
+
+@dataclass
+class Place:
+    """One engine, or one of its servers, and what was found there."""
+
+    name: str
+    findings: list[Finding] = field(default_factory=list)
+    prompt: str | None = None
+    prompt_tokens: int = 0
+    pace: Pace | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything the recipe needs is missing."""
+        return any(f.outcome is Outcome.FAILED for f in self.findings)
+
+
+def places(config: Config) -> Iterator[tuple[str, ModelRef, Engines, bool]]:
+    """(name, model, settings, whether it scores) of each server, and of each engine opened here."""
+    for role, ref in (("teacher", config.teacher), ("scorer", config.scorer)):
+        if ref is None:
+            continue
+        scores = role == "scorer" or config.scorer is None
+        if ref.engine != "http" or not config.engine.http.endpoints:
+            yield f"{role}: {ref.model}", ref, config.engine, scores
+            continue
+        for endpoint in config.engine.http.endpoints:
+            http = config.engine.http.model_copy(update={"endpoints": (endpoint,)})
+            alone = config.engine.model_copy(update={"http": http})
+            yield f"{role}: {endpoint.url} ({endpoint.dialect})", ref, alone, scores
+
+
+def check(config: Config) -> Iterator[Place]:
+    """Look at every place, one by one. Raises: UserError if the problems cannot be read."""
+    problems = read_problems(config.problems, Path.cwd()).problems
+    for name, ref, engines, scores in places(config):
+        place = Place(name)
+        try:
+            engine = open_engine(ref, engines)
+        except HealError as error:
+            place.findings.append(
+                Finding("reached", Outcome.FAILED, str(error), error.hint or "is it running?")
+            )
+            yield place
+            continue
+        try:
+            _Look(config, engine, problems, place).look(scores)
+        finally:
+            engine.close()
+        yield place
+
+
+@dataclass
+class _Look:
+    """All questions to one open engine."""
+
+    config: Config
+    engine: Engine
+    problems: tuple[Problem, ...]
+    place: Place
+
+    def look(self, scores: bool) -> None:
+        """Ask everything; a question that goes wrong is a finding, and the next is asked."""
+        prompt = solve_ids(self.problems[0], self.config.prompts, self.engine)
+        self.place.prompt, self.place.prompt_tokens = shown(prompt, self.engine), len(prompt)
+        can = self.engine.capabilities
+        self._found(
+            "reached", Outcome.OK, f"context {can.context:,}, vocabulary {can.vocabulary:,}"
+        )
+        questions: list[Callable[[tuple[int, ...]], Finding]] = [
+            self._context,
+            self._tokenizer,
+            self._continuation,
+            self._seeds,
+            self._thinking,
+        ]
+        if scores:
+            questions += [self._scores, self._basis] if can.score else [self._no_scores]
+        for question in questions:
+            try:
+                self.place.findings.append(question(prompt))
+            except Exception as error:  # whatever a server or a template comes up with
+                name = question.__name__.strip("_")
+                self._found(name, Outcome.FAILED, str(error) or type(error).__name__)
+        try:
+            self.place.pace = self._pace(prompt)
+        except HealError as error:
+            self._found("pace", Outcome.FAILED, str(error), error.hint)
+
+    def _found(self, question: str, outcome: Outcome, words: str, hint: str | None = None) -> None:
+        self.place.findings.append(Finding(question, outcome, words, hint))
+
+    def _draw(
+        self, prompt: tuple[int, ...], seeds: tuple[int, ...], s: Sampling
+    ) -> list[Generated]:
+        """Raises: HealError when a sample fails."""
+        found = sorted(
+            self.engine.generate([GenRequest("check", prompt, seeds, s)]), key=lambda g: g.index
+        )
+        for generated in found:
+            if generated.error:
+                raise HealError(generated.error)
+        return found
+
+    def _greedy(self, prompt: tuple[int, ...], tokens: int = GREEDY_TOKENS) -> tuple[int, ...]:
+        sampling = Sampling(temperature=0, max_new_tokens=tokens)
+        return tuple(self._draw(prompt, (1,), sampling)[0].ids.tolist())
+
+    def _context(self, prompt: tuple[int, ...]) -> Finding:
+        longest = max(self.problems, key=lambda p: len(p.problem))
+        length = len(solve_ids(longest, self.config.prompts, self.engine))
+        room, wanted = self.engine.capabilities.context, self.config.sampling.max_new_tokens
+        words = f"the longest prompt has {length:,} tokens, and {wanted:,} more may be written"
+        if length + wanted <= room:
+            return Finding("context", Outcome.OK, words)
+        hint = (
+            f"a trace gets {max(0, room - length):,}: --set sampling.max_new_tokens=… or serve more"
+        )
+        outcome = Outcome.FAILED if length >= room else Outcome.NOTE
+        return Finding("context", outcome, f"{words}: more than {room:,}", hint)
+
+    def _tokenizer(self, prompt: tuple[int, ...]) -> Finding:
+        from heal.engines.http.engine import HttpEngine
+        from heal.engines.http.inspect import read_by_both
+
+        text = "So 3 × 4 = 12.\n\nÉ, 漢字 and 🙂."
+        if self.engine.decode(self.engine.encode(text)) != text:
+            words = f"its tokenizer does not give {text!r} back"
+            return Finding("token ids", Outcome.FAILED, words, "give the model's own tokenizer")
+        if not isinstance(self.engine, HttpEngine):
+            return Finding("token ids", Outcome.OK, "text survives the way to ids and back")
+        read = read_by_both(self.engine, prompt, GREEDY_TOKENS)
+        if read.server is None:
+            return Finding("token ids", Outcome.NOTE, "the server sends no text to compare with")
+        if read.agrees:
+            return Finding(
+                "token ids", Outcome.OK, "the server reads its ids as our tokenizer does"
+            )
+        words = f"the server reads {read.server!r} where our tokenizer reads {read.ours!r}"
+        return Finding("token ids", Outcome.FAILED, words, "give the served model's own tokenizer")
+
+    def _continuation(self, prompt: tuple[int, ...]) -> Finding:
+        """A prompt that ends inside the assistant's turn is continued there."""
+        whole = self._greedy(prompt)
+        kept = whole[: len(whole) // 2]
+        rest = self._greedy((*prompt, *kept), len(whole) - len(kept))
+        if rest == whole[len(kept) :]:
+            words = "cut in the middle, a greedy trace goes on as before"
+            return Finding("continuation", Outcome.OK, words)
+        if isinstance(self.engine, ScriptedEngine):
+            return Finding("continuation", Outcome.NOTE, "a script begins anew wherever it is cut")
+        before, after = self.engine.decode(whole[len(kept) :]), self.engine.decode(rest)
+        same = next(
+            (i for i, (a, b) in enumerate(zip(rest, whole[len(kept) :], strict=False)) if a != b), 0
+        )
+        words = f"cut in the middle, it goes on with {after!r} instead of {before!r}"
+        # A near tie may fall the other way in another batch; a new turn differs at once.
+        if same:
+            return Finding("continuation", Outcome.NOTE, f"{words} (from token {same + 1} on)")
+        return Finding("continuation", Outcome.FAILED, words, "GEAR needs a server that continues")
+
+    def _seeds(self, prompt: tuple[int, ...]) -> Finding:
+        sampling = Sampling(temperature=1.0, max_new_tokens=GREEDY_TOKENS)
+        first = [tuple(g.ids.tolist()) for g in self._draw(prompt, (11, 12, 13, 14), sampling)]
+        again = [tuple(g.ids.tolist()) for g in self._draw(prompt, (11, 12, 13, 14), sampling)]
+        if len(set(first)) == 1:
+            words = "four seeds wrote the same: is it sampling at all?"
+            return Finding("seeds", Outcome.NOTE, words)
+        if first == again:
+            return Finding("seeds", Outcome.OK, "the same seed writes the same")
+        promised = (
+            "though this engine promises it" if self.engine.capabilities.seeds else "as known"
+        )
+        words = f"the same seed writes other traces, {promised}; a run is valid, not repeatable"
+        return Finding("seeds", Outcome.NOTE, words)
+
+    def _thinking(self, prompt: tuple[int, ...]) -> Finding:
+        """Tags must survive as text, and the closing one must be configured where they are used."""
+        text = "a".join(THINKING)
+        close = self.config.prompts.think_close
+        template = str(getattr(self.template_owner, "chat_template", "") or "")
+        if close is None and THINKING[0] not in template and THINKING[0] not in self.place_text:
+            return Finding("thinking", Outcome.OK, "no thinking tags in the template")
+        if self.engine.decode(self.engine.encode(text)) != text:
+            words = f"the tokenizer drops {' and '.join(THINKING)} when it reads ids"
+            return Finding("thinking", Outcome.FAILED, words, "use a tokenizer that keeps them")
+        if close is None:
+            words = "the template knows <think>, but prompts.think_close is not set"
+            hint = "if it is a think-model: --set prompts.think_close='</think>'"
+            return Finding("thinking", Outcome.NOTE, words, hint)
+        opened = "opened by the prompt" if THINKING[0] in self.place_text else "opened by the model"
+        return Finding("thinking", Outcome.OK, f"{close} survives; the thinking part is {opened}")
+
+    @property
+    def template_owner(self) -> object:
+        """Whatever holds the chat template; an object without one for a scripted engine."""
+        return getattr(getattr(self.engine, "tokens", None), "tokenizer", None)
+
+    @property
+    def place_text(self) -> str:
+        """The first prompt's last words."""
+        return (self.place.prompt or "")[-40:]
+
+    def _no_scores(self, prompt: tuple[int, ...]) -> Finding:
+        return Finding(
+            "scoring",
+            Outcome.FAILED,
+            "it gives no log-probs of given tokens, which GEAR and PURE need",
+            "name a model that can: --set scorer.engine=local --set scorer.model=FOLDER",
+        )
+
+    def _scores(self, prompt: tuple[int, ...]) -> Finding:
+        written = self._greedy(prompt)
+        (scored,) = self.engine.score([ScoreRequest("check", prompt, written)])
+        if scored.error:
+            raise HealError(scored.error)
+        width = float((scored.entropy_hi - scored.entropy_lo).mean())
+        known = "exact" if width < 1e-4 else f"known to ±{width / 2:.2f} nats on average"
+        words = f"greedy tokens at {float(scored.logprob.mean()):.2f} nats; entropies {known}"
+        unlikely = float(scored.logprob.min()) < -math.log(self.engine.capabilities.vocabulary)
+        if unlikely:
+            words += "; yet one greedy token is less likely than chance"
+            return Finding("scoring", Outcome.FAILED, words, "are these one model's weights?")
+        return Finding("scoring", Outcome.OK, words)
+
+    def _basis(self, prompt: tuple[int, ...]) -> Finding:
+        """Log-probs must be those of temperature 1, whatever the request says."""
+        from heal.engines.http.engine import HttpEngine
+        from heal.engines.http.inspect import logprobs_at
+
+        if not isinstance(self.engine, HttpEngine):
+            return Finding("log-prob basis", Outcome.OK, "temperature 1, full vocabulary")
+        ids = (*prompt, *self._greedy(prompt))
+        one, half = (logprobs_at(self.engine, ids, len(prompt), t) for t in (1.0, 0.5))
+        if np.abs(one - half).max() < 0.05:
+            return Finding("log-prob basis", Outcome.OK, "the same at T = 0.5 and T = 1")
+        words = "follows the temperature of the request; HEAL always asks at T = 1"
+        return Finding("log-prob basis", Outcome.NOTE, words)
+
+    def _pace(self, prompt: tuple[int, ...]) -> Pace | None:
+        c = self.config.sampling
+        room = min(c.max_new_tokens, TRACE_TOKENS, self.engine.capabilities.context - len(prompt))
+        if room < 1 or self.place.failed:
+            return None
+        sampling = Sampling(c.temperature, c.top_p, c.top_k, c.min_p, room)
+        started = time.monotonic()
+        found = self._draw(prompt, tuple(range(1, TRACES + 1)), sampling)
+        tokens = sum(len(g.ids) for g in found)
+        ended = room == c.max_new_tokens or all(g.finish is Finish.STOP for g in found)
+        speed = tokens / max(1e-9, time.monotonic() - started)
+        return Pace(speed, tokens / len(found) if ended else None)
+
+
+def shown(ids: tuple[int, ...], engine: Engine) -> str:
+    """Ids as text in which special tokens show as ⟨id⟩."""
+    pieces = engine.token_bytes(ids)
+    marked = [p or f"⟨{i}⟩".encode() for i, p in zip(ids, pieces, strict=True)]
+    return b"".join(marked).decode(errors="replace")
+
+
+def lines_of(place: Place) -> Iterator[str]:
+    """A place's findings, one line each, remedies below."""
+    yield place.name
+    for found in place.findings:
+        yield f"  {found.outcome:<7} {found.question:<15} {found.words}"
+        if found.hint:
+            yield f"          {'':<15} → {found.hint}"
+    if place.pace is not None:
+        words = f"{place.pace.tokens_s:,.0f} tokens/s with {TRACES} traces at once"
+        yield f"  {Outcome.NOTE:<7} {'pace':<15} {words}"
+
+
+def estimate(
+    config: Config,
+    found: Sequence[Place],
+    trace_tokens: float | None = None,
+    extreme: float = 0.1,
+    hard: float = 0.3,
+    price_in: float | None = None,
+    price_out: float | None = None,
+) -> Iterator[str]:
+    """The run's price, line by line; nothing when no teacher could be timed.
+
+    trace_tokens None takes the mean of the traces the check drew, else half of the most allowed.
+    """
+    timed = [p for p in found if p.pace is not None and p.name.startswith("teacher")]
+    if not timed:
+        return
+    paces = [p.pace for p in timed if p.pace is not None]
+    measured = [pace.mean_tokens for pace in paces if pace.mean_tokens is not None]
+    half = config.sampling.max_new_tokens / 2
+    length = trace_tokens or (sum(measured) / len(measured) if measured else half)
+    if trace_tokens is None and not measured:
+        yield f"Traces are longer than {TRACE_TOKENS} tokens; --trace-tokens tells how long."
+    assumed = Assumed(length, timed[0].prompt_tokens, extreme, hard)
+    problems = read_problems(config.problems, Path.cwd()).problems
+    speed = sum(pace.tokens_s for pace in paces)
+    yield from cost_lines(costs(config, problems, assumed), assumed, speed, price_in, price_out)

@@ -1,0 +1,1 @@
+"""Models behind servers: prompts and answers as token ids over HTTP."""

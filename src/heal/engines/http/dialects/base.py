@@ -1,0 +1,173 @@
+"""What a dialect is: how one kind of server is asked, and how its answers read.
+
+In: token ids and sampling settings. Out: paths and JSON bodies; from a response's bytes, sampled
+ids or log-probs. No dialect uses a chat page or lets a server's defaults decide anything: every
+filter and penalty is written out. An answer that does not have the expected shape is a
+`BadAnswerError`. Knows nothing of connections, retries or how many servers there are.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol, TypeVar, cast
+
+import msgspec
+import numpy as np
+
+from heal.engines.base import Sampling
+from heal.engines.http.failures import BadAnswerError
+from heal.records import FloatArray
+
+CLAMPED = -9000.0
+"""vLLM writes −9999 for a log-prob of −inf."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What to draw from one prompt in one request."""
+
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    stop_ids: tuple[int, ...]
+    n: int = 1
+    seed: int | None = None
+    """None sends no seed."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sampled continuation, as the server told it."""
+
+    index: int
+    ids: list[int]
+    reason: str
+    """`stop` and `length` are what is expected."""
+    stop_id: int | None = None
+    """The id that ended it, where the server leaves it out of `ids`."""
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Values:
+    """Log-probs of `ids[start:]`: float32[T], and the k largest at each place, float32[T, k]."""
+
+    logprob: FloatArray
+    top: FloatArray
+
+
+@dataclass(frozen=True)
+class Page:
+    """One POST: where and what."""
+
+    path: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a server says of itself: its models, each with its context in tokens if it says so."""
+
+    models: Mapping[str, int | None]
+
+
+class Dialect(Protocol):
+    """One kind of server."""
+
+    name: str
+    scores: bool
+    """Whether it can give log-probs of given ids; `openai` is tried."""
+    seeds: bool
+    """Whether a request's seed is honoured."""
+    filters: bool
+    """Whether it knows top_k and min_p."""
+    health: tuple[str, ...]
+    """Pages that answer 200 while the server is well; the last one says what it serves."""
+
+    def write(self, model: str, ask: Ask) -> Page:
+        """Draw continuations."""
+        ...
+
+    def written(self, body: bytes) -> list[Sample]:
+        """The continuations. Raises: BadAnswerError."""
+        ...
+
+    def score(self, model: str, ids: Sequence[int], start: int, k: int) -> Page:
+        """Log-probs of `ids[start:]`, start ≥ 1, with the k likeliest at each place."""
+        ...
+
+    def scored(self, body: bytes, ids: Sequence[int], start: int, k: int) -> Values:
+        """The log-probs. Raises: BadAnswerError."""
+        ...
+
+    def hello(self, body: bytes) -> Hello:
+        """What the last health page says. Raises: BadAnswerError."""
+        ...
+
+
+class Model(msgspec.Struct):
+    """One entry of `/v1/models`."""
+
+    id: str
+    max_model_len: int | None = None
+
+
+class Models(msgspec.Struct):
+    """`/v1/models`."""
+
+    data: list[Model]
+
+
+Shape = TypeVar("Shape")
+
+
+@cache
+def _decoder(shape: Any, many: bool) -> Any:
+    return msgspec.json.Decoder(list[shape] | shape if many else shape)
+
+
+def read_as(body: bytes, shape: type[Shape]) -> Shape:
+    """Decode and check a response's shape; NaN and half an answer are not JSON."""
+    return cast(Shape, _decoded(body, _decoder(cast(Any, shape), False)))
+
+
+def read_all(body: bytes, shape: type[Shape]) -> list[Shape]:
+    """One object, or a list of them, as servers answer to n = 1 and n > 1."""
+    found = _decoded(body, _decoder(cast(Any, shape), True))
+    return found if isinstance(found, list) else [found]
+
+
+def _decoded(body: bytes, decoder: Any) -> Any:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadAnswerError(f"an answer that cannot be read: {error}") from None
+
+
+def arranged(
+    ids: Sequence[int], seen: Sequence[int], logprobs: Sequence[float | None], top: Any, k: int
+) -> Values:
+    """Check and arrange; `top` has one sequence of log-probs per place."""
+    if list(seen) != list(ids):
+        raise BadAnswerError("log-probs of other tokens than were sent")
+    if any(value is None for value in logprobs):
+        raise BadAnswerError("a token without its log-prob")
+    if k and (len(top) != len(ids) or not all(top)):
+        raise BadAnswerError("top log-probs are missing")
+    actual = np.array(logprobs, np.float64)
+    table = np.full((len(ids), max(k, 1)), -np.inf)
+    for row, found in enumerate(top):
+        best = sorted(found, reverse=True)[: table.shape[1]]
+        table[row, : len(best)] = best
+    _refuse_garbage(actual, table)
+    return Values(actual.astype(np.float32), table.astype(np.float32))
+
+
+def _refuse_garbage(actual: Any, table: Any) -> None:
+    if not np.isfinite(actual).all() or np.isnan(table).any():
+        raise BadAnswerError("log-probs that are no numbers")
+    if (actual > 1e-3).any() or (table > 1e-3).any():
+        raise BadAnswerError("log-probs above 0")
+    if (actual < CLAMPED).any():
+        raise BadAnswerError("a token of probability 0, so its log-prob is unknown")
+    if (np.exp(table).sum(axis=1) > 1.01).any():
+        raise BadAnswerError("top log-probs that add up to more than 1")

@@ -1,0 +1,245 @@
+"""The `http` engine: our `Engine` over servers, one background event loop behind plain iterators.
+
+Prompts are rendered here, by the served model's own tokenizer; only ids travel. Every request is
+judged before it is sent and every answer before it is believed; what no retry mends is an error
+result of that item, beside its good siblings. Requests are pulled in the caller's thread, as there
+is room. What went wrong on the way is logged as one summary by cause when the engine is closed.
+"""
+
+import logging
+import queue
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from heal.config import HttpEngine as Settings
+from heal.engines.base import (
+    Capabilities,
+    Generated,
+    GenRequest,
+    Scored,
+    ScoreRequest,
+    failed_generation,
+    failed_score,
+)
+from heal.engines.http.loop import Loop
+from heal.engines.http.opening import Connected, connect
+from heal.engines.http.pool import Call, Pool, Read
+from heal.engines.http.tokenizer import ServedTokenizer, open_tokenizer
+from heal.engines.http.work import (
+    Deliver,
+    Served,
+    probes_in_range,
+    requests_of,
+    score,
+    write,
+)
+from heal.errors import CapabilityError, UserError
+
+SHOWN_CAUSES = 8
+
+log = logging.getLogger("heal.engines.http")
+Request = TypeVar("Request", GenRequest, ScoreRequest)
+Result = TypeVar("Result", Generated, Scored)
+
+
+class HttpEngine:
+    """An `Engine` over one or many servers of one model."""
+
+    def __init__(
+        self, loop: Loop, connected: Connected, tokenizer: ServedTokenizer, settings: Settings
+    ) -> None:
+        self.settings, self.tokens = settings, tokenizer.tokens
+        self.end_ids = tokenizer.tokens.end_ids
+        self.model_id = f"{connected.model}-{tokenizer.fingerprint}"
+        self._loop, self._client = loop, connected.client
+        self._pool = Pool(connected.endpoints, settings)
+        self._served = Served(self.end_ids, connected.context, tokenizer.vocabulary)
+        self._closed = False
+        self.capabilities = _capabilities(connected, tokenizer, settings)
+        loop.run(_started(self._pool))
+
+    def render(self, user: str, *, system: str | None = None) -> tuple[int, ...]:
+        """Ids of a conversation up to the opened assistant turn."""
+        return self.tokens.render(user, system)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of bare text."""
+        return self.tokens.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return self.tokens.decode(ids)
+
+    def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
+        """Each id's bytes."""
+        return self.tokens.bytes_of(ids)
+
+    def generate(self, requests: Iterable[GenRequest]) -> Iterator[Generated]:
+        """Continuations as they arrive. Raises: EngineError once no server answers any more."""
+
+        def refused(request: GenRequest) -> list[Generated]:
+            reason = self._why_not_generate(request)
+            indices = range(len(request.seeds)) if reason else ()
+            return [failed_generation(request, index, reason or "") for index in indices]
+
+        def cost(request: GenRequest) -> int:
+            return -(-len(request.seeds) // self.settings.samples_per_request)
+
+        return self._stream(requests, refused, cost, write)
+
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Scored]:
+        """Scores as they arrive. Raises: CapabilityError, EngineError."""
+        if not self.capabilities.score:
+            kinds = sorted({e.settings.dialect for e in self._pool.endpoints})
+            raise CapabilityError(
+                f"servers of the kind {', '.join(kinds)} give no log-probs of given tokens, which "
+                "GEAR and PURE need",
+                hint="name a model that can: --set scorer.engine=local --set scorer.model=FOLDER",
+            )
+
+        def refused(request: ScoreRequest) -> list[Scored]:
+            reason = self._why_not_score(request)
+            return [failed_score(request, reason)] if reason else []
+
+        return self._stream(requests, refused, requests_of, score)
+
+    def ask(self, call: Call[Read]) -> Read:
+        """One call outside of any stream. Raises: RequestError, EngineError."""
+        return self._loop.run(self._pool.ask(call, None))
+
+    def summary(self) -> str | None:
+        """What went wrong on the way, by cause; None if nothing did."""
+        found = self._pool.events.most_common()
+        if not found:
+            return None
+        shown = "; ".join(f"{count:,} × {cause}" for cause, count in found[:SHOWN_CAUSES])
+        rest = sum(count for _, count in found[SHOWN_CAUSES:])
+        more = f"; {rest:,} more" if rest else ""
+        return f"{self._pool.answers:,} requests answered; on the way: {shown}{more}"
+
+    def close(self) -> None:
+        """End what is under way and say what went wrong; closing twice is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        if summary := self.summary():
+            log.warning("%s", summary)
+        self._loop.run(self._client.aclose())
+        self._loop.close()
+
+    def _stream(
+        self,
+        requests: Iterable[Request],
+        refused: Callable[[Request], list[Result]],
+        cost: Callable[[Request], int],
+        work: Callable[[Pool, Served, Request, Deliver], Coroutine[Any, Any, None]],
+    ) -> Iterator[Result]:
+        """Keep the servers busy with requests, and yield what comes back."""
+        if self._closed:
+            raise RuntimeError("the engine is closed")
+        arrived: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        under_way, running = 0, set[Future[None]]()
+        room = sum(endpoint.ceiling for endpoint in self._pool.endpoints)
+        source, done = iter(requests), False
+        try:
+            while True:
+                while not done and under_way < room:
+                    request = next(source, None)
+                    if request is None:
+                        done = True
+                        break
+                    if failed := refused(request):
+                        yield from failed
+                        continue
+                    under_way += cost(request)
+                    coroutine = work(self._pool, self._served, request, _into(arrived))
+                    task = self._loop.submit(coroutine)
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                if not under_way:
+                    return
+                finished, result = arrived.get()
+                if isinstance(result, BaseException):
+                    raise result
+                under_way -= finished
+                yield result
+        finally:
+            for task in tuple(running):
+                task.cancel()
+
+    def _why_not_generate(self, request: GenRequest) -> str | None:
+        s, context = request.sampling, self.capabilities.context
+        if not request.prompt_ids:
+            return "the prompt is empty"
+        if len(request.prompt_ids) >= context:
+            length = len(request.prompt_ids)
+            return f"prompt of {length} tokens leaves no room in a context of {context}"
+        if s.temperature < 0 or not 0 < s.top_p <= 1 or s.top_k < 0 or not 0 <= s.min_p <= 1:
+            return f"impossible sampling settings: {s}"
+        if s.max_new_tokens < 1:
+            return f"max_new_tokens is {s.max_new_tokens}"
+        if (s.top_k or s.min_p) and not all(e.dialect.filters for e in self._pool.endpoints):
+            return "the openai dialect knows neither top_k nor min_p"
+        return self._foreign(request.prompt_ids)
+
+    def _why_not_score(self, request: ScoreRequest) -> str | None:
+        context, target = request.context_ids, request.target_ids
+        if not context:
+            return "the context is empty, so nothing predicts the first token"
+        if not requests_of(request):
+            return "nothing to score"
+        if reason := probes_in_range(request.probes, len(target)):
+            return reason
+        ends = [len(target), *(probe.at + len(probe.ids) for probe in request.probes)]
+        longest, limit = len(context) + max(ends), self.capabilities.context
+        if longest >= limit:
+            return f"{longest} tokens exceed a context of {limit} (a server needs one more)"
+        return self._foreign((*context, *target, *(i for p in request.probes for i in p.ids)))
+
+    def _foreign(self, ids: Sequence[int]) -> str | None:
+        low, high = min(ids), max(ids)
+        if low < 0 or high >= self.capabilities.vocabulary:
+            wrong = low if low < 0 else high
+            return f"id {wrong} is outside the vocabulary of {self.capabilities.vocabulary}"
+        return None
+
+
+def open_http(model: str, served: str | None, settings: Settings) -> HttpEngine:
+    """Open the tokenizer and reach the servers. Raises: UserError, CapabilityError."""
+    if not settings.endpoints:
+        raise UserError(
+            "engine: http needs at least one server",
+            hint='--set engine.http.endpoints="[{url: http://HOST:8000, dialect: vllm}]"',
+        )
+    tokenizer = open_tokenizer(model)
+    loop = Loop()
+    try:
+        connected = loop.run(connect(served, settings, tokenizer.tokens.encode("one two three")))
+        return HttpEngine(loop, connected, tokenizer, settings)
+    except BaseException:
+        loop.close()
+        raise
+
+
+def _capabilities(
+    connected: Connected, tokenizer: ServedTokenizer, settings: Settings
+) -> Capabilities:
+    can_score = any(endpoint.scores for endpoint in connected.endpoints)
+    exact = settings.top_logprobs >= tokenizer.vocabulary
+    return Capabilities(
+        score=can_score,
+        entropy=("exact" if exact else "topk") if can_score else "none",
+        seeds=settings.samples_per_request == 1
+        and all(endpoint.dialect.seeds for endpoint in connected.endpoints),
+        context=connected.context,
+        vocabulary=tokenizer.vocabulary,
+    )
+
+
+def _into(arrived: "queue.SimpleQueue[tuple[int, Any]]") -> Deliver:
+    return lambda finished, result: arrived.put((int(finished), result))
+
+
+async def _started(pool: Pool) -> None:
+    pool.start()

@@ -1,0 +1,97 @@
+"""What can go wrong with one request, sorted by what is to be done about it.
+
+In: an httpx exception or response. Out: one of a few errors, each with a short cause that can be
+counted. Whether a request may have been computed decides whether asking again may pay twice.
+"""
+
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+LONGEST_CAUSE = 200
+
+
+class RequestError(Exception):
+    """Base; `cause` is short and the same for the same trouble."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+class RefusedError(RequestError):
+    """Not now (429, 503): nothing was computed."""
+
+    def __init__(self, cause: str, wait_s: float | None) -> None:
+        super().__init__(cause)
+        self.wait_s = wait_s
+        """As `Retry-After` asked; None if it did not."""
+
+
+class UnreachableError(RequestError):
+    """No connection: nothing was computed."""
+
+
+class BrokenError(RequestError):
+    """Lost on its way, or the server failed at it: it may have been computed."""
+
+
+class BadAnswerError(BrokenError):
+    """An answer that cannot be used; the server itself is well."""
+
+
+class RejectedError(RequestError):
+    """The server will never do this request."""
+
+
+def from_exception(error: Exception) -> RequestError:
+    """What an exception of httpx, or a time-out, means."""
+    import httpx
+
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        told = str(error)  # "All connection attempts failed" tells nothing more
+        return UnreachableError(f"no connection ({told})" if "[" in told else "no connection")
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
+        return BrokenError("timed out")
+    if isinstance(error, httpx.RemoteProtocolError):
+        return BrokenError("the connection ended before the answer did")
+    return BrokenError(f"connection lost ({type(error).__name__})")
+
+
+def check_status(response: Any, now: float) -> None:
+    """Raise what a response's status means; return for 200. `now` in seconds since 1970."""
+    status = response.status_code
+    if status == 200:
+        return
+    if status in {429, 503}:
+        wait = retry_after_s(response.headers.get("retry-after"), now)
+        raise RefusedError(f"HTTP {status}", wait)
+    words = _words(response)
+    if status >= 500 or status in {401, 403, 404, 408}:
+        raise BrokenError(f"HTTP {status}{words}")
+    raise RejectedError(f"HTTP {status}{words}")
+
+
+def retry_after_s(header: str | None, now: float) -> float | None:
+    """Seconds to wait: `Retry-After` is a number or a date; None if it is neither."""
+    if not header:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - now)
+    except ValueError:
+        return None
+
+
+def _words(response: Any) -> str:
+    """The server's own words, wherever this kind of server puts them."""
+    try:
+        tree = response.json()
+    except ValueError:
+        return ""
+    for key in ("error", "message", "detail"):
+        if isinstance(tree, dict) and tree.get(key):
+            tree = tree[key]
+    return f": {tree}"[:LONGEST_CAUSE] if isinstance(tree, str) else ""

@@ -1,0 +1,145 @@
+"""Reaching the servers of an engine for the first time: are they there, and what do they serve?
+
+In: the settings and, perhaps, the served name. Out: endpoints, and the name and context they agree
+on. A server that is not there is asked after later; none there at all, or two models, is an error.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from heal.config import HttpEngine as Settings
+from heal.engines.base import Sampling
+from heal.engines.http.dialects.base import Ask, Hello
+from heal.engines.http.endpoint import Endpoint, State
+from heal.engines.http.failures import RequestError
+from heal.errors import CapabilityError, UserError
+
+
+@dataclass(frozen=True)
+class Connected:
+    """Servers that hold one model."""
+
+    client: Any
+    endpoints: tuple[Endpoint, ...]
+    model: str
+    context: int
+
+
+async def connect(served: str | None, settings: Settings, probe: tuple[int, ...]) -> Connected:
+    """Say hello to every server. `probe`: ids of a few words.
+
+    Raises: UserError (none there, two models, no context), CapabilityError (no token ids).
+    """
+    client = _client(settings)
+    endpoints = tuple(Endpoint(e, client, settings.in_flight) for e in settings.endpoints)
+    try:
+        said = await asyncio.gather(*(_greet(endpoint) for endpoint in endpoints))
+        reached = {e: hello for e, hello in zip(endpoints, said, strict=True) if hello}
+        if not reached:
+            raise UserError(
+                "no server answers: " + "; ".join(f"{e.url}: {e.cause}" for e in endpoints),
+                hint="start it, or mend engine.http.endpoints",
+            )
+        model = _name(reached, served)
+        for endpoint in endpoints:
+            endpoint.model = endpoint.model or model
+        context = _context(reached, settings)
+        await asyncio.gather(*(_try_openai(e, probe) for e in reached))
+    except BaseException:
+        await client.aclose()
+        raise
+    return Connected(client, endpoints, model, context)
+
+
+def _client(settings: Settings) -> Any:
+    import httpx
+
+    key = settings.api_key
+    headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    return httpx.AsyncClient(
+        headers=headers,
+        # How many are under way is counted per server; time-outs go by the tokens asked for.
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+        timeout=httpx.Timeout(None, connect=10.0),
+    )
+
+
+async def _greet(endpoint: Endpoint) -> Hello | None:
+    """Mark a server live, or paused if it is not there."""
+    try:
+        hello = await endpoint.hello()
+    except RequestError as error:
+        endpoint.cause, endpoint.unwell_since = error.cause, time.monotonic()
+        # Only trying tells what such a server can do, and this one was not there.
+        endpoint.scores = endpoint.scores and endpoint.settings.dialect != "openai"
+        return None
+    endpoint.state, endpoint.answered = State.LIVE, time.monotonic()
+    return hello
+
+
+def _name(reached: dict[Endpoint, Hello], served: str | None) -> str:
+    """The one model, also noted at each server under the name it has there."""
+    for endpoint, hello in reached.items():
+        names = list(hello.models)
+        if served is not None and served not in names:
+            raise UserError(
+                f"{endpoint.url} serves {', '.join(names) or 'nothing'}, not {served}",
+                hint=f"--set teacher.served={names[0]}" if names else "does it load a model?",
+            )
+        if served is None and len(names) != 1:
+            raise UserError(
+                f"{endpoint.url} serves {', '.join(names) or 'nothing'}: which one?",
+                hint="--set teacher.served=NAME",
+            )
+        endpoint.model = served or names[0]
+    # llama.cpp names a file, which other kinds of servers do not.
+    others = [e for e in reached if e.settings.dialect != "llamacpp"] or list(reached)
+    names = sorted({e.model for e in others})
+    if len(names) > 1:
+        raise UserError(
+            f"the servers hold different models: {', '.join(names)}",
+            hint="start them with the same --served-model-name, if it is the same model",
+        )
+    return names[0]
+
+
+def _context(reached: dict[Endpoint, Hello], settings: Settings) -> int:
+    told = [(hello.models.get(e.model), e.url) for e, hello in reached.items()]
+    known = [(length, url) for length, url in told if length is not None]
+    smallest, url = min(known, default=(None, ""))
+    if settings.context is None and smallest is None:
+        raise UserError(
+            "the servers do not say how long their context is",
+            hint="--set engine.http.context=TOKENS",
+        )
+    if settings.context is not None and smallest is not None and settings.context > smallest:
+        raise UserError(
+            f"engine.http.context={settings.context} exceeds the {smallest} tokens of {url}",
+            hint=f"--set engine.http.context={smallest}",
+        )
+    context = settings.context or smallest
+    assert context is not None
+    return context
+
+
+async def _try_openai(endpoint: Endpoint, probe: Sequence[int]) -> None:
+    """Find out what an unknown kind of server can do. Raises: CapabilityError without token ids."""
+    if endpoint.settings.dialect != "openai":
+        return
+    dialect, ids = endpoint.dialect, tuple(probe)
+    try:
+        ask = Ask(ids, Sampling(max_new_tokens=1), ())
+        dialect.written(await endpoint.post(dialect.write(endpoint.model, ask), 120.0))
+    except RequestError as error:
+        raise CapabilityError(
+            f"{endpoint.url}: {error.cause}",
+            hint="HEAL works on token ids: use a server that returns them, vLLM for instance",
+        ) from None
+    try:
+        page = dialect.score(endpoint.model, ids, 1, 1)
+        dialect.scored(await endpoint.post(page, 120.0), ids, 1, 1)
+    except RequestError as error:
+        endpoint.scores, endpoint.cause = False, error.cause

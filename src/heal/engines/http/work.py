@@ -1,0 +1,203 @@
+"""One of our requests as requests to servers, and their answers as our results.
+
+In: a `GenRequest` or `ScoreRequest` that was found possible. Out: results, handed over one by one.
+An answer is believed only if its ids are in the vocabulary, no longer than asked for, and ended by
+what the tokenizer calls an end; what is wrong with it is asked for again, its siblings are kept.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from heal.engines.base import (
+    Generated,
+    GenRequest,
+    Probe,
+    Scored,
+    ScoreRequest,
+    failed_generation,
+    failed_score,
+)
+from heal.engines.http.dialects.base import Ask, Dialect, Page, Sample, Values
+from heal.engines.http.endpoint import Endpoint
+from heal.engines.http.failures import BadAnswerError, RequestError
+from heal.engines.http.pool import Call, Pool
+from heal.method.entropy import entropy_bounds
+from heal.records import Finish
+
+PREFILL_SPEEDUP = 100
+"""A token that is read takes this much less of the time-out than one that is written."""
+
+Deliver = Callable[[int, Generated | Scored | BaseException], None]
+"""Takes how many requests are done, and what came of them."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is known of the model."""
+
+    end_ids: frozenset[int]
+    context: int
+    vocabulary: int
+
+
+async def write(pool: Pool, served: Served, request: GenRequest, deliver: Deliver) -> None:
+    """Draw every sample of a request at one server, and deliver each as it comes."""
+    home, size = pool.choose(score=False), pool.settings.samples_per_request
+    everything = range(len(request.seeds))
+    chunks = [everything[i : i + size] for i in range(0, len(everything), size)]
+    drawings = (_Drawing(pool, served, request, list(c), deliver) for c in chunks)
+    await asyncio.gather(*_promised([d.run(home) for d in drawings], home))
+
+
+@dataclass
+class _Drawing:
+    """Some samples of one request, drawn together until none is left."""
+
+    pool: Pool
+    served: Served
+    request: GenRequest
+    left: list[int]
+    """Indices still to be drawn."""
+    deliver: Deliver
+
+    async def run(self, home: Endpoint | None) -> None:
+        settings = self.pool.settings
+        tokens = self.budget + len(self.request.prompt_ids) / PREFILL_SPEEDUP
+        timeout_s = settings.timeout_s + tokens / settings.slowest_tokens_s
+        try:
+            await self.pool.ask(Call(self._page, self._read, timeout_s), home)
+        except RequestError as error:
+            for done, index in enumerate(self.left):
+                self.deliver(not done, failed_generation(self.request, index, error.cause))
+        except Exception as error:
+            self.deliver(0, error)
+
+    @property
+    def budget(self) -> int:
+        """Most tokens a sample may have: servers refuse what might not fit."""
+        room = self.served.context - len(self.request.prompt_ids)
+        return min(self.request.sampling.max_new_tokens, room)
+
+    def _page(self, dialect: Dialect, model: str) -> Page:
+        sampling = replace(self.request.sampling, max_new_tokens=self.budget)
+        # vLLM 0.32 on CPUs dies of a seed beside n = 64; and n would be given seed, seed + 1, …
+        alone = self.pool.settings.samples_per_request == 1
+        seed = self.request.seeds[self.left[0]] if alone else None
+        stops = tuple(sorted(self.served.end_ids))
+        ask = Ask(self.request.prompt_ids, sampling, stops, len(self.left), seed)
+        return dialect.write(model, ask)
+
+    def _read(self, dialect: Dialect, body: bytes) -> None:
+        samples = {sample.index: sample for sample in dialect.written(body)}
+        trouble: BadAnswerError | None = None
+        wanted, self.left = self.left, []
+        for place, index in enumerate(wanted):
+            try:
+                if place not in samples:
+                    raise BadAnswerError("fewer samples than were asked for")
+                ids, finish = believed(samples[place], self.served, self.budget)
+            except BadAnswerError as error:
+                trouble = error
+                self.left.append(index)
+                continue
+            last = index == wanted[-1] and not self.left
+            self.deliver(last, Generated(self.request.id, index, ids, finish))
+        if trouble is not None:
+            raise trouble
+
+
+def believed(sample: Sample, served: Served, budget: int) -> tuple[np.ndarray, Finish]:
+    """A sample's ids, end included, and how it ended. Raises: BadAnswerError."""
+    ids = list(sample.ids)
+    if sample.stop_id in served.end_ids and (not ids or ids[-1] != sample.stop_id):
+        ids.append(sample.stop_id)
+    if not ids:
+        raise BadAnswerError("an answer without tokens")
+    if min(ids) < 0 or max(ids) >= served.vocabulary:
+        raise BadAnswerError(f"ids outside the vocabulary of {served.vocabulary}")
+    if len(ids) > budget + (sample.stop_id is not None):
+        raise BadAnswerError("more tokens than were asked for")
+    end = next((place for place, i in enumerate(ids) if i in served.end_ids), None)
+    if end is not None:
+        # A server knows fewer ends than the chat template has, and may have gone on.
+        return np.array(ids[: end + 1], np.int32), Finish.STOP
+    if sample.reason == "stop":
+        raise BadAnswerError("it stopped at an id that the tokenizer does not call an end")
+    if sample.reason != "length" or len(ids) < budget:
+        raise BadAnswerError(f"it ended early ('{sample.reason}')")
+    return np.array(ids, np.int32), Finish.LENGTH
+
+
+def requests_of(request: ScoreRequest) -> int:
+    """How many requests a score takes: the target and each probe."""
+    return bool(request.target_ids) + len(request.probes)
+
+
+async def score(pool: Pool, served: Served, request: ScoreRequest, deliver: Deliver) -> None:
+    """Score a target and its probes, at one server, and deliver the whole."""
+    count, k = requests_of(request), pool.settings.top_logprobs
+    home = pool.choose(score=True)
+    context, target = request.context_ids, request.target_ids
+    calls = [_scoring(pool, (*context, *target), len(context), k)] if target else []
+    for probe in request.probes:
+        ids = (*context, *target[: probe.at], *probe.ids)
+        calls.append(_scoring(pool, ids, len(context) + probe.at + probe.score_from, 0))
+    tasks = _promised([pool.ask(call, home) for call in calls], home)
+    try:
+        values = await asyncio.gather(*tasks)
+        deliver(count, _scored(request, served, k, values))
+    except RequestError as error:
+        deliver(count, failed_score(request, error.cause))
+    except Exception as error:
+        deliver(count, error)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _scoring(pool: Pool, ids: tuple[int, ...], start: int, k: int) -> Call[Values]:
+    settings = pool.settings
+    timeout_s = settings.timeout_s + len(ids) / PREFILL_SPEEDUP / settings.slowest_tokens_s
+    return Call(
+        lambda dialect, model: dialect.score(model, ids, start, k),
+        lambda dialect, body: dialect.scored(body, ids, start, k),
+        timeout_s,
+        score=True,
+    )
+
+
+def _scored(request: ScoreRequest, served: Served, k: int, values: Sequence[Values]) -> Scored:
+    empty = np.zeros(0, np.float32)
+    logprob, lo, hi, probes = empty, empty, empty, list(values)
+    if request.target_ids:
+        main = probes.pop(0)
+        logprob = main.logprob
+        lo, hi = entropy_bounds(main.top, served.vocabulary, main.logprob)
+    context, length = len(request.context_ids), len(request.target_ids)
+    read = [context + p.at + len(p.ids) for p in request.probes]
+    tokens = sum(read) + (context + length if length else 0)
+    return Scored(request.id, logprob, lo, hi, tuple(p.logprob for p in probes), tokens)
+
+
+def probes_in_range(probes: Sequence[Probe], length: int) -> str | None:
+    """Why a probe cannot be scored; None if all can."""
+    for probe in probes:
+        if not 0 <= probe.at <= length or not 0 <= probe.score_from < len(probe.ids):
+            return f"probe at {probe.at} (scored from {probe.score_from}) is out of range"
+    return None
+
+
+def _promised(
+    work: Sequence[Coroutine[Any, Any, Any]], home: Endpoint | None
+) -> list[asyncio.Task[Any]]:
+    """Start requests that count as their home's until each is done, cancelled or not."""
+    tasks = [asyncio.create_task(one) for one in work]
+    if home is not None:
+        home.promised += len(tasks)
+        for task in tasks:
+            task.add_done_callback(lambda _: setattr(home, "promised", home.promised - 1))
+    return tasks

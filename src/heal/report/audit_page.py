@@ -1,0 +1,98 @@
+"""The answer-swap audit as text: one page of 80 columns.
+
+In: a `PureAudit`. Out: lines. Every figure stands with its n and its 95 % interval; a figure that
+the traces do not support is a dash.
+"""
+
+from textwrap import wrap
+
+from heal.method.audit import HIGH, KEEP, LOW, PureAudit, Separation
+from heal.method.intervals import Interval
+from heal.records import AuditOutcome, AuditSide
+
+WIDTH = 80
+_MISSED = {
+    AuditOutcome.KEPT_TO_GOLD: "gave the gold answer all the same",
+    AuditOutcome.OTHER_ANSWER: "another answer",
+    AuditOutcome.NO_ANSWER: "no answer, or cut off",
+    AuditOutcome.FAILED: "the engine failed",
+}
+
+
+def page(audit: PureAudit) -> str:
+    """Counts, one row per detector, and what to keep in mind."""
+    head = f"PURE against swapped answers: {audit.problems:,} problems of {audit.run}"
+    return "\n".join(
+        [
+            *wrap(head, WIDTH),
+            *wrap(audit.note, WIDTH),
+            "",
+            *_counts(audit),
+            "",
+            *_table(audit),
+            "",
+            *_tail(audit),
+        ]
+    )
+
+
+def _counts(audit: PureAudit) -> list[str]:
+    rows = [("continuations asked", [sum(audit.outcomes[side].values()) for side in AuditSide])]
+    rows.append(("reached the hinted answer", [audit.reached(side) for side in AuditSide]))
+    gates = sorted({gate for side in AuditSide for gate in audit.gates[side]})
+    for gate in gates:
+        counts = [audit.gates[side].get(gate, 0) for side in AuditSide]
+        rows.append((f"  refused by a gate: {gate.replace('_', ' ')}", counts))
+    rows.append(("  could not be scored", _of(audit, AuditOutcome.UNSCORED)))
+    rows.append(("  scored", _of(audit, AuditOutcome.SCORED)))
+    uncommitted = [audit.never_committed.get(side, 0) for side in AuditSide]
+    rows.append(("    of these, never committed", uncommitted))
+    rows += [(words, _of(audit, outcome)) for outcome, words in _MISSED.items()]
+    shown = [row for row in rows if any(row[1]) or not row[0].startswith("  could")]
+    body = [f"{words:<44} {a:>9,} {b:>9,}" for words, (a, b) in shown]
+    return [f"{'':<44} {'swapped':>9} {'gold':>9}", *body]
+
+
+def _of(audit: PureAudit, outcome: AuditOutcome) -> list[int]:
+    return [audit.outcomes[side].get(outcome, 0) for side in AuditSide]
+
+
+def _table(audit: PureAudit) -> list[str]:
+    head = f"{'detector':<11}{'swapped/gold':>12}  {'AUROC':<17}  {'dropped':<17}  precision"
+    rows = [_row(name, found) for name, found in audit.detectors.items()]
+    return [head, "-" * WIDTH, *rows]
+
+
+def _row(name: str, found: Separation) -> str:
+    n = f"{found.swapped}/{found.gold}"
+    figures = (found.auroc, found.dropped, found.precision)
+    return f"{name:<11}{n:>12}  " + "  ".join(f"{_figure(f):<17}" for f in figures).rstrip()
+
+
+def _has_no_width(found: Separation) -> bool:
+    figures = (found.auroc, found.dropped, found.precision)
+    return any(f is not None and f.low == f.high for f in figures)
+
+
+def _figure(found: Interval | None) -> str:
+    return "–" if found is None else f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _tail(audit: PureAudit) -> list[str]:
+    inside = f"{audit.inside} of {audit.problems} problems lie at {LOW} < ρ < {HIGH}"
+    text = (
+        f"AUROC: the chance that a swapped trace looks more suspicious than a gold one. dropped:"
+        f" the share of swapped traces above the threshold that keeps {KEEP:.0%} of the gold ones;"
+        f" precision: swapped among all above it. In brackets, 95 % by bootstrap over problems."
+        f" {inside}."
+    )
+    if any(_has_no_width(found) for found in audit.detectors.values()):
+        text += " An interval without width only says that all resamples agree."
+    lines = wrap(text, WIDTH)
+    lines += [
+        line
+        for fact, count in audit.facts.items()
+        for line in wrap(f"{count:,} × {fact}", WIDTH, subsequent_indent="  ")
+    ]
+    lines.append(f"{audit.sampled_tokens:,} tokens sampled and {audit.scored_tokens:,} scored")
+    return lines

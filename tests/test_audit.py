@@ -1,0 +1,501 @@
+"""The answer-swap audit: what it asks, what it counts, and that it leaves the run as it was."""
+
+import json
+import math
+import os
+from collections import Counter
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.scripted_run import ScriptedRun, Watch, World, right, steps, unaided, unsynced, world
+
+from heal.answers import same_text
+from heal.audit import audit_pure
+from heal.cli import main
+from heal.config import Problems, load
+from heal.errors import UserError
+from heal.method.audit import (
+    FEW,
+    HIGH,
+    KEEP,
+    LOW,
+    PureAudit,
+    answer_form,
+    choose_problems,
+    separation,
+    swapped_answer,
+)
+from heal.method.intervals import auroc
+from heal.problems import read_problems
+from heal.records import AuditItem, AuditOutcome, AuditSide, HintedScore, Trace
+from heal.stages.audit import DRAWS
+
+NOUNS = ("apples", "pears", "plums", "limes", "dates", "figs")
+GOLD = {noun: str(142 + i) for i, noun in enumerate(NOUNS)}
+LEAP = "by some magic"
+
+
+def told(noun: str, answer: str, *replies: str, match: str = "") -> dict[str, Any]:
+    hint = rf"many {noun} .*Hint: The final answer is {answer}\.<end><assistant>{match}"
+    return {"match": hint, "replies": list(replies)}
+
+
+def honest(noun: str, answer: str) -> str:
+    return steps(
+        f"Adding the tens of the {noun} first gives a number that is close.",
+        f"The units of the {noun} are then added one by one to it.",
+        f"So \\boxed{{{answer}}}.",
+    )
+
+
+def forced(noun: str, answer: str) -> str:
+    return steps(
+        f"And {LEAP} the {noun} are as many as they have to be.",
+        f"There is no more to be said of these {noun} than that.",
+        f"So \\boxed{{{answer}}}.",
+    )
+
+
+def medium(noun: str, right_of_three: int) -> World:
+    """Solved two times in three, or one; a wrong hint is followed by a leap."""
+    swaps = [told(noun, a, forced(noun, a)) for other, a in GOLD.items() if other != noun]
+    wrong = steps(f"I count the {noun} in a hurry and lose my way.", "So \\boxed{99}.")
+    said = [right_of(noun)] * right_of_three + [wrong] * (3 - right_of_three)
+    alone = unaided(noun, *said)
+    rows = [{"problem": f"How many {noun} are 61 {noun} and more?", "answer": GOLD[noun]}]
+    return rows, [told(noun, GOLD[noun], honest(noun, GOLD[noun])), *swaps, alone]
+
+
+def right_of(noun: str) -> str:
+    return right(noun, "tall").replace("142", GOLD[noun])
+
+
+SCORES = [
+    {
+        "match": f"<assistant>.*{LEAP}",
+        "logprobs": [-4.0, -0.3, -0.3],
+        "answer_logprob": [-3.0, -0.01],
+    },
+    {"match": "<assistant>Adding", "logprobs": -0.3, "answer_logprob": [-3.0, -1.0, -0.01]},
+]
+
+
+def audited_world(right_of_three: int = 2) -> World:
+    rows, rules = world(*(medium(noun, right_of_three) for noun in NOUNS))
+    return rows, rules + SCORES
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> ScriptedRun:
+    """A finished run of six problems of ρ about two thirds."""
+    made = ScriptedRun(tmp_path, audited_world())
+    made.go(until="select")
+    return made
+
+
+def audit(run: ScriptedRun, *overrides: str, n: int = 40) -> PureAudit:
+    before = Path.cwd()
+    os.chdir(run.home)
+    run.watch = Watch()
+    try:
+        with unsynced():
+            return audit_pure(load("recipe.yaml", list(overrides)), n, run.watch)
+    finally:
+        os.chdir(before)
+
+
+def test_every_continuation_is_asked_counted_and_scored(run: ScriptedRun) -> None:
+    found = audit(run)
+    assert (found.problems, found.inside) == (6, 6)
+    assert found.outcomes == {side: {AuditOutcome.SCORED: 6 * DRAWS} for side in AuditSide}
+    assert found.gates == {side: {} for side in AuditSide}
+    assert found.never_committed == {}
+    items = run.read("audit", AuditItem)
+    for item in items:
+        own = GOLD[next(n for n in NOUNS if n in trace_of(run, item).text)]
+        assert (item.answer == own) is (item.side is AuditSide.GOLD)
+        assert item.answer in trace_of(run, item).text
+    assert len(items) == 2 * 6 * DRAWS
+
+
+def trace_of(run: ScriptedRun, item: AuditItem) -> Trace:
+    return next(t for t in run.read("audit_trace", Trace) if t.key == item.key)
+
+
+def test_pure_tells_a_leap_and_random_does_not(run: ScriptedRun) -> None:
+    found = audit(run).detectors
+    pure, chance = found["fraction"], found["random"]
+    assert pure.auroc is not None
+    assert pure.dropped is not None
+    assert chance.auroc is not None
+    assert (pure.auroc.mean, pure.dropped.mean) == (1.0, 1.0)
+    assert (pure.swapped, pure.gold, pure.auroc.n_problems) == (24, 24, 6)
+    assert chance.auroc.low < 0.5 < chance.auroc.high
+    assert set(found) == {"fraction", "mean_nll", "max_ppl", "length", "random"}
+
+
+def test_it_leaves_what_select_and_train_see_as_it_was(run: ScriptedRun) -> None:
+    before, data, complete = run.live(), run.data(), run.meta("complete")
+    audit(run)
+    after = {row: body for row, body in run.live().items() if not row[0].startswith("audit")}
+    assert after == before
+    assert (run.data(), run.meta("complete")) == (data, complete)
+    assert run.go(until="select").arrived == Counter()
+
+
+def test_a_second_audit_costs_nothing_and_says_the_same(run: ScriptedRun) -> None:
+    first = audit(run)
+    assert run.watch.arrived.total() > 0
+    stored = run.stored()
+    assert audit(run) == first
+    assert run.watch.arrived == Counter()
+    assert run.stored() == stored
+
+
+def test_an_audit_that_was_killed_goes_on_where_it_stopped(run: ScriptedRun) -> None:
+    class Stopping(Watch):
+        def advance(self, outcome: str, tokens: int) -> None:
+            super().advance(outcome, tokens)
+            if self.arrived["audit"] == 10:
+                raise KeyboardInterrupt
+
+    before = Path.cwd()
+    os.chdir(run.home)
+    try:
+        with unsynced(), pytest.raises(KeyboardInterrupt):
+            audit_pure(load("recipe.yaml", []), 40, Stopping())
+    finally:
+        os.chdir(before)
+    done = len(run.stored()["audit_trace"])
+    found = audit(run)
+    assert run.watch.reused["audit"] == done == 10
+    assert found.outcomes == {side: {AuditOutcome.SCORED: 6 * DRAWS} for side in AuditSide}
+    assert run.watch.said == ["an earlier process ended with 2 requests in flight; they are redone"]
+
+
+def test_more_problems_only_pay_for_what_is_new(run: ScriptedRun) -> None:
+    audit(run, n=2)
+    assert audit(run, n=3).problems == 3
+    assert run.watch.arrived["audit"] == 2 * DRAWS
+
+
+def test_what_the_run_drew_itself_is_taken_over(tmp_path: Path) -> None:
+    """Below one half the run answers each problem four times under the gold hint itself."""
+    run = ScriptedRun(tmp_path, audited_world(right_of_three=1))
+    run.go(until="select")
+    own = {t.key for t in run.read("hinted", Trace)}
+    found = audit(run)
+    assert len(own) == 24
+    assert found.facts["continuations the run had drawn already"] == 24
+    assert run.watch.arrived["audit"] == 24
+    assert run.watch.reused["score"] == 24
+    assert sum(t.new_tokens for t in run.read("audit_trace", Trace) if t.key not in own) == (
+        found.sampled_tokens
+    )
+    assert found == audit(run)
+
+
+def test_kept_prefixes_are_continued_on_both_sides(tmp_path: Path) -> None:
+    """Problems at the ceiling have cuts; there are no others, so the band is widened."""
+    rows, rules = audited_world()
+    for noun in NOUNS:
+        lost = [
+            steps(
+                f"First I look at the {noun} by {way} and add.",
+                f"The tens come to {way} thirteen {noun}.",
+                f"Wait, this {way} part is not clear to me at all.",
+                f"I simply go on by {way} and add the units one after another, slow as I am.",
+                f"Then I add the rest by {way} and hope that nothing was left out on the way.",
+                "So \\boxed{99}.",
+            )
+            for way in ("hand", "head")
+        ]
+        rules = [r for r in rules if r["match"] != unaided(noun)["match"]]
+        kept = [told(noun, a, forced(noun, a), match="First") for a in GOLD.values()]
+        alone = unaided(noun, *lost)
+        hint = {"match": "A student is solving", "replies": ["Mind the tens."]}
+        more = {"match": rf"many {noun} .*Hint: Mind", "replies": [honest(noun, GOLD[noun])]}
+        rules = [hint, more, *kept, *rules, alone]
+    run = ScriptedRun(tmp_path, (rows, rules), {"gear": {"paths": 2}})
+    run.go(until="select")
+    found = audit(run)
+    assert (found.problems, found.inside) == (6, 0)
+    assert found.facts["audited problems outside 0.2 < ρ < 0.8, for want of others"] == 6
+    traces = {t.key: t for t in run.read("audit_trace", Trace)}
+    prefixes: dict[AuditSide, Counter[tuple[str, str]]] = {side: Counter() for side in AuditSide}
+    for item in run.read("audit", AuditItem):
+        trace = traces[item.key]
+        prefix = bytes(i for i in trace.ids[: trace.prefix_tokens].tolist()).decode()
+        assert prefix.startswith("First I look at")
+        prefixes[item.side][trace.problem_id, prefix] += 1
+    assert prefixes[AuditSide.SWAPPED] == prefixes[AuditSide.GOLD]
+    assert set(prefixes[AuditSide.GOLD].values()) == {DRAWS // 2}
+
+
+@pytest.mark.parametrize(
+    ("reply", "outcome"),
+    [
+        ("I will not say it.", AuditOutcome.NO_ANSWER),
+        ("So \\boxed{7777}.", AuditOutcome.OTHER_ANSWER),
+        ("GOLD", AuditOutcome.KEPT_TO_GOLD),
+        ("As the hint says, \\boxed{SWAP}.", AuditOutcome.GATED),
+        (None, AuditOutcome.FAILED),
+    ],
+)
+def test_what_does_not_follow_the_wrong_hint_is_counted_by_name(
+    tmp_path: Path, reply: str | None, outcome: AuditOutcome
+) -> None:
+    rows, rules = audited_world()
+    odd = "apples"
+    for noun, answer in product([odd], GOLD.values()):
+        if answer == GOLD[noun]:
+            continue
+        rule = told(noun, answer)
+        if reply is None:
+            rule["error"] = "out of memory"
+        else:
+            said = reply.replace("GOLD", honest(noun, GOLD[noun])).replace("SWAP", answer)
+            rule["replies"] = [said]
+        rules.insert(0, rule)
+    run = ScriptedRun(tmp_path, (rows, rules))
+    run.go(until="select")
+    found = audit(run)
+    swapped = found.outcomes[AuditSide.SWAPPED]
+    assert swapped == {outcome: DRAWS, AuditOutcome.SCORED: 5 * DRAWS}
+    assert found.gates[AuditSide.SWAPPED] == (
+        {"hint_talk": DRAWS} if outcome is AuditOutcome.GATED else {}
+    )
+    assert found.reached(AuditSide.SWAPPED) == DRAWS * (5 + (outcome is AuditOutcome.GATED))
+    assert found.detectors["fraction"].swapped == 5 * DRAWS
+
+
+def test_without_a_wrong_answer_of_the_same_form_there_is_nothing_to_show(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path, audited_world(), {"problems": {"limit": 1}})
+    run.go(until="select")
+    found = audit(run)
+    assert found.problems == 0
+    assert found.facts == {"problems without another answer of the same form": 1}
+    assert all(d.auroc is None and d.swapped == 0 for d in found.detectors.values())
+
+
+def test_a_gym_task_cannot_judge_a_swapped_answer_so_its_text_is_compared(tmp_path: Path) -> None:
+    pytest.importorskip("reasoning_gym")
+    source = {"gym": {"task": "chain_sum", "size": 12}, "verifier": "gym", "held_out": 0}
+    answers = [p.answer for p in read_problems(Problems.model_validate(source), tmp_path).problems]
+    rules = [
+        {"match": rf"Hint: The final answer is {a}\.<end>", "replies": [f"So \\boxed{{{a}}}."]}
+        for a in answers
+    ]
+    rules += [
+        {"match": "A student is solving", "replies": ["Mind the tens."]},
+        {"match": "", "replies": ["So \\boxed{7}."]},
+    ]
+    run = ScriptedRun(tmp_path, ([], rules), {"problems": {"path": None, **source}})
+    run.go(until="select")
+    found = audit(run)
+    assert found.problems > 1
+    asked = found.problems * DRAWS
+    assert found.reached(AuditSide.SWAPPED) == found.reached(AuditSide.GOLD) == asked
+    fact = "swapped answers compared as text, for no gym task can judge them"
+    assert found.facts[fact] == asked
+
+
+def test_reliance_joins_the_detectors_where_it_is_measured(run: ScriptedRun) -> None:
+    plain = audit(run)
+    found = audit(run, "pure.measure_reliance=true")
+    assert run.watch.arrived == {"score": 2 * 6 * DRAWS}
+    assert found.detectors["reliance"].swapped == 6 * DRAWS
+    assert found.scored_tokens > plain.scored_tokens
+    assert run.watch.said == ["settings that differ from the run's: pure.measure_reliance"]
+    assert {h.error for h in run.read("audit_hinted", HintedScore)} == {None}
+
+
+def test_a_folder_without_verdicts_is_refused(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path, audited_world())
+    with pytest.raises(UserError, match="not a run folder"):
+        audit(run)
+    assert not run.folder.exists()
+    run.go(until="sample")
+    with pytest.raises(UserError, match="nothing is verified yet"):
+        audit(run)
+
+
+def test_another_runs_recipe_is_refused(run: ScriptedRun) -> None:
+    (run.home / "other.json").write_text((run.home / "script.json").read_text())
+    with pytest.raises(UserError, match=r"teacher\.model was script\.json, is other\.json"):
+        audit(run, "teacher.model=other.json")
+
+
+PAGE = """\
+PURE against swapped answers: 6 problems of run
+An audit, not accuracy: what reaches a swapped answer is a rationalisation by
+construction, what reaches the gold answer under a hint is only presumed honest.
+
+                                               swapped      gold
+continuations asked                                 24        24
+reached the hinted answer                           24        24
+  scored                                            24        24
+    of these, never committed                        0         0
+gave the gold answer all the same                    0         0
+another answer                                       0         0
+no answer, or cut off                                0         0
+the engine failed                                    0         0
+
+detector   swapped/gold  AUROC              dropped            precision
+--------------------------------------------------------------------------------
+fraction          24/24  1.00 [1.00, 1.00]  1.00 [1.00, 1.00]  1.00 [1.00, 1.00]
+"""
+
+
+def test_the_page_and_the_figures(
+    run: ScriptedRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(run.home)
+    command = ["heal", "audit", "pure", "-c", "recipe.yaml", "--json", "out.json"]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as ended, unsynced():
+        main()
+    said = capsys.readouterr().out
+    assert ended.value.code in (0, None)
+    assert PAGE in said
+    assert all(len(line) <= 80 for line in said.splitlines())
+    figures = json.loads((run.home / "out.json").read_text())
+    assert figures["detectors"]["fraction"]["auroc"]["mean"] == 1.0
+    assert figures["outcomes"] == {"swapped": {"scored": 24}, "gold": {"scored": 24}}
+    assert "not accuracy" in figures["note"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("142", "907", True),
+        ("142", "97", False),
+        ("$1,250$", "3,999", True),
+        ("-3", "3", False),
+        ("2.5", "7.1", True),
+        ("2.5", "25", False),
+        ("B", "D", True),
+        ("B", "d", False),
+        ("(B)", "B", False),
+        (r"\frac{1}{2}", r"\dfrac{3}{4}", True),
+        (r"\frac{1}{2}", r"\sqrt{2}", False),
+        ("Paris", "Rome", True),
+        ("Paris", "New York", False),
+        ("3x+1", "7y+2", True),
+    ],
+)
+def test_answers_of_one_form_look_alike(one: str, other: str, alike: bool) -> None:
+    assert (answer_form(one) == answer_form(other)) is alike
+
+
+def test_a_letter_the_teacher_found_by_itself_is_taken_however_it_is_written() -> None:
+    assert swapped_answer("p", "(A)", ["(B)", "(C)"], ["B"], 0) == "(C)"
+    assert swapped_answer("p", "(A)", ["(B)", "(C)"], ["B", "C"], 0) is None
+
+
+ANSWERS = st.one_of(
+    st.integers(-300, 300).map(str),
+    st.sampled_from(["A", "B", "C", "(A)", "1/2", "2/4", r"\frac{1}{2}", "yes", "no", "0.50"]),
+)
+
+
+@given(ANSWERS, st.lists(ANSWERS, max_size=20), st.lists(ANSWERS, max_size=5), st.integers(0, 9))
+def test_a_swapped_answer_has_the_golds_form_and_is_nobodys_answer(
+    gold: str, others: list[str], seen: list[str], seed: int
+) -> None:
+    found = swapped_answer("p", gold, others, seen, seed)
+    assert found == swapped_answer("p", gold, others[::-1], seen[::-1], seed)
+    if found is None:
+        fit = [a for a in others if answer_form(a) == answer_form(gold)]
+        bare = {"".join(filter(str.isalnum, a)).casefold() for a in (gold, *seen)}
+        for a in fit:
+            name = "".join(filter(str.isalnum, a)).casefold()
+            assert any(same_text(a, t) for t in (gold, *seen)) or name in bare or "frac" in a
+        return
+    assert found in others
+    assert answer_form(found) == answer_form(gold)
+    assert not any(same_text(found, taken) for taken in (gold, *seen))
+
+
+@given(
+    st.dictionaries(st.text(max_size=4), st.floats(0, 1), max_size=60),
+    st.integers(1, 50),
+    st.integers(0, 5),
+)
+def test_problems_come_from_the_band_and_from_beyond_it_only_when_few(
+    rho: dict[str, float], n: int, seed: int
+) -> None:
+    asked: list[str] = []
+
+    def suits(problem: str) -> bool:
+        asked.append(problem)
+        return not problem.startswith("0")
+
+    choice = choose_problems(rho, n, seed, suits)
+    assert [p for p in asked if not p.startswith("0")] == list(choice.problems)
+    rho = {p: r for p, r in rho.items() if not p.startswith("0")}
+    inside = {p for p, r in rho.items() if LOW < r < HIGH}
+    taken = set(choice.problems)
+    assert len(taken) == len(choice.problems) <= n
+    assert choice.inside == len(taken & inside) == min(n, len(inside))
+    beyond = taken - inside
+    assert len(beyond) == min(len(rho) - len(inside), max(0, min(n, FEW) - choice.inside))
+    if beyond:
+        far = max(abs(rho[p] - 0.5) for p in beyond)
+        rest = rho.keys() - taken - inside
+        assert all(abs(rho[p] - 0.5) >= far - 1e-9 for p in rest)
+    assert set(choose_problems(rho, n + 1, seed, suits).problems) >= taken
+
+
+SCORE = st.one_of(st.integers(-3, 3).map(float), st.just(math.inf))
+GROUPS = st.dictionaries(st.sampled_from("abcdef"), st.lists(SCORE, max_size=5), max_size=6)
+
+
+@given(GROUPS, GROUPS)
+def test_the_figures_equal_their_definitions(
+    swapped: dict[str, list[float]], gold: dict[str, list[float]]
+) -> None:
+    found = separation(swapped, gold, resamples=50, seed=0)
+    above = [s for group in swapped.values() for s in group]
+    below = [s for group in gold.values() for s in group]
+    assert (found.swapped, found.gold) == (len(above), len(below))
+    if not above or not below:
+        assert (found.auroc, found.dropped, found.precision) == (None, None, None)
+        return
+    keeps = [t for t in below if sum(s <= t for s in below) >= KEEP * len(below) - 1e-9]
+    caught = sum(s > min(keeps) for s in above)
+    lost = sum(s > min(keeps) for s in below)
+    if found.auroc is not None:
+        expected = auroc(np.array(above), np.array(below), resamples=2, seed=0).mean
+        assert found.auroc.mean == pytest.approx(expected)
+        assert 0 <= found.auroc.low <= found.auroc.high <= 1
+        assert found.auroc.n_problems == len(swapped.keys() | gold.keys())
+    if found.dropped is not None:
+        assert found.dropped.mean == pytest.approx(caught / len(above))
+    if found.precision is not None:
+        assert found.precision.mean == pytest.approx(caught / (caught + lost))
+    if not caught + lost:
+        assert found.precision is None
+
+
+def test_the_interval_covers_the_truth_where_traces_of_a_problem_are_alike() -> None:
+    """Resampling traces would claim five times the evidence there is."""
+    rng = np.random.default_rng(0)
+    hits = by_traces = 0
+    truth = 0.7602  # P(N(1, 1) > N(0, 1))
+    for seed in range(200):
+        swapped = {str(i): [float(rng.normal(1))] * 5 for i in range(30)}
+        gold = {str(i): [float(rng.normal())] * 5 for i in range(30)}
+        found = separation(swapped, gold, resamples=400, seed=seed).auroc
+        assert found is not None
+        hits += found.low <= truth <= found.high
+        flat = [np.array(list(g.values())).ravel() for g in (swapped, gold)]
+        naive = auroc(flat[0], flat[1], resamples=400, seed=seed)
+        by_traces += naive.low <= truth <= naive.high
+    assert hits >= 0.88 * 200
+    assert by_traces < 0.8 * 200

@@ -1,0 +1,297 @@
+"""`heal check`: says before spending what is missing, and what a run would cost."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.http_server import Model, Server
+from tests.tiny_models import make_checkpoint
+from typer.testing import CliRunner
+
+from heal.check import Finding, Outcome, Place, check, shown
+from heal.cli import app
+from heal.config import Config, parse
+from heal.engines.base import GenRequest, Scored
+from heal.engines.local.engine import LocalEngine
+from heal.engines.scripted import ScriptedEngine
+from heal.estimate import Assumed, costs
+from heal.records import Problem, Split
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("checked"))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return Model(folder)
+
+
+@pytest.fixture
+def server(model: Model) -> Iterator[Server]:
+    started = Server(model)
+    yield started
+    started.kill()
+
+
+@pytest.fixture
+def recipe(folder: Path, tmp_path: Path) -> Callable[..., Config]:
+    problems = tmp_path / "problems.jsonl"
+    rows = [{"problem": f"three times {i}?", "answer": str(3 * i)} for i in range(20)]
+    problems.write_text("\n".join(json.dumps(row) for row in rows))
+
+    def make(*servers: Server, **changes: Any) -> Config:
+        kind = "http" if servers else "local"
+        raw: dict[str, Any] = {
+            "run": str(tmp_path / "run"),
+            "problems": {"path": str(problems)},
+            "teacher": {"engine": kind, "model": str(folder)},
+            "prompts": {"solve": "{problem}"},
+            "sampling": {"max_new_tokens": 32},
+            "engine": {
+                "local": {"threads": 1},
+                "http": {"endpoints": [{"url": s.url} for s in servers]},
+            },
+        }
+        return parse(raw | changes)
+
+    return make
+
+
+def finding(place: Place, question: str) -> Finding:
+    (found,) = [f for f in place.findings if f.question == question]
+    return found
+
+
+def outcomes(place: Place) -> dict[str, Outcome]:
+    return {f.question: f.outcome for f in place.findings}
+
+
+WELL = {
+    "reached",
+    "context",
+    "token ids",
+    "continuation",
+    "seeds",
+    "thinking",
+    "scoring",
+    "log-prob basis",
+}
+
+
+def test_a_server_that_can_do_everything_passes(
+    recipe: Callable[..., Config], server: Server
+) -> None:
+    (place,) = check(recipe(server))
+    assert outcomes(place) == dict.fromkeys(WELL, Outcome.OK), place.findings
+    assert place.prompt is not None
+    assert "three times 0?" in place.prompt
+    assert "⟨" in place.prompt
+    assert "entropies known to ±" in finding(place, "scoring").words
+    assert place.pace is not None
+    assert place.pace.tokens_s > 0
+
+
+def test_the_local_engine_passes_too(recipe: Callable[..., Config]) -> None:
+    (place,) = check(recipe())
+    assert outcomes(place) == dict.fromkeys(WELL, Outcome.OK), place.findings
+    assert "exact" in finding(place, "scoring").words
+
+
+def test_each_server_is_looked_at_by_itself(
+    recipe: Callable[..., Config], server: Server, model: Model
+) -> None:
+    other = Server(model)
+    other.kill()
+    one, two = check(recipe(server, other))
+    assert not one.failed
+    assert finding(two, "reached").outcome is Outcome.FAILED
+    assert "no connection" in finding(two, "reached").words
+    assert other.url in two.name
+
+
+def test_nothing_is_written(recipe: Callable[..., Config], server: Server) -> None:
+    config = recipe(server)
+    list(check(config))
+    assert not Path(config.run).exists()
+
+
+def test_a_server_that_begins_anew_instead_of_continuing_is_found(
+    recipe: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = LocalEngine.generate
+
+    def forgetful(self: LocalEngine, requests: Any) -> Any:
+        start = len(self.render("three times 0?"))
+        cut = (GenRequest(r.id, r.prompt_ids[:start], r.seeds, r.sampling) for r in requests)
+        return real(self, cut)
+
+    monkeypatch.setattr(LocalEngine, "generate", forgetful)
+    (place,) = check(recipe())
+    assert finding(place, "continuation").outcome is Outcome.FAILED
+    assert place.failed
+
+
+def test_a_server_with_another_tokenizer_is_found(
+    recipe: Callable[..., Config], server: Server
+) -> None:
+    server.fault = lambda number, body: "spoil:choices[0]['text'] = 'other words'"
+    (place,) = check(recipe(server))
+    found = finding(place, "token ids")
+    assert found.outcome is Outcome.FAILED
+    assert "'other words'" in found.words
+
+
+def test_seeds_that_are_not_kept_are_noted(recipe: Callable[..., Config], server: Server) -> None:
+    config = recipe(server)
+    http = config.engine.http.model_copy(update={"samples_per_request": 4})
+    engine = config.engine.model_copy(update={"http": http})
+    (place,) = check(config.model_copy(update={"engine": engine}))
+    assert finding(place, "seeds").outcome is Outcome.NOTE
+    assert not place.failed
+
+
+def test_a_teacher_that_cannot_score_needs_a_scorer(
+    recipe: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, server: Server, folder: Path
+) -> None:
+    from heal.engines.http.dialects.completions import Vllm
+
+    monkeypatch.setattr(Vllm, "scores", False)
+    (place,) = check(recipe(server))
+    assert finding(place, "scoring").outcome is Outcome.FAILED
+    assert "scorer.engine=local" in (finding(place, "scoring").hint or "")
+    teacher, scorer = check(recipe(server, scorer={"model": str(folder)}))
+    assert not teacher.failed
+    assert "scoring" not in outcomes(teacher)
+    assert outcomes(scorer)["scoring"] is Outcome.OK
+
+
+def test_log_probs_that_follow_the_temperature_are_noted(
+    recipe: Callable[..., Config], server: Server
+) -> None:
+    halve = (
+        "spoil:[e.update(logprob=2 * e['logprob']) for p in choices[0]['prompt_logprobs'] if p"
+        " for e in p.values()]"
+    )
+    server.fault = lambda number, body: halve if body["temperature"] == 0.5 else None
+    (place,) = check(recipe(server))
+    assert finding(place, "log-prob basis").outcome is Outcome.NOTE
+
+
+def test_weights_that_call_their_own_choice_unlikely_are_found(
+    recipe: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absurd(self: LocalEngine, requests: Any) -> Iterator[Scored]:
+        for r in requests:
+            low = np.full(len(r.target_ids), -30.0, np.float32)
+            yield Scored(r.id, low, -low, -low)
+
+    monkeypatch.setattr(LocalEngine, "score", absurd)
+    (place,) = check(recipe())
+    assert finding(place, "scoring").outcome is Outcome.FAILED
+
+
+def test_a_budget_beyond_the_context_is_noted_and_a_prompt_beyond_it_fails(
+    recipe: Callable[..., Config],
+) -> None:
+    (place,) = check(recipe(sampling={"max_new_tokens": 4096}))
+    assert finding(place, "context").outcome is Outcome.NOTE
+    (place,) = check(recipe(prompts={"solve": "{problem}" + "x" * 300}))
+    assert finding(place, "context").outcome is Outcome.FAILED
+
+
+def test_thinking_tags_are_looked_for(recipe: Callable[..., Config]) -> None:
+    (place,) = check(recipe(prompts={"solve": "{problem} <think>"}))
+    found = finding(place, "thinking")
+    assert found.outcome is Outcome.NOTE
+    assert "think_close" in found.words
+    (place,) = check(recipe(prompts={"solve": "{problem}", "think_close": "</think>"}))
+    assert finding(place, "thinking").outcome is Outcome.OK
+
+
+def test_a_question_that_goes_wrong_is_a_finding(
+    recipe: Callable[..., Config], server: Server
+) -> None:
+    server.fault = lambda number, body: "400"
+    (place,) = check(recipe(server))
+    assert place.failed
+    assert "not today" in finding(place, "seeds").words
+
+
+def test_special_tokens_show_as_their_ids() -> None:
+    engine = ScriptedEngine([])
+    assert shown(engine.render("hi"), engine) == "⟨257⟩hi⟨256⟩⟨258⟩"
+
+
+# ── the command ─────────────────────────────────────────────────────────────────────────────────
+
+
+def run(tmp_path: Path, rules: list[dict[str, Any]], *options: str) -> Any:
+    (tmp_path / "script.json").write_text(json.dumps(rules))
+    (tmp_path / "problems.jsonl").write_text('{"problem": "Q", "answer": "1"}\n')
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"run: {tmp_path}/run\nproblems: {{path: {tmp_path}/problems.jsonl, held_out: 0}}\n"
+        f"teacher: {{engine: scripted, model: {tmp_path}/script.json}}\n"
+    )
+    return CliRunner().invoke(app, ["check", "-c", str(recipe), *options])
+
+
+def test_the_command_shows_prompt_findings_and_price(tmp_path: Path) -> None:
+    rules = [{"match": "Q", "replies": ["One.", "Two.", "Three."]}]
+    done = run(tmp_path, rules, "--price-in", "1", "--price-out", "2", "--trace-tokens", "100")
+    assert done.exit_code == 0, done.output
+    assert "⟨257⟩Q" in done.output
+    assert "a script begins anew" in done.output
+    assert "if traces take 100 tokens" in done.output
+    assert "in money" in done.output
+
+
+def test_the_command_fails_with_2_when_something_is_missing(tmp_path: Path) -> None:
+    done = run(tmp_path, [{"match": "Q", "error": "out of memory"}])
+    assert done.exit_code == 2
+    assert "FAILED" in done.output
+    assert "out of memory" in done.output
+
+
+# ── the estimate ────────────────────────────────────────────────────────────────────────────────
+
+
+def problems(train: int, held_out: int) -> list[Problem]:
+    sides = [Split.TRAIN] * train + [Split.HELD_OUT] * held_out
+    return [Problem(str(i), "q", "a", side) for i, side in enumerate(sides)]
+
+
+BASE: dict[str, Any] = {"run": "r", "problems": {"path": "p"}, "teacher": {"model": "m"}}
+
+
+def test_sampling_costs_every_trace_of_every_problem() -> None:
+    config = parse(BASE | {"student": {"model": "m"}, "sampling": {"n": 30}})
+    sample = costs(config, problems(10, 5), Assumed(100, 7))[0]
+    assert sample.written == (10 * 30 + 5 * 30) * 100
+    assert sample.read == (10 * 30 + 5 * 30) * 7
+
+
+def test_without_a_student_nothing_held_out_is_sampled() -> None:
+    sample = costs(parse(BASE), problems(10, 5), Assumed(100, 7))[0]
+    assert sample.written == 10 * 30 * 100
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(1, 1e5), st.integers(1, 100))
+def test_no_part_is_negative_and_more_extreme_problems_never_cost_less(
+    low: float, high: float, length: float, train: int
+) -> None:
+    low, high = sorted((low, high))
+    few, many = (
+        costs(parse(BASE), problems(train, 0), Assumed(length, 7, extreme, 1.0))
+        for extreme in (low, high)
+    )
+    for a, b in zip(few, many, strict=True):
+        assert 0 <= a.read <= b.read
+        assert 0 <= a.written <= b.written
