@@ -114,7 +114,7 @@ class Court:
     detection: tuple[Detection, ...]
     students: EvalSummary | None
     tokens_per_valid: Mapping[str, float | None]
-    """Teacher tokens sampled per accepted valid trace of extreme problems, by arm."""
+    """Teacher tokens sampled per accepted valid trace of extreme problems, by arm with a bill."""
 
 
 def lab_config(overrides: Sequence[str]) -> Config:
@@ -150,8 +150,9 @@ def hold_court(store: Store, config: Config) -> Court:
         detection=_detection(store, problems, config.pure, config.seed),
         students=view.evaluation,
         tokens_per_valid={
-            c.arm: bills[c.arm] / c.valid_traces if c.valid_traces and c.arm in bills else None
+            c.arm: bills[c.arm] / c.valid_traces if c.valid_traces else None
             for c in coverage
+            if c.arm in bills
         },
     )
 

@@ -4,7 +4,7 @@ In: a run folder, finished or not. Out: plain records and counts.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -75,7 +75,7 @@ def load_view(store: Store) -> RunView:
         training=tuple(store.live("train", TrainResult).values()),
         evaluation=_evaluation(attempts, problems, ceilings, config),
         stage_ledger=stages,
-        arm_ledger=_arm_ledger(stages),
+        arm_ledger=(*_arm_ledger(stages), *_buyers(store, stages[0], checks)),
         facts=tuple(Fact(text, count) for text, count in (store.meta("facts") or {}).items()),
         timings=store.meta("timings") or {},
     )
@@ -172,6 +172,22 @@ def _sampled(
     )
     accepted = sum(trace.key in kept for trace in traces)
     return LedgerRow(name, sum(t.new_tokens for t in traces), wasted=wasted, accepted=accepted)
+
+
+def _buyers(store: Store, unaided: LedgerRow, checks: Mapping[str, Check]) -> Iterator[LedgerRow]:
+    """The arms that spend HEAL's bill in their own way: unaided traces and what they bought."""
+    for arm in ("rft_more", "star"):
+        bought = list(store.live("bought", Trace, tag=arm).values())
+        if not bought:
+            continue
+        chosen = store.live("selected", Selected, tag=arm).values()
+        row = _sampled(arm, bought, checks, set())
+        yield LedgerRow(
+            arm,
+            unaided.sampled + row.sampled,
+            wasted=unaided.wasted + row.wasted,
+            accepted=sum(x.drop is Drop.KEPT for x in chosen),
+        )
 
 
 def _arm_ledger(stages: tuple[LedgerRow, ...]) -> tuple[LedgerRow, ...]:
