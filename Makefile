@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all check bench wheel clean
+.PHONY: setup demo test test-all check bench bench-engine bench-method wheel clean
 
 setup: $(READY)
 
@@ -33,8 +33,14 @@ check: $(READY)
 	$(BIN)/mypy
 	$(MAKE) test
 
-bench: $(READY)
+bench: bench-engine bench-method
+
+bench-engine: $(READY)
 	$(BIN)/python benchmarks/bench_engine.py
+
+# Every arm, 3 seeds, 600 lab problems: about three quarters of an hour; it resumes.
+bench-method: $(READY)
+	$(BIN)/heal lab compare --json runs/lab-compare/court.json
 
 wheel: $(READY)
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation -w dist .

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.scripted_run import (
 
 from heal.engines.base import Generated
 from heal.engines.scripted import ScriptedEngine
-from heal.errors import TooManyFailuresError, UserError
+from heal.errors import CapabilityError, TooManyFailuresError, UserError
 from heal.records import Check, Finish, Hint, Trace, Verdict
 from heal.session import TokenCapError
 from heal.store import Store
@@ -174,3 +175,22 @@ def test_a_disk_that_fills_up_at_commit_leaves_no_open_transaction(tmp_path: Pat
             store.put("check", "a", "p", check)
         store.put("check", "b", "p", check)
         assert store.keys("check") == {"b"}
+
+
+def test_a_teacher_that_cannot_score_is_refused_before_a_token_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = ScriptedEngine.__init__
+
+    def mute(self: ScriptedEngine, *given: Any, **named: Any) -> None:
+        opened(self, *given, **named)
+        self.capabilities = replace(self.capabilities, score=False)
+
+    monkeypatch.setattr(ScriptedEngine, "__init__", mute)
+    run = ScriptedRun(tmp_path)
+    with pytest.raises(CapabilityError, match="log-probs of a given text") as caught:
+        run.go()
+    assert "scorer:" in str(caught.value.hint)
+    assert not run.stored().get("sample")
+    run.go(until="verify")
+    assert run.stored()["sample"]

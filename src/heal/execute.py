@@ -131,6 +131,8 @@ def _run_stages(session: Session, until: str | None) -> None:
     run, timings = Run(session), dict(session.store.meta("timings") or {})
     session.store.set_meta("stopped", "it was interrupted")
     _problem_facts(session)
+    if until not in ("sample", "verify"):
+        session.require_scores()
     for stage in STAGES:
         name = stage.__name__
         started = time.monotonic()

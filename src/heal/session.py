@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from heal.config import Config
 from heal.engines import open_engine
 from heal.engines.base import Engine
-from heal.errors import HealError, TooManyFailuresError
+from heal.errors import CapabilityError, HealError, TooManyFailuresError
 from heal.problems import ProblemSet, read_problems
 from heal.records import Check, Problem, Trace
 from heal.stages.draw import Claim
@@ -107,6 +107,16 @@ class Session:
         if self.config.scorer is None:
             return self.teacher
         return open_engine(self.config.scorer, self.config.engine)
+
+    def require_scores(self) -> None:
+        """Ask before any token is spent. Raises: CapabilityError where nobody can score."""
+        if self.config.scorer is None and not self.teacher.capabilities.score:
+            raise CapabilityError(
+                "the teacher's engine cannot give log-probs of a given text, which locating breaks "
+                "and PURE need",
+                hint="name a `scorer:` with the same vocabulary (a local copy of the teacher will "
+                "do), or stop before that with `heal verify`",
+            )
 
     @cached_property
     def verifier(self) -> Verifier:
