@@ -175,7 +175,7 @@ def lab_compare(
     seeds: Annotated[int, typer.Option(help="Training seeds.", min=1)] = 3,
     problems: Annotated[int, typer.Option(help="Lab problems.", min=13)] = 600,
     quick: Annotated[
-        bool, typer.Option("--quick/--full", help="160 problems, 1 seed, 3 arms: minutes.")
+        bool, typer.Option("--quick/--full", help="160 problems, 1 seed, 4 arms: minutes.")
     ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all figures here.")

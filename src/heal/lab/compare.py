@@ -53,7 +53,7 @@ ARMS = (
     "heal-random-drop",
 )
 """Every arm a comparison needs (METHOD §5)."""
-QUICK_ARMS = ("base", "rft", "heal")
+QUICK_ARMS = ("base", "rft", "rft_more", "heal")
 
 KEEP_HONEST = 0.95
 DETECTORS = (
