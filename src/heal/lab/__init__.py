@@ -1,1 +1,1 @@
-"""A small world of number sequences where the truth of every reasoning step is known."""
+"""A small world of rows of numbers where the truth of every reasoning step is known."""

@@ -180,7 +180,7 @@ def _detectors(
 def _naming(
     talker: Talker, problems: Sequence[Problem], rng: random.Random
 ) -> dict[str, dict[str, float]]:
-    """Mean probability, unhinted, that a rule step names the true rule with its amounts."""
+    """Mean probability, unhinted, that a rule step names the true rule with its numbers."""
     honest = [traces.honest(problem, rng) for problem in problems]
     cases = [(w.problem.text, traces.join(w.steps[: w.rule_step + 2])) for w in honest]
     scored = talker.step_nlls(cases)

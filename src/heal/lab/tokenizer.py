@@ -35,7 +35,7 @@ CHAT_TEMPLATE = (
 )
 
 # Words keep the space after them rather than before, so that a number is the same token at the
-# start of a step, in a sum and inside \boxed{}: one embedding learns all of its arithmetic.
+# start of a step, in a line and inside \boxed{}: one embedding is enough to copy it everywhere.
 PIECES = r"\n\n|\n|[{}]|\d{1,3}|\p{L}+ ?|[^\p{L}\d\n{}]+"
 
 

@@ -50,7 +50,7 @@ class Style(Enum):
 
     HONEST = "honest"
     SLIP = "slip"
-    """The right rule, then an arithmetic slip and a wrong answer."""
+    """The right rule, then a slip and a wrong answer."""
     WRONG = "wrong"
     """A wrong rule and a wrong answer."""
     FUDGED = "fudged"

@@ -6,7 +6,7 @@ it under the *unhinted* teacher: with the hint in view a copied answer looks flu
 `reliance` control looks a second time with the hint, and only where it is asked to.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,15 +53,31 @@ def score(
 ) -> Iterator[PureScore]:
     """Profiles still owed, as they finish."""
     owed = {pure_key(c, prompts, gear, engine): c for c in candidates}
-    owed = {key: candidate for key, candidate in owed.items() if key not in done}
+
+    def request(key: str, candidate: Candidate) -> ScoreRequest:
+        return _request(key, candidate, prompts, gear, engine)
+
+    for candidate, scored in _asked(owed, done, claim, engine, request):
+        yield _profile(scored, candidate, prompts, gear, engine)
+
+
+def _asked(
+    owed: Mapping[str, Candidate],
+    done: Collection[str],
+    claim: Claim,
+    engine: Engine,
+    request: Callable[[str, Candidate], ScoreRequest],
+) -> Iterator[tuple[Candidate, Scored]]:
+    """What is owed and not done, each claimed as it is asked for, beside its score."""
 
     def requests() -> Iterator[ScoreRequest]:
         for key, candidate in owed.items():
-            claim([key])
-            yield _request(key, candidate, prompts, gear, engine)
+            if key not in done:
+                claim([key])
+                yield request(key, candidate)
 
     for scored in engine.score(requests()):
-        yield _profile(scored, owed[scored.request], prompts, gear, engine)
+        yield owed[scored.request], scored
 
 
 def hinted_key(candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine) -> str:
@@ -95,18 +111,14 @@ def score_hinted(
 ) -> Iterator[HintedScore]:
     """Hinted scores still owed, as they finish: the same token ids, with the hint in view."""
     owed = {hinted_key(c, prompts, gear, engine): c for c in candidates}
-    owed = {key: candidate for key, candidate in owed.items() if key not in done}
 
-    def requests() -> Iterator[ScoreRequest]:
-        for key, candidate in owed.items():
-            assert candidate.hint is not None, "only assisted traces have a hint to show"
-            claim([key])
-            context = hinted_ids(candidate.problem, candidate.hint, prompts, engine)
-            yield ScoreRequest(key, context, tuple(candidate.trace.ids.tolist()))
+    def request(key: str, candidate: Candidate) -> ScoreRequest:
+        assert candidate.hint is not None, "only assisted traces have a hint to show"
+        context = hinted_ids(candidate.problem, candidate.hint, prompts, engine)
+        return ScoreRequest(key, context, tuple(candidate.trace.ids.tolist()))
 
-    for scored in engine.score(requests()):
-        trace = owed[scored.request].trace
-        value = None
+    for candidate, scored in _asked(owed, done, claim, engine, request):
+        trace, value = candidate.trace, None
         if scored.error is None:
             ends = trace_steps(trace, engine, gear, prompts)
             first = first_new_step(trace, ends)
