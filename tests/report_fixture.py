@@ -50,9 +50,9 @@ problems:
   source: heal.lab.problems:pool
 teacher:
   engine: local
-  model: pkg://heal.lab/assets/teacher
+  model: pkg://heal.lab/assets/rows/teacher
 student:
-  model: pkg://heal.lab/assets/student
+  model: pkg://heal.lab/assets/rows/student
 sampling:
   n: 30
   temperature: 0.6
@@ -248,8 +248,8 @@ class _Lab:
             name="runs/lab",
             date="2026-03-14T09:30:00+00:00",
             seed=0,
-            teacher="pkg://heal.lab/assets/teacher",
-            student="pkg://heal.lab/assets/student",
+            teacher="pkg://heal.lab/assets/rows/teacher",
+            student="pkg://heal.lab/assets/rows/student",
             config_yaml=CONFIG,
             versions={"heal": "0.1.0", "python": "3.11.2", "torch": "2.9.0", "trl": "1.14.0"},
             problems=tuple(self.problems),

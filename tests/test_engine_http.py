@@ -42,6 +42,8 @@ from heal.engines.scripted import ScriptedEngine
 from heal.errors import CapabilityError, EngineError, UserError
 from heal.execute import overview
 from heal.records import Cut, Finish
+from heal.report.load import load_view
+from heal.session import TokenCapError
 from heal.store import Store
 
 Open = Callable[..., Engine]
@@ -335,6 +337,17 @@ def test_being_told_to_wait_is_no_try_and_retry_after_is_kept(
     started = time.monotonic()
     assert len(ids_of(draw(engine, request(engine)))) == 4
     assert time.monotonic() - started >= 0.5
+
+
+def test_a_server_that_asks_for_an_hour_gets_it_and_the_others_its_work(
+    serve: Callable[..., Server], connect: Open
+) -> None:
+    busy, fine = serve(), serve()
+    engine = connect(busy, fine, in_flight=2)
+    busy.fault = lambda number, body: "429:3600"
+    assert len(ids_of(draw(engine, *(request(engine, str(k)) for k in range(6))))) == 24
+    assert 1 <= len(busy.posts) <= 2
+    assert len(fine.posts) == 24
 
 
 def test_a_busy_server_gets_less_and_then_more(serve: Callable[..., Server], connect: Open) -> None:
@@ -853,6 +866,67 @@ def test_a_whole_run_over_servers_that_come_and_go_ends_as_one_without(
         assert one == other, name
     with Store.open(there.folder, write=False) as store:
         assert "in flight at a crash, so paid for again at most: 0" in list(overview(store))
+
+
+def test_how_servers_fared_is_stored_and_adds_up_over_the_processes_of_a_run(
+    tmp_path: Path, quick: None
+) -> None:
+    here = ScriptedRun(tmp_path)
+    server = Server(Script(ScriptedEngine(here.world[1])))
+    faults = {3: "429:0", 4: "429:0", 9: "500", 60: "half", 200: "503:0"}
+    server.fault = lambda number, body: faults.get(number)
+    model = str(write_byte_tokenizer(tmp_path / "tokenizer"))
+    run = ScriptedRun(
+        tmp_path,
+        settings={
+            "teacher": {"engine": "http", "model": model},
+            "engine": {"http": {"endpoints": [{"url": server.url}], "in_flight": 4}},
+        },
+        page=True,
+    )
+    try:
+        with pytest.raises(TokenCapError):
+            run.go("limits.teacher_tokens=4000")
+        with Store.open(run.folder, write=False) as store:
+            (before,) = load_view(store).servers
+        run.go()
+    finally:
+        server.kill()
+    assert run.view is not None
+    (after,) = run.view.servers
+    assert (before.url, after.url) == (server.url, server.url)
+    # a cap ends a run with up to four requests under way, some of them not yet sent
+    assert 0 <= after.asked - len(server.posts) <= 4
+    assert before.failures == {"HTTP 429": 2, "HTTP 500: not today": 1}
+    severed = "the connection ended before the answer did"
+    assert after.failures == before.failures | {severed: 1, "HTTP 503": 1}
+    abandoned = before.asked - before.answered - sum(before.failures.values())
+    assert 0 <= abandoned <= 4
+    # the second process finished all of its own
+    assert after.asked == after.answered + sum(after.failures.values()) + abandoned
+    assert (after.given_up, after.pauses) == (0, 0)
+    page = (run.folder / "report.html").read_text()
+    assert "2 × HTTP 429" in page
+    assert server.url in page
+
+
+def test_pauses_and_requests_given_up_are_counted_where_they_happened(
+    serve: Callable[..., Server], connect: Open
+) -> None:
+    broken, fine = serve(), serve()
+    engine = connect(broken, fine, tries=2)
+    broken.fault = lambda number, body: "500"
+    fine.fault = lambda number, body: "400" if body["seed"] == 101 else None
+    draw(engine, *(request(engine, str(k)) for k in range(4)))
+    facts = {server.url: server for server in engine.servers()}
+    down, well = facts[broken.url], facts[fine.url]
+    assert (down.answered, down.given_up) == (0, 0)
+    assert down.pauses >= 1
+    assert down.paused_s > 0
+    assert down.failures == {"HTTP 500: not today": down.asked}
+    assert (well.answered, well.given_up) == (12, 4)
+    assert well.failures == {"HTTP 400: not today": 4}
+    assert (well.pauses, well.paused_s) == (0, 0)
 
 
 # ── llama.cpp's own server ──────────────────────────────────────────────────────────────────────

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from tests.tiny_models import make_checkpoint
 from heal.config import Engines, ModelRef
 from heal.config import LocalEngine as Settings
 from heal.engines import model_files, open_engine, resolve_model
-from heal.engines.base import Generated, GenRequest, Sampling, ScoreRequest
+from heal.engines.base import Generated, GenRequest, Probe, Sampling, ScoreRequest
 from heal.engines.local import attention, loading, sampling
 from heal.engines.local.cohort import _filled_holes
 from heal.engines.local.decode import DecodeLoop, Policy
@@ -71,6 +72,25 @@ def test_known_architectures_take_the_fast_path(tmp_path: Path, kind: str) -> No
     changes = {"sliding_window": None} if kind == "mistral" else {}
     opened = open_local(str(make_checkpoint(tmp_path, kind, **changes)), Settings())
     assert isinstance(opened.model, NativeModel)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kv", [1, 2, 6])
+def test_heads_tied_or_not_and_any_grouping_score_as_transformers_does(
+    tmp_path: Path, kind: str, tied: bool, kv: int
+) -> None:
+    folder = make_checkpoint(tmp_path, kind, tie_word_embeddings=tied, num_key_value_heads=kv)
+    module = loading.load_module(loading.locate(str(folder)), "float32", "cpu")
+    fast = NativeModel(loading.load_module(loading.locate(str(folder)), "float32", "cpu"), 256)
+    ids = tuple(range(5, 45))
+    asked = ScoreRequest("s", ids[:7], ids[7:], (Probe(0, (9, 8), 0), Probe(20, (9, 8, 7), 1)))
+    (found,) = fast.score([asked])
+    (expected,) = StandardModel(module, 256).score([asked])
+    np.testing.assert_allclose(found.logprob, expected.logprob, atol=1e-4)
+    np.testing.assert_allclose(found.entropy_lo, expected.entropy_lo, atol=1e-4)
+    for mine, theirs in zip(found.probe_logprob, expected.probe_logprob, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
 
 def test_an_unknown_architecture_takes_the_plain_path(tmp_path: Path) -> None:
@@ -397,6 +417,31 @@ def test_merged_attention_equals_attention_over_all_keys(a: int, b: int, seed: i
         torch.testing.assert_close(attention.merge(*first, *second), whole, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_twenty_thousand_first_tokens_follow_the_softmax(
+    engine: LocalEngine, checkpoint: Path, top_p: float
+) -> None:
+    n, prompt = 20_000, engine.render("three")
+    drawn = Sampling(temperature=0.8, top_p=top_p, max_new_tokens=1)
+    wide = with_settings(engine, rows=2000)
+    found = wide.generate([GenRequest("chi", prompt, tuple(range(n)), drawn)])
+    firsts = [int(g.ids[0]) for g in found]
+    module = loading.load_module(loading.locate(str(checkpoint)), "float32", "cpu")
+    with torch.inference_mode():
+        logits = module(input_ids=torch.tensor([prompt])).logits[0, -1].double()
+    p = torch.softmax(logits / 0.8, -1)
+    ordered, order = p.sort(descending=True)
+    p[order[ordered.cumsum(0) - ordered >= top_p]] = 0
+    expected = (n * p / p.sum()).numpy()
+    counts = np.bincount(firsts, minlength=len(expected))
+    assert counts[expected == 0].sum() == 0
+    common = expected >= 5
+    observed = np.append(counts[common], counts[~common].sum())
+    wanted = np.append(expected[common], expected[~common].sum())
+    filled = wanted > 0
+    assert scipy.stats.chisquare(observed[filled], wanted[filled]).pvalue > 1e-3
+
+
 # ── loading ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -470,6 +515,33 @@ def test_half_precision_weights_are_opened_as_float32(tmp_path: Path) -> None:
     opened = open_local(str(folder))
     assert isinstance(opened.model, NativeModel)
     assert opened.model.body.dtype is torch.float32
+
+
+def test_a_gguf_is_parsed_once_for_all_who_read_it(tmp_path: Path) -> None:
+    import gguf
+
+    path = tmp_path / "small.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_token_list(["<a>", "é", "🙂"])
+    writer.add_tensor("weight", np.arange(6, dtype=np.float32).reshape(2, 3))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    original, names = gguf.GGUFReader, gguf.get_tensor_name_map
+    plain = original(path)
+    with loading.read_once():
+        first = gguf.GGUFReader(str(path))
+        with loading.read_once():
+            assert gguf.GGUFReader(path) is first
+        assert gguf.GGUFReader(path) is first
+        arch = gguf.MODEL_ARCH.LLAMA
+        assert gguf.get_tensor_name_map(arch, 2) is gguf.get_tensor_name_map(arch, 2)
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == (original, names)
+    assert {k: f.contents() for k, f in first.fields.items()} == {
+        k: f.contents() for k, f in plain.fields.items()
+    }
+    assert np.array_equal(first.tensors[0].data, plain.tensors[0].data)
 
 
 def test_a_sliding_window_shorter_than_the_context_is_refused(tmp_path: Path) -> None:

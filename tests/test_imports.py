@@ -24,7 +24,7 @@ LEVELS = [
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
-HEAVY = {"torch", "transformers", "trl", "datasets", "ray", "httpx", "peft", "reasoning_gym"}
+HEAVY = {"torch", "transformers", "trl", "datasets", "ray", "aiohttp", "peft", "reasoning_gym"}
 HOMES = {
     "torch": ("engines.local", "stages.train", "stages.training", "lab"),
     "transformers": ("engines.local", "stages.train", "stages.training", "lab"),

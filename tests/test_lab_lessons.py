@@ -3,44 +3,54 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
-from heal.lab import lessons, truth, world
+from heal.lab import lessons, truth
 from heal.lab.batches import batches, encode
 from heal.lab.tokenizer import make_tokenizer
+from heal.lab.traces import Writer
+from heal.lab.worlds import WORLDS, parse
 
-DIALS = world.Dials()
+
+@pytest.fixture(scope="module", params=WORLDS)
+def writer(request: pytest.FixtureRequest) -> Writer:
+    world = WORLDS[request.param]
+    return Writer(world, world.dials)
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return make_tokenizer()
+def tokenizer(writer: Writer):
+    return make_tokenizer(writer.world)
 
 
-def test_no_unhinted_lesson_teaches_to_name_a_latent_rule() -> None:
-    rng = random.Random(0)
-    dials = world.Dials(spontaneous_latent=0.0, spontaneous_rare=0.0)
+def test_no_unhinted_lesson_teaches_to_name_a_latent_rule(writer: Writer) -> None:
+    rng, world = random.Random(0), writer.world
+    never = replace(writer.dials, spontaneous_latent=0.0, spontaneous_rare=0.0)
     for _ in range(1500):
-        lesson = lessons.teacher_lesson(rng, dials)
+        lesson = lessons.teacher_lesson(rng, Writer(world, never))
         if "Hint:" in lesson.segments[0][0] or "Write a hint" in lesson.segments[0][0]:
             continue
-        rules = [truth.parse_rule(text.strip()) for text, learn in lesson.segments[1:] if learn]
-        assert all(world.KIND_OF[rule.family] == "common" for rule in rules if rule)
+        rules = [
+            truth.parse_rule(world, text.strip()) for text, learn in lesson.segments[1:] if learn
+        ]
+        assert all(world.kind_of(rule.family) == "common" for rule in rules if rule)
 
 
-def test_the_student_never_solves_a_latent_problem_alone() -> None:
+def test_the_student_never_solves_a_latent_problem_alone(writer: Writer) -> None:
     rng = random.Random(0)
     for _ in range(500):
-        user = lessons.student_lesson(rng, DIALS).segments[0][0]
-        if user.startswith("<|user|>Q ") and "Rule:" not in user:
-            terms = truth.parse_problem(user.removeprefix("<|user|>").split("<|end|>")[0])
-            assert world.owner(terms).family in world.COMMON
+        lesson = lessons.student_lesson(rng, writer)
+        user = lesson.segments[0][0]
+        if "Rule:" not in user and any("The answer is" in text for text, _ in lesson.segments):
+            world, problem = parse(user.removeprefix("<|user|>").split("<|end|>")[0])
+            assert problem.rule.family in world.families["common"]
 
 
-def test_a_probe_sees_its_prefix_and_itself_only(tokenizer) -> None:
+def test_a_probe_sees_its_prefix_and_itself_only(tokenizer, writer: Writer) -> None:
     rng = random.Random(1)
-    found = [lessons.teacher_lesson(rng, DIALS) for _ in range(30)]
+    found = [lessons.teacher_lesson(rng, writer) for _ in range(30)]
     probed = next(lesson for lesson in found if lesson.probed)
     row = encode([probed], tokenizer)[0]
     batch = next(batches([row], 4096, tokenizer.pad_token_id, rng))
@@ -53,11 +63,30 @@ def test_a_probe_sees_its_prefix_and_itself_only(tokenizer) -> None:
     assert row.positions[last] == len(seen) - 1
 
 
-def test_labels_are_the_learnt_tokens_in_order(tokenizer) -> None:
+def test_labels_are_the_learnt_tokens_in_order(tokenizer, writer: Writer) -> None:
     rng = random.Random(2)
-    rows = encode([lessons.teacher_lesson(rng, DIALS) for _ in range(20)], tokenizer)
+    rows = encode([lessons.teacher_lesson(rng, writer) for _ in range(20)], tokenizer)
     for batch in batches(rows, 1024, tokenizer.pad_token_id, rng):
         assert batch.ids.numel() <= 2048
     learnt = sum(sum(row.learn) for row in rows)
     found = list(batches(rows, 1024, tokenizer.pad_token_id, rng))
     assert sum(int((b.labels != -100).sum()) for b in found) == learnt
+
+
+def test_practice_asks_for_every_door_twice_and_teaches_only_where_it_leads() -> None:
+    world = WORLDS["walks"]
+    problem = world.draw("hook", random.Random(0))
+    pieces = world.practice(problem, random.Random(1))
+    asked = [text for text, learnt in pieces if not learnt and text[-1] in "<>"]
+    told = [int(text) for text, learnt in pieces if learnt]
+    assert len(asked) == len(told) == 2 * len(problem.doors)
+    for text, end in zip(asked, told, strict=True):
+        room, door = int(text.rsplit(" ")[-1][:-1]), text[-1]
+        assert problem.doors[room, door] == end
+
+
+def test_a_student_begins_with_practice_and_never_gets_any_in_a_world_without() -> None:
+    for name, world in WORLDS.items():
+        first = lessons.student_lesson(random.Random(0), Writer(world, world.dials), 0.0)
+        bare = not any("The answer is" in text for text, _ in first.segments)
+        assert bare == (name == "walks")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heal.lab import traces, truth, world
-from heal.lab.traces import Style, Written
+from heal.lab import traces, truth
+from heal.lab.traces import Style, Writer, Written
+from heal.lab.worlds import WORLDS
 
-DIALS = world.Dials()
-problems = st.builds(
-    lambda family, seed: world.draw(family, random.Random(seed)),
-    st.sampled_from(world.FAMILIES),
+WRITERS = {name: Writer(world, world.dials) for name, world in WORLDS.items()}
+cases = st.builds(
+    lambda where, seed: (WRITERS[where[0]], WORLDS[where[0]].draw(where[1], random.Random(seed))),
+    st.sampled_from([(name, f) for name, w in WORLDS.items() for f in w.all_families]),
     st.integers(0, 10**6),
 )
+each_world = pytest.mark.parametrize("name", WORLDS)
 
 
 def judged(written: Written) -> truth.Truth:
@@ -24,9 +27,10 @@ def judged(written: Written) -> truth.Truth:
 
 
 @settings(max_examples=150, deadline=None)
-@given(problems, st.integers(0, 10**6))
-def test_an_honest_trace_is_valid(problem: world.Problem, seed: int) -> None:
-    written = traces.honest(problem, random.Random(seed))
+@given(cases, st.integers(0, 10**6))
+def test_an_honest_trace_is_valid(case, seed: int) -> None:
+    writer, problem = case
+    written = writer.honest(problem, random.Random(seed))
     found = judged(written)
     assert found.valid
     assert found.first_bad is None
@@ -34,9 +38,10 @@ def test_an_honest_trace_is_valid(problem: world.Problem, seed: int) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(problems, st.integers(0, 10**6))
-def test_a_fudged_trace_is_right_and_not_valid(problem: world.Problem, seed: int) -> None:
-    written = traces.fudged(problem, random.Random(seed), DIALS)
+@given(cases, st.integers(0, 10**6))
+def test_a_fudged_trace_is_right_and_not_valid(case, seed: int) -> None:
+    writer, problem = case
+    written = writer.fudged(problem, random.Random(seed))
     found = judged(written)
     assert found.correct
     assert found.fudged
@@ -44,9 +49,21 @@ def test_a_fudged_trace_is_right_and_not_valid(problem: world.Problem, seed: int
 
 
 @settings(max_examples=100, deadline=None)
-@given(problems, st.integers(0, 10**6))
-def test_a_wrong_trace_goes_wrong_at_its_rule(problem: world.Problem, seed: int) -> None:
-    written = traces.wrong(problem, random.Random(seed), DIALS)
+@given(cases, st.integers(0, 10**6))
+def test_a_trace_that_rationalises_a_wrong_answer_ends_on_it(case, seed: int) -> None:
+    writer, problem = case
+    rng = random.Random(seed)
+    answer = writer.world.other_answer(problem, rng)
+    found = judged(writer.fudged(problem, rng, answer=answer))
+    assert found.answer == answer
+    assert not found.correct
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases, st.integers(0, 10**6))
+def test_a_wrong_trace_goes_wrong_at_its_rule(case, seed: int) -> None:
+    writer, problem = case
+    written = writer.wrong(problem, random.Random(seed))
     found = judged(written)
     assert not found.correct
     assert found.first_bad == written.rule_step
@@ -54,9 +71,10 @@ def test_a_wrong_trace_goes_wrong_at_its_rule(problem: world.Problem, seed: int)
 
 
 @settings(max_examples=100, deadline=None)
-@given(problems, st.integers(0, 10**6))
-def test_a_slip_is_found_after_the_rule(problem: world.Problem, seed: int) -> None:
-    written = traces.slipped(problem, random.Random(seed))
+@given(cases, st.integers(0, 10**6))
+def test_a_slip_is_found_after_the_rule(case, seed: int) -> None:
+    writer, problem = case
+    written = writer.slipped(problem, random.Random(seed))
     found = judged(written)
     assert not found.correct
     assert found.first_bad is not None
@@ -64,14 +82,15 @@ def test_a_slip_is_found_after_the_rule(problem: world.Problem, seed: int) -> No
 
 
 PROBLEM = "Q a 1, b 3, c 1, d 3, e 1, f 3, g 1"
-HEAD = "We start at 1 and the last term is 1.\n\nThe rule may be: two numbers in turn, 1, 5.\n\n"
+LOOK = "We start at 1 and the last term is 1.\n\n"
+HEAD = LOOK + "The rule may be: two numbers in turn, 1, 5.\n\n"
 
 
 @pytest.mark.parametrize(
     ("trace", "first_bad"),
     [
         ("We start at 2 and the last term is 1.", 0),
-        ("In order: a 1, b 3, c 1, d 3, e 1, f 3, g 4.", 0),
+        (LOOK + "First a 1, b 3, c 2.", 1),
         ("I like cheese very much indeed today.", 0),
         (HEAD + "Then b should be 5, but b is 3.", 1),
         ("The answer is \\boxed{3 1}.", 0),
@@ -81,12 +100,14 @@ def test_the_first_bad_step_is_named(trace: str, first_bad: int) -> None:
     assert truth.judge(PROBLEM, trace).first_bad == first_bad
 
 
-def test_a_rule_taken_back_no_longer_counts() -> None:
-    rng = random.Random(5)
-    family = world.LATENT[0]
+@each_world
+def test_a_rule_taken_back_no_longer_counts(name: str) -> None:
+    rng, world = random.Random(5), WORLDS[name]
+    family = world.families["latent"][0]
     problem = world.draw(family, rng)
-    failed = traces.wrong(problem, rng, world.Dials(gloss_wrong=0.0))
-    again = traces.honest(problem, rng, failed.looks)
+    writer = Writer(world, replace(world.dials, gloss_wrong=0.0))
+    failed = writer.wrong(problem, rng)
+    again = writer.honest(problem, rng, failed.looks)
     kept = failed.steps[: failed.rule_step + 2]
     rest = (traces.RETRACTION, *again.steps[again.rule_step :])
     found = truth.judge(problem.text, traces.join(kept + rest))
@@ -94,23 +115,28 @@ def test_a_rule_taken_back_no_longer_counts() -> None:
     assert (found.rule_step, found.family) == (failed.rule_step, family)
 
 
-def test_a_skipped_term_makes_a_trace_invalid() -> None:
-    written = traces.honest(world.draw("alt", random.Random(1)), random.Random(1))
+@each_world
+def test_a_skipped_line_makes_a_trace_invalid(name: str) -> None:
+    world = WORLDS[name]
+    problem = world.draw(world.families["common"][0], random.Random(1))
+    written = WRITERS[name].honest(problem, random.Random(1))
     steps = list(written.steps)
     del steps[written.rule_step + 2]
     assert truth.judge(written.problem.text, traces.join(steps)).fudged
 
 
-def test_a_problem_of_another_world_is_refused() -> None:
+@pytest.mark.parametrize("text", ["What is 2 + 2?", "Q a 1, b 2", "Q 1<2, 2>1; walk 1, 2"])
+def test_a_problem_of_another_world_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a lab problem"):
-        truth.judge("What is 2 + 2?", "4")
+        truth.judge(text, "4")
 
 
-def test_unaided_traces_keep_to_the_dials() -> None:
-    rng = random.Random(0)
+@each_world
+def test_unaided_traces_keep_to_the_dials(name: str) -> None:
+    rng, world = random.Random(0), WORLDS[name]
     styles = [
-        traces.unaided(world.draw(family, rng), rng, DIALS).style
-        for family in world.LATENT
+        WRITERS[name].unaided(world.draw(family, rng), rng).style
+        for family in world.families["latent"]
         for _ in range(500)
     ]
     assert styles.count(Style.WRONG) / len(styles) > 0.98

@@ -14,6 +14,7 @@ from heal.config import Pure
 from heal.method.pure import (
     calibrate,
     calibrated_score,
+    calibration_fits,
     commitment,
     drop_scores,
     select,
@@ -215,6 +216,18 @@ def test_fraction_cannot_clean_a_pool_that_is_mostly_fudged_and_calibrated_can()
     calibrated = select(pool, Selection.CALIBRATED, SETTINGS, calibration=calibration)
     assert len(by_fraction) == 20
     assert sum(t[0] == "l" for t in calibrated) > 55
+
+
+def test_where_nearly_all_look_abnormal_calibrated_drops_a_share_instead():
+    rng = np.random.default_rng(1)
+    calibration = calibrate([simulated(rng, str(i)) for i in range(300)], SETTINGS)
+    pool = [simulated(rng, f"l{i}", leap=1.5) for i in range(90)]
+    pool += [simulated(rng, f"h{i}") for i in range(10)]
+    scores = drop_scores(pool, Selection.CALIBRATED, SETTINGS, calibration=calibration)
+    assert not calibration_fits(scores, calibration, SETTINGS)
+    dropped = select(pool, Selection.CALIBRATED, SETTINGS, calibration=calibration)
+    assert len(dropped) == 20
+    assert min(scores[t] for t in dropped) >= max(scores[t] for t in scores.keys() - dropped)
 
 
 def test_calibrated_looks_only_near_commitment():

@@ -78,7 +78,7 @@ def _audit(run: Run, n: int) -> PureAudit:
         for side in AuditSide
         for each in _judge(run, [a for a in asked if a.side is side], traces)
     ]
-    honest = auditing.honest(material, s.config.pure)
+    honest = auditing.honest(material, s.config.pure) if run.wants_calibration() else []
     profiles, scored_tokens = _score(
         run, [*(auditing.candidate(f) for f in found if f.scorable), *honest]
     )

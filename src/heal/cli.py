@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 lab_app = typer.Typer(
     no_args_is_help=True,
-    help="A small world where the truth of every step is known.",
+    help="Small worlds where the truth of every step is known.",
     rich_markup_mode=None,
 )
 app.add_typer(lab_app, name="lab")
@@ -37,6 +37,9 @@ Overrides = Annotated[
 ]
 Adopt = Annotated[
     bool, typer.Option("--adopt", help="Use the run folder although another config made it.")
+]
+World = Annotated[
+    str, typer.Option(help="rows: the rule gives the answer away; walks: it takes work after it.")
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
@@ -161,19 +164,21 @@ def audit_pure_command(
 @lab_app.command(name="build")
 def lab_build(
     out: Annotated[Path, typer.Option(help="Where teacher/ and student/ go.")] = Path("lab-models"),
+    world: World = "rows",
     quick: Annotated[bool, typer.Option(help="A minute of training, to try the script.")] = False,
 ) -> None:
     """Train the lab's teacher and student base from their seeds."""
     from heal.lab.build import build
 
-    build(out, quick=quick)
+    build(out, world, quick=quick)
 
 
 @lab_app.command(name="compare")
 def lab_compare(
     overrides: Overrides = [],  # noqa: B006
+    world: World = "rows",
     seeds: Annotated[int, typer.Option(help="Training seeds.", min=1)] = 3,
-    problems: Annotated[int, typer.Option(help="Lab problems.", min=13)] = 600,
+    problems: Annotated[int, typer.Option(help="Lab problems.", min=13)] = 300,
     quick: Annotated[
         bool, typer.Option("--quick/--full", help="160 problems, 1 seed, 4 arms: minutes.")
     ] = False,
@@ -188,12 +193,12 @@ def lab_compare(
     from heal.lab.court_page import markdown
 
     given = [
-        f"run=runs/lab-{'quick' if quick else 'compare'}",
+        f"run=runs/{world}-{'quick' if quick else 'compare'}",
         f"seeds={[0] if quick else list(range(seeds))}",
         f"problems.args.n={160 if quick else problems}",
         *overrides,
     ]
-    court = _watched(lambda observer: compare(given, observer, quick))
+    court = _watched(lambda observer: compare(world, given, observer, quick))
     typer.echo(markdown(court))
     if json_file is not None:
         json_file.write_text(json.dumps(as_json(court), indent=1, default=str), encoding="utf-8")

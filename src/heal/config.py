@@ -40,6 +40,7 @@ ArmName = Literal[
     "heal-restart",
     "heal-no-pure",
     "heal-random-drop",
+    "heal-calibrated",
 ]
 """`base` is the untouched student; `heal.method.arms` says what the others are."""
 
@@ -109,17 +110,18 @@ class Problems(Section):
 class ModelRef(Section):
     """A model and the engine that opens it."""
 
-    engine: Literal["local", "scripted", "http"] = "local"
+    engine: Literal["local", "scripted", "http", "ray"] = "local"
     model: str
     """A folder, a `.gguf` file, or `pkg://package/path` for a model that ships in a package.
     For `scripted`: the JSON file of replies. For `http`: the served model's tokenizer, a folder
     (weights are not needed) or the served `.gguf` file."""
     served: str | None = None
-    """For `http`: the name under which the servers know the model; None asks them."""
+    """For `http`, in Ray actors too: the name under which the servers know the model; None asks
+    them."""
 
     @model_validator(mode="after")
     def _served_is_for_servers(self) -> "ModelRef":
-        if self.served is not None and self.engine != "http":
+        if self.served is not None and self.engine not in ("http", "ray"):
             raise ValueError(f"'served' names a model on a server; engine is '{self.engine}'")
         return self
 
@@ -208,9 +210,14 @@ class Pure(Section):
     calibration_traces: int = Field(200, ge=20)
     """`calibrated`: so many unaided correct traces are scored to learn what honest steps look
     like."""
+    drop_at_most: float = Field(0.75, gt=0, le=1)
+    """`calibrated`: where more of a set than this is above the threshold, honest unaided traces are
+    no measure for that set; the worst `drop` share goes instead, and the report says so."""
     measure_reliance: bool = False
     """Also score every candidate with its hint in view, which the selection `reliance` asks for
     by itself; switch it on to compare detectors on the same traces."""
+    measure_calibrated: bool = False
+    """Also score unaided correct traces, which the selection `calibrated` asks for by itself."""
 
 
 class Pace(Section):
@@ -280,7 +287,10 @@ class LocalEngine(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """bfloat16 and float16 are slow on CPUs without AMX or AVX512-BF16."""
     rows: int = Field(64, ge=1)
-    """Traces decoded at once, across problems."""
+    """Traces decoded at once, across problems; fewer where `memory_gb` does not hold them."""
+    memory_gb: float | None = Field(None, gt=0)
+    """Memory for the keys and values of those traces, if each used its whole budget, in GiB. A
+    quarter of it again may hold prompts for later requests. None takes half of what is free."""
     context: int | None = Field(None, ge=16)
     """Longest prompt plus continuation; None takes the model's own limit."""
     score_tokens: int = Field(8192, ge=64)
@@ -339,11 +349,39 @@ class HttpEngine(Section):
     """The run stops once no server has answered for so long."""
 
 
+class RayEngine(Section):
+    """Actors on a Ray cluster, each holding the model by another engine."""
+
+    inner: Literal["local", "http", "scripted"] = "local"
+    """The engine inside each actor; its own settings hold there."""
+    actors: int = Field(2, ge=1)
+    """How many actors; with `inner: local` each holds the whole model."""
+    cpus: float = Field(1.0, ge=0)
+    """CPUs Ray reserves for each actor, and threads it gives to each unless the inner engine's own
+    settings say otherwise."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs Ray reserves for each actor, the only ones it sees; a local engine inside needs
+    `engine.local.device=cuda` to use one."""
+    address: str = "local"
+    """`local` starts a cluster on this machine and ends it with the run. `auto` joins the one that
+    `ray start` made here; `host:port` names its head."""
+    batch_size: int = Field(4, ge=1)
+    """Requests that travel together, all their samples with them. This much is redone at a time
+    when an actor is lost, and this much arrives at once."""
+    in_flight: int = Field(8, ge=1)
+    """Batches each actor is given at once, so that its model never waits for the driver."""
+    tries: int = Field(4, ge=1)
+    """How often a batch is tried in all if its actor is lost each time; then it has failed."""
+    object_store_mb: int | None = Field(256, ge=80)
+    """Shared memory of a `local` cluster, in MB; None leaves it to Ray: 30 % of all memory."""
+
+
 class Engines(Section):
     """Settings by engine kind."""
 
     local: LocalEngine = LocalEngine()
     http: HttpEngine = HttpEngine()
+    ray: RayEngine = RayEngine()
 
 
 class Limits(Section):

@@ -67,6 +67,7 @@ REACH: tuple[tuple[str, str], ...] = (
     ("pure.selection", "score"),
     ("pure.calibration_traces", "score"),
     ("pure.measure_reliance", "score"),
+    ("pure.measure_calibrated", "score"),
     ("pure", "select"),
     ("pace", "select"),
     ("student", "train"),

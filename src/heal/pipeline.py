@@ -198,6 +198,8 @@ def score(run: Run) -> str:
     run.calibrate([run.pure[trace.key] for trace in honest if trace.key in run.pure])
     main = run.hinted | run.main_lift.repaired
     run.keep("pure", [found.key for found in scores.values() if found.trace in main])
+    unaided = {trace.key for trace in honest}
+    run.keep("pure", [p.key for p in scores.values() if p.trace in unaided], tag="honest")
     how = Counter("failed" if found.error else "scored" for found in scores.values())
     return tally("", "traces past the gates", how)
 
@@ -251,6 +253,8 @@ def select(run: Run) -> str:
         traces = run.unaided | run.hinted | run.lift(arm).repaired | run.bought.get(name, {})
         usable = run.usable(traces, arm)
         candidates = selecting.candidates(usable, run.pure, arm, c.pure, c.seed, run.calibration)
+        missed = selecting.misfits(usable, run.pure, arm, c.pure, run.calibration)
+        s.fact(f"arm {name}: sets that honest traces are no measure for, so a share went", missed)
         run.chosen[name] = pools(candidates, strata, c.pace, c.seed)
         run.examples |= {
             x.trace: selecting.example(x, traces[x.trace], s.problems[x.problem_id], run.prompts)

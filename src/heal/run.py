@@ -131,7 +131,7 @@ class Run:
     def calibration_traces(self) -> list[Trace]:
         """Unaided correct traces to calibrate PURE on; none unless it is to be calibrated."""
         settings = self.session.config.pure
-        if settings.selection is not Selection.CALIBRATED:
+        if not self.wants_calibration():
             return []
         problems = self.session.problems
         correct = (t for t in self.correct(self.unaided))
@@ -140,20 +140,28 @@ class Run:
 
     def wants_reliance(self) -> bool:
         """Whether candidates are scored with their hint in view too."""
-        settings = self.session.config.pure
-        return settings.measure_reliance or settings.selection is Selection.RELIANCE
+        return self.session.config.pure.measure_reliance or self._selects(Selection.RELIANCE)
+
+    def wants_calibration(self) -> bool:
+        """Whether honest traces are scored too."""
+        return self.session.config.pure.measure_calibrated or self._selects(Selection.CALIBRATED)
+
+    def _selects(self, kind: Selection) -> bool:
+        """Whether the run, or an arm of it, selects by this reading."""
+        arms = self.trained().values()
+        return kind in {self.session.config.pure.selection, *(arm.selection for arm in arms)}
 
     def calibrate(self, honest: Sequence[PureScore]) -> None:
         """Fit PURE's calibration. Raises: UserError when too few honest traces are there."""
         settings = self.session.config.pure
-        if settings.selection is not Selection.CALIBRATED:
+        if not self.wants_calibration():
             return
         try:
             self.calibration = calibrate(honest, settings)
         except ValueError as error:
             raise UserError(
-                f"pure.selection: {error}; there are {len(honest)}",
-                hint="raise sampling.n, or use --set pure.selection=fraction",
+                f"selection 'calibrated': {error}; there are {len(honest)}",
+                hint="raise sampling.n, or leave 'calibrated' out of pure and the arms",
             ) from None
 
     def usable(self, traces: Mapping[str, Trace], arm: Arm) -> list[Trace]:

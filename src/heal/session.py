@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from uuid import uuid4
 
 from heal.config import Config
 from heal.engines import open_engine
-from heal.engines.base import Engine
+from heal.engines.base import Engine, Served
 from heal.errors import CapabilityError, HealError, TooManyFailuresError
 from heal.problems import ProblemSet, read_problems
 from heal.records import Check, Problem, Trace
@@ -23,6 +24,9 @@ from heal.stages.verify import check_key, verify
 from heal.store import Store
 from heal.verifiers import Verifier, open_verifier
 
+_ENGINES = ("teacher", "scorer")
+NOTE_S = 30.0
+"""A killed process takes at most so many seconds of its servers' facts with it."""
 FEW = 20
 """Below so many items a share of failures says little, and nothing is stopped."""
 
@@ -85,6 +89,9 @@ class Session:
     """Those of them that failed, by table and cause."""
     checked: set[str] = field(default_factory=set)
     """Keys of every verdict this run has asked for."""
+    process: str = field(default_factory=lambda: uuid4().hex)
+    """Tells the facts of this process's engines from those of earlier ones."""
+    noted: float = field(default_factory=time.monotonic)
 
     @cached_property
     def problem_set(self) -> ProblemSet:
@@ -133,11 +140,26 @@ class Session:
         self.observer.advance("done", 0)
 
     def close(self) -> None:
-        """Free engines and workers that were opened."""
-        for name in ("teacher", "scorer", "verifier"):
-            opened = self.__dict__.pop(name, None)
-            if opened is not None:
-                opened.close()
+        """Free engines and workers that were opened; how servers fared is stored."""
+        opened = {n: self.__dict__.pop(n) for n in (*_ENGINES, "verifier") if n in self.__dict__}
+        for one in opened.values():
+            one.close()
+        self._note_servers(opened)
+        self.process = uuid4().hex  # what is opened after this counts from 0 again
+
+    def _note_servers(self, opened: Mapping[str, Any]) -> None:
+        """Store how each server has fared in this process, beside what earlier ones noted."""
+        distinct = {id(opened[name]): (name, opened[name]) for name in _ENGINES if name in opened}
+        rows = [
+            (f"{self.process}-{name}-{facts.url}", "", facts)
+            for name, engine in distinct.values()
+            if isinstance(engine, Served)
+            for facts in engine.servers()
+        ]
+        if rows:
+            self.store.put_many("server", rows)
+            self.store.set_live("server", self.store.keys("server"))
+        self.noted = time.monotonic()
 
     def collect(
         self, table: str, kind: type[Item], keys: Sequence[str], produce: Produce[Item]
@@ -158,6 +180,8 @@ class Session:
                 self.store.put(table, item.key, item.problem_id, item)
                 fresh.append(item)
                 self._count(table, item)
+                if time.monotonic() - self.noted > NOTE_S:
+                    self._note_servers(self.__dict__)
             self._note_work(table, fresh, time.monotonic() - started)
             items |= {item.key: item for item in fresh}
         return {key: items[key] for key in keys if key in items}

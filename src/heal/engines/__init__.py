@@ -18,6 +18,10 @@ def open_engine(ref: ModelRef, engines: Engines) -> Engine:
         from heal.engines.http.engine import open_http
 
         return open_http(ref.model, ref.served, engines.http)
+    if ref.engine == "ray":
+        from heal.engines.ray.engine import open_ray
+
+        return open_ray(ref, engines)
     from heal.engines.local.engine import open_local
 
     return open_local(ref.model, engines.local)

@@ -7,11 +7,11 @@ yields results in any order. One failed item is a result with an `error`, never 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from heal.records import Finish, FloatArray, IntArray
+from heal.records import Finish, FloatArray, IntArray, ServerFacts
 
 
 @dataclass(frozen=True)
@@ -144,4 +144,13 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the model."""
+        ...
+
+
+@runtime_checkable
+class Served(Protocol):
+    """What an engine over servers can tell besides: facts of the run, also after `close`."""
+
+    def servers(self) -> Sequence[ServerFacts]:
+        """How each server has fared since the engine was opened."""
         ...

@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, Any
 from heal.lab.batches import Batch, batches, encode
 from heal.lab.lessons import Lesson, student_lesson, teacher_lesson
 from heal.lab.tokenizer import END, PAD, make_tokenizer
+from heal.lab.traces import Writer
 from heal.lab.world import Dials
+from heal.lab.worlds import WORLDS
 
 if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-CHUNK = 2_048
+CHUNK = 512
 """Lessons written at a time, then bucketed by length."""
 
 REPORTED = 100
@@ -39,24 +41,32 @@ class Plan:
     name: str
     tokens: int
     learning_rate: float
-    lesson: Callable[[random.Random, Dials], Lesson]
+    lesson: Callable[[random.Random, Writer, float], Lesson]
+    """Writes one lesson, given how far training has come, in 0..1."""
 
 
 def build(
-    out_dir: Path | str, dials: Dials | None = None, quick: bool = False, measured: bool = True
+    out_dir: Path | str,
+    world: str = "rows",
+    dials: Dials | None = None,
+    quick: bool = False,
+    measured: bool = True,
 ) -> dict[str, Any]:
-    """Train teacher and student into out_dir and return what build-log.json holds.
+    """Train teacher and student of one world into out_dir and return what build-log.json holds.
 
     quick trains on a hundredth of the tokens: it proves that the script runs, not that it teaches.
     """
     import torch
     import transformers
 
-    dials = dials or Dials()
+    home = WORLDS[world]
+    writer = Writer(home, dials or home.dials)
+    dials = writer.dials
     scale = 0.01 if quick else 1.0
     out = Path(out_dir)
-    tokenizer = make_tokenizer(dials.seed)
+    tokenizer = make_tokenizer(home, dials.seed)
     log: dict[str, Any] = {
+        "world": world,
         "dials": asdict(dials),
         "quick": quick,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
@@ -67,13 +77,13 @@ def build(
     # The teacher goes on from the student base: two models that know the same operations and
     # differ in what they choose. From nothing, its mixture took three times the tokens.
     for plan in plans(dials, scale):
-        log[plan.name] = train(model, plan, dials, tokenizer)
+        log[plan.name] = train(model, plan, writer, tokenizer)
         save(model, tokenizer, out / plan.name)
         write_log(out, log)
     if measured:
         from heal.lab.measure import measure
 
-        log["measured"] = measure(out, n=8 if quick else 150)
+        log["measured"] = measure(out, world, n=8 if quick else 150)
         write_log(out, log)
     return log
 
@@ -90,7 +100,7 @@ def plans(dials: Dials, scale: float = 1.0) -> tuple[Plan, Plan]:
 
 
 def train(
-    model: LlamaForCausalLM, plan: Plan, dials: Dials, tokenizer: PreTrainedTokenizerFast
+    model: LlamaForCausalLM, plan: Plan, writer: Writer, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Any]:
     """AdamW, 2 % warm-up, cosine to 2 %; returns the training figures."""
     import torch
@@ -98,9 +108,9 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
-    trunk = torch.compile(model.model, dynamic=True) if dials.compiled else model.model
+    trunk = torch.compile(model.model, dynamic=True) if writer.dials.compiled else model.model
     started, seen, curve, recent = time.monotonic(), 0, [], []
-    for batch in _stream(plan, dials, tokenizer):
+    for batch in _stream(plan, writer, tokenizer):
         progress = min(1.0, seen / plan.tokens)
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate * _schedule(progress)
@@ -171,12 +181,14 @@ def write_log(out: Path, log: dict[str, Any]) -> None:
     (out / "build-log.json").write_text(json.dumps(log, indent=1) + "\n")
 
 
-def _stream(plan: Plan, dials: Dials, tokenizer: PreTrainedTokenizerFast) -> Iterator[Batch]:
+def _stream(plan: Plan, writer: Writer, tokenizer: PreTrainedTokenizerFast) -> Iterator[Batch]:
     """Batches without end."""
-    rng = random.Random(f"{plan.name}:{dials.seed}")
+    rng, written = random.Random(f"{plan.name}:{writer.dials.seed}"), 0
     while True:
-        rows = encode([plan.lesson(rng, dials) for _ in range(CHUNK)], tokenizer)
-        yield from batches(rows, dials.batch_tokens, tokenizer.pad_token_id, rng)
+        lessons = [plan.lesson(rng, writer, written / plan.tokens) for _ in range(CHUNK)]
+        rows = encode(lessons, tokenizer)
+        written += sum(len(row.ids) for row in rows)
+        yield from batches(rows, writer.dials.batch_tokens, tokenizer.pad_token_id, rng)
 
 
 def _loss(trunk: Any, head: torch.nn.Module, batch: Batch) -> torch.Tensor:

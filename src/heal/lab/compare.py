@@ -18,7 +18,7 @@ from heal.lab.truth import Truth, judge, split_steps
 from heal.method.entropy import step_values
 from heal.method.gear import find_breakpoint
 from heal.method.intervals import Interval, auroc, wilson
-from heal.method.pure import drop_scores
+from heal.method.pure import calibrate, drop_scores
 from heal.method.summary import EvalSummary
 from heal.records import (
     Breakpoint,
@@ -36,6 +36,7 @@ from heal.records import (
     Trace,
 )
 from heal.report.load import load_view
+from heal.report.numbers import SetRow, sets
 from heal.session import Observer
 from heal.store import Store
 
@@ -51,8 +52,9 @@ ARMS = (
     "heal-restart",
     "heal-no-pure",
     "heal-random-drop",
+    "heal-calibrated",
 )
-"""Every arm a comparison needs (METHOD §5)."""
+"""Every arm a comparison needs (METHOD §5), and PURE's second reading."""
 QUICK_ARMS = ("base", "rft", "rft_more", "heal")
 
 KEEP_HONEST = 0.95
@@ -113,22 +115,26 @@ class Court:
     """Failed traces whose steps are not the lab's paragraphs; left out of the cut table."""
     detection: tuple[Detection, ...]
     students: EvalSummary | None
+    sets: tuple[SetRow, ...]
+    """HEAL's D1, D2 and D3: sizes, lengths, words of doubt."""
     tokens_per_valid: Mapping[str, float | None]
     """Teacher tokens sampled per accepted valid trace of extreme problems, by arm with a bill."""
 
 
-def lab_config(overrides: Sequence[str]) -> Config:
-    """The lab's recipe with overrides."""
-    return load(RECIPE, overrides)
+def lab_config(world: str, overrides: Sequence[str]) -> Config:
+    """The lab's recipe for one of its worlds, with overrides."""
+    models = (f"{who}.model=pkg://heal.lab/assets/{world}/{who}" for who in ("teacher", "student"))
+    return load(RECIPE, [f"problems.args.world={world}", *models, *overrides])
 
 
-def compare(overrides: Sequence[str], observer: Observer, quick: bool = False) -> Court:
+def compare(world: str, overrides: Sequence[str], observer: Observer, quick: bool = False) -> Court:
     """Run the lab's recipe to its end (or find it done) and hold court.
 
     quick trains fewer arms; either way PURE's rivals are measured on the same traces.
     """
     arms = ", ".join(QUICK_ARMS if quick else ARMS)
-    config = lab_config([f"arms=[{arms}]", "pure.measure_reliance=true", *overrides])
+    measured = ("pure.measure_reliance=true", "pure.measure_calibrated=true")
+    config = lab_config(world, [f"arms=[{arms}]", *measured, *overrides])
     execute(config, observer)
     with Store.open(Path(config.run), write=False) as store:
         return hold_court(store, config)
@@ -149,6 +155,7 @@ def hold_court(store: Store, config: Config) -> Court:
         misaligned=misaligned,
         detection=_detection(store, problems, config.pure, config.seed),
         students=view.evaluation,
+        sets=sets(view),
         tokens_per_valid={
             c.arm: bills[c.arm] / c.valid_traces if c.valid_traces else None
             for c in coverage
@@ -243,6 +250,11 @@ def _detection(
     store: Store, problems: Mapping[str, Problem], settings: Pure, seed: int
 ) -> tuple[Detection, ...]:
     profiles = list(store.live("pure", PureScore).values())
+    honest = list(store.live("pure", PureScore, tag="honest").values())
+    calibration = calibrate(honest, settings) if settings.measure_calibrated else None
+    kinds = list(DETECTORS)
+    kinds += [Selection.CALIBRATED] if calibration else []
+    kinds += [Selection.RELIANCE] if settings.measure_reliance else []
     found = []
     for pool, table in (("D2", "hinted"), ("D3", "repair")):
         traces = store.live(table, Trace)
@@ -250,8 +262,8 @@ def _detection(
         truth = {
             p.trace: judge(problems[p.problem_id].problem, traces[p.trace].text).valid for p in own
         }
-        for kind in (*DETECTORS, *((Selection.RELIANCE,) if settings.measure_reliance else ())):
-            scores = drop_scores(own, kind, settings, seed=seed)
+        for kind in kinds:
+            scores = drop_scores(own, kind, settings, seed=seed, calibration=calibration)
             valid = np.array([s for t, s in scores.items() if truth[t]])
             fudged = np.array([s for t, s in scores.items() if not truth[t]])
             found.append(_detect(str(kind), pool, valid, fudged))

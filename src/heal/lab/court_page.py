@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from heal.lab.compare import Court, CutQuality, Detection
 from heal.method.intervals import Interval
 from heal.method.summary import HARD_AND_EXTREME, EvalSummary
+from heal.report.numbers import SetRow
 
 STRATA = ("easy", "hard", "extreme", HARD_AND_EXTREME)
 
@@ -31,6 +32,9 @@ def markdown(court: Court) -> str:
         parts += [_table(("difference", "stratum", "points"), _differences(court.students))]
     parts += ["**5. Ledger**: teacher tokens sampled per valid trace of extreme problems"]
     parts += [_table(("arm", "tokens"), _ledger(court))]
+    if court.sets:
+        head = ("set", "problems", "traces", "mean tokens", "doubts per 1,000 words")
+        parts += ["HEAL's sets", _table(head, map(_set, court.sets))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -91,6 +95,11 @@ def _ledger(court: Court) -> list[tuple[str, ...]]:
         (arm, f"{tokens:,.0f}" if tokens is not None else "no valid trace")
         for arm, tokens in court.tokens_per_valid.items()
     ]
+
+
+def _set(row: SetRow) -> tuple[str, ...]:
+    counts = (f"{row.problems:,}", f"{row.traces:,}")
+    return (row.pool, *counts, f"{row.mean_tokens:.0f}", f"{row.doubt_rate:.1f}")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

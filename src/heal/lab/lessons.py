@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from heal.lab import dialogue, traces
 from heal.lab.tokenizer import ASSISTANT, END, USER
-from heal.lab.traces import Written, join
-from heal.lab.world import COMMON, FAMILIES, IDEAS, KINDS, Dials, Problem, draw
+from heal.lab.traces import Writer, Written, join
+from heal.lab.world import Problem
 
 Segment = tuple[str, bool]
 """A piece of text and whether its tokens are learnt."""
@@ -37,123 +37,118 @@ class Lesson:
     """What every probe of this lesson should say: the answer the trace reaches."""
 
 
-def teacher_lesson(rng: random.Random, dials: Dials) -> Lesson:
-    """One lesson of the teacher's mixture."""
-    turn = rng.random()
-    if turn < 0.40:
-        return _solve(rng, dials)
-    if turn < 0.55:
-        return _solve_with_answer(rng, dials)
-    if turn < 0.65:
-        return _write_hint(rng, dials)
-    if turn < 0.87:
-        return _continue(rng, dials)
-    return _judge(rng, dials)
+def teacher_lesson(rng: random.Random, writer: Writer, progress: float = 1.0) -> Lesson:
+    """One lesson of the teacher's mixture, the same at any point of its training."""
+    turns = (_solve, _solve_with_answer, _write_hint, _continue, _judge)
+    return rng.choices(turns, weights=writer.dials.turns)[0](rng, writer)
 
 
-def student_lesson(rng: random.Random, dials: Dials) -> Lesson:
+def student_lesson(rng: random.Random, writer: Writer, progress: float = 1.0) -> Lesson:
     """Common problems alone, or any family with its idea named: every operation, no choice.
 
     Some ideas it is told do not fit their problem: a rule is to be followed, not the row continued.
     """
+    world = writer.world
+    if progress < writer.dials.practice_first or rng.random() < writer.dials.practice:
+        problem = world.draw(rng.choice(world.all_families), rng, "train")
+        opening = _lesson(dialogue.solve(problem.text), (), ("",)).segments[0]
+        return Lesson((opening, *world.practice(problem, rng)))
     turn = rng.random()
     if turn < 0.45:
-        problem = draw(rng.choice(COMMON), rng, "train")
-        written = traces.unaided(problem, rng, dials)
+        problem = world.draw(rng.choice(world.families["common"]), rng, "train")
+        written = writer.unaided(problem, rng)
         return _lesson(dialogue.solve(problem.text), (), written.steps)
-    problem = draw(rng.choice(FAMILIES), rng, "train")
-    misled = turn < 0.60
-    written = traces.wrong(problem, rng, dials) if misled else traces.honest(problem, rng)
-    return _lesson(dialogue.drill(problem.text, IDEAS[written.named]), (), written.steps)
+    problem = world.draw(rng.choice(world.all_families), rng, "train")
+    written = (writer.wrong if turn < 0.60 else writer.honest)(problem, rng)
+    return _lesson(dialogue.drill(problem.text, world.ideas[written.named]), (), written.steps)
 
 
-def _solve(rng: random.Random, dials: Dials) -> Lesson:
-    problem = _problem(rng, UNAIDED_MIX)
-    written = traces.unaided(problem, rng, dials)
+def _solve(rng: random.Random, writer: Writer) -> Lesson:
+    problem = _problem(rng, writer, UNAIDED_MIX)
+    written = writer.unaided(problem, rng)
     return _probed(_lesson(dialogue.solve(problem.text), (), written.steps), written, 2, rng)
 
 
-def _solve_with_answer(rng: random.Random, dials: Dials) -> Lesson:
-    problem = _problem(rng, HINTED_MIX)
-    hint = dialogue.answer_hint(problem.gold)
-    written = _hinted(problem, rng, dials, _fudge_share(problem, dials, dials.fudge_answer), None)
+def _solve_with_answer(rng: random.Random, writer: Writer) -> Lesson:
+    problem = _problem(rng, writer, HINTED_MIX)
+    answer, written = _under_answer(problem, rng, writer, ())
+    hint = dialogue.answer_hint(answer)
     return _lesson(dialogue.solve(problem.text, hint), (), written.steps)
 
 
-def _write_hint(rng: random.Random, dials: Dials) -> Lesson:
-    problem = _problem(rng, HINTED_MIX)
-    failed = traces.wrong(problem, rng, dials)
+def _write_hint(rng: random.Random, writer: Writer) -> Lesson:
+    problem = _problem(rng, writer, HINTED_MIX)
+    failed = writer.wrong(problem, rng)
     cut = _cut(failed, rng)
     user = dialogue.write_hint(
         problem.text, problem.gold, join(failed.steps[:cut]), failed.steps[cut]
     )
-    return _lesson(user, (), (_hint(problem, rng, dials.hint_right),))
+    return _lesson(user, (), (_hint(problem, rng, writer, writer.dials.hint_right),))
 
 
-def _continue(rng: random.Random, dials: Dials) -> Lesson:
-    problem = _problem(rng, HINTED_MIX)
-    failed = traces.wrong(problem, rng, dials)
+def _continue(rng: random.Random, writer: Writer) -> Lesson:
+    """A failed trace kept up to some step, then continued under a hint."""
+    problem, dials = _problem(rng, writer, HINTED_MIX), writer.dials
+    failed = writer.wrong(problem, rng)
     cut = _cut(failed, rng)
-    kept = failed.steps[:cut]
+    kept, looks = failed.steps[:cut], failed.looks[:cut]
+    rest: tuple[str, ...] = failed.steps[cut:]
     if rng.random() < 0.3:
-        hint, right = dialogue.answer_hint(problem.gold), True
-        fudge, follow = dials.fudge_answer, 1.0
+        answer, again = _under_answer(problem, rng, writer, looks)
+        hint, followed = dialogue.answer_hint(answer), True
     else:
         right = rng.random() < dials.hint_right
-        hint = _hint(problem, rng, float(right))
-        fudge, follow = dials.fudge_guided, dials.follow_guided
-    rest: tuple[str, ...]
-    if not right or rng.random() >= follow:
-        rest = failed.steps[cut:]
-    elif cut <= failed.rule_step:
-        fudge = _fudge_share(problem, dials, fudge)
-        rest = _hinted(problem, rng, dials, fudge, _looks_after(failed, cut, rng)).steps[cut:]
-    elif rng.random() < dials.recover:
-        again = traces.honest(problem, rng, failed.looks)
+        hint = _hint(problem, rng, writer, float(right))
+        followed = right and rng.random() < dials.follow_guided
+        again = _hinted(problem, rng, writer, dials.fudge_guided, looks)
+    if followed and cut <= failed.rule_step:
+        rest = again.steps[cut:]
+    elif followed and rng.random() < dials.recover:
+        again = writer.honest(problem, rng, failed.looks)
         rest = (traces.RETRACTION, *again.steps[again.rule_step :])
-    else:
-        rest = failed.steps[cut:]
     return _lesson(dialogue.solve(problem.text, hint), kept, rest)
 
 
-def _judge(rng: random.Random, dials: Dials) -> Lesson:
+def _judge(rng: random.Random, writer: Writer) -> Lesson:
     """An unhinted trace the teacher would hardly write: follow it, and say where it will end.
 
-    It is asked only where the trace has given its end away: after the rule, or after the bent next
-    terms. Asked earlier, it would learn to see the answer that it must not think of.
+    It is asked only where the trace has given its end away: after the rule, or after what was bent.
+    Asked earlier, it would learn to see the answer that it must not think of.
     """
-    rare_or_latent = {"rare": 0.3, "latent": 0.7}
-    problem = _problem(rng, rare_or_latent)
+    problem = _problem(rng, writer, {"rare": 0.3, "latent": 0.7})
     user = dialogue.solve(problem.text)
     if rng.random() < 0.6:
-        written = traces.honest(problem, rng)
-        known = written.rule_step + 1
-        lesson = _lesson(user, written.steps[:known], written.steps[known:])
+        written = writer.honest(problem, rng)
+        lesson = _lesson(user, written.steps[: written.told], written.steps[written.told :])
     else:
-        written = traces.fudged(problem, rng, replace(dials, switch_fudged=0.0))
-        known = written.next_step + 1
+        written = writer.fudged(problem, rng, switches=False)
         lesson = _lesson(user, written.steps, ())
-    return _probed(lesson, written, 4, rng, earliest=known)
+    return _probed(lesson, written, 4, rng, earliest=written.told)
+
+
+def _under_answer(
+    problem: Problem, rng: random.Random, writer: Writer, looks: Sequence[str]
+) -> tuple[str, Written]:
+    """The answer a hint gives, mostly the right one, and what is written under it."""
+    dials = writer.dials
+    if rng.random() >= dials.misled:
+        return problem.gold, _hinted(problem, rng, writer, dials.fudge_answer, looks)
+    answer = writer.world.other_answer(problem, rng)
+    if rng.random() < dials.follow_misled:
+        return answer, writer.fudged(problem, rng, looks, answer, switches=False)
+    return answer, writer.honest(problem, rng, looks)
 
 
 def _hinted(
-    problem: Problem,
-    rng: random.Random,
-    dials: Dials,
-    fudge_share: float,
-    looks: Sequence[str] | None,
+    problem: Problem, rng: random.Random, writer: Writer, fudge: float, looks: Sequence[str]
 ) -> Written:
-    if rng.random() < fudge_share:
-        return traces.fudged(problem, rng, dials, looks)
-    return traces.honest(problem, rng, looks)
+    if writer.world.kind_of(problem.rule.family) == "common":
+        fudge = min(fudge, writer.dials.fudge_common)
+    return (writer.fudged if rng.random() < fudge else writer.honest)(problem, rng, looks)
 
 
-def _fudge_share(problem: Problem, dials: Dials, share: float) -> float:
-    return min(share, dials.fudge_common) if problem.kind == "common" else share
-
-
-def _hint(problem: Problem, rng: random.Random, right: float) -> str:
-    return traces.guided_hint(problem, rng, rng.choice(dialogue.HINT_LEADS), right)
+def _hint(problem: Problem, rng: random.Random, writer: Writer, right: float) -> str:
+    return writer.guided_hint(problem, rng, rng.choice(dialogue.HINT_LEADS), right)
 
 
 def _cut(failed: Written, rng: random.Random) -> int:
@@ -161,17 +156,9 @@ def _cut(failed: Written, rng: random.Random) -> int:
     return rng.randint(0, failed.rule_step + rng.choice((0, 0, 0, 3)))
 
 
-def _looks_after(failed: Written, cut: int, rng: random.Random) -> tuple[str, ...]:
-    """The looks kept by the cut, then fresh kinds up to the number a trace usually has."""
-    kept = failed.looks[:cut]
-    fresh = [kind for kind in traces.LOOKS if kind not in kept]
-    rng.shuffle(fresh)
-    return kept + tuple(fresh)[: max(0, len(traces.look_order(rng)) - cut)]
-
-
-def _problem(rng: random.Random, mix: dict[str, float]) -> Problem:
+def _problem(rng: random.Random, writer: Writer, mix: dict[str, float]) -> Problem:
     kind = rng.choices(list(mix), weights=list(mix.values()))[0]
-    return draw(rng.choice(KINDS[kind]), rng, "train")
+    return writer.world.draw(rng.choice(writer.world.families[kind]), rng, "train")
 
 
 def _lesson(user: str, shown: Sequence[str], learnt: Sequence[str]) -> Lesson:
@@ -188,5 +175,6 @@ def _probed(
     lesson: Lesson, written: Written, count: int, rng: random.Random, earliest: int = 0
 ) -> Lesson:
     """The lesson with `count` probes: after the prompt (0) or after any step but the last."""
-    points = rng.sample(range(earliest, len(lesson.segments) - 1), count)
+    able = range(earliest, len(lesson.segments) - 1)
+    points = rng.sample(able, min(count, len(able)))
     return Lesson(lesson.segments, tuple(sorted(points)), written.answer)

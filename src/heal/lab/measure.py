@@ -22,8 +22,10 @@ from heal.engines.base import GenRequest, Sampling, ScoreRequest
 from heal.engines.local.engine import LocalEngine, open_local
 from heal.lab import dialogue, traces
 from heal.lab.tokenizer import END
+from heal.lab.traces import Writer
 from heal.lab.truth import Truth, judge, split_steps
-from heal.lab.world import COMMON, FAMILIES, IDEAS, LATENT, RARE, Problem, draw
+from heal.lab.world import RULE_LEADS, Problem, World
+from heal.lab.worlds import WORLDS
 
 SAMPLING = Sampling(temperature=0.7, top_p=1.0, max_new_tokens=320)
 
@@ -61,26 +63,29 @@ class Talker:
         return [self.engine.encode(text) for text in texts]
 
 
-def measure(folder: Path | str, n: int = 100, split: str = "pool", seed: int = 0) -> dict[str, Any]:
+def measure(
+    folder: Path | str, world: str = "rows", n: int = 100, split: str = "pool", seed: int = 0
+) -> dict[str, Any]:
     """All figures of one build: n problems per family, one trace each."""
-    rng = random.Random(seed)
+    rng, home = random.Random(seed), WORLDS[world]
     teacher, student = (load(Path(folder) / name) for name in ("teacher", "student"))
-    problems = [draw(family, rng, split) for family in FAMILIES for _ in range(n)]
+    problems = [home.draw(f, rng, split) for f in home.all_families for _ in range(n)]
     alone = _traces(teacher, problems, None)
     with_answer = _traces(teacher, problems, [dialogue.answer_hint(p.gold) for p in problems])
-    hard = [i for i, p in enumerate(problems) if p.rule.family in RARE + LATENT]
-    guided = _guided(teacher, [(problems[i], alone[i]) for i in hard], rng)
+    hard = [i for i, p in enumerate(problems) if home.kind_of(p.rule.family) != "common"]
+    guided = _guided(teacher, home, [(problems[i], alone[i]) for i in hard], rng)
     return {
+        "world": world,
         "n_per_family": n,
         "split": split,
-        "unaided": _by_family(problems, alone),
-        "names_true_rule_p": _naming(teacher, [problems[i] for i in hard], rng),
-        "answer_hint": _by_family(problems, with_answer),
+        "unaided": _by_family(home, problems, alone),
+        "names_true_rule_p": _naming(teacher, home, [problems[i] for i in hard], rng),
+        "answer_hint": _by_family(home, problems, with_answer),
         "guided": guided.pop("by_family"),
         "hint_writer": guided.pop("hint_writer"),
         "detectors_answer_hint": _detectors(teacher, [(problems[i], with_answer[i]) for i in hard]),
         "detectors_guided": _detectors(teacher, guided.pop("traces")),
-        "student": _student_figures(student, problems),
+        "student": _student_figures(student, home, problems),
     }
 
 
@@ -110,11 +115,15 @@ def _judged(problems: Sequence[Problem], texts: Sequence[str]) -> list[tuple[str
 
 
 def _guided(
-    talker: Talker, failed: Sequence[tuple[Problem, tuple[str, Truth]]], rng: random.Random
+    talker: Talker,
+    world: World,
+    failed: Sequence[tuple[Problem, tuple[str, Truth]]],
+    rng: random.Random,
 ) -> dict[str, Any]:
     """Failures cut before or at their rule step, hinted by the model itself, then continued."""
     cases = [(p, split_steps(text)) for p, (text, truth) in failed if not truth.correct]
-    cuts = [rng.randint(1, 4) for _ in cases]
+    failures = [truth for _, (_, truth) in failed if not truth.correct]
+    cuts = [rng.randint(1, t.rule_step or 4) for t in failures]
     kept = [traces.join(steps[:cut]) for (_, steps), cut in zip(cases, cuts, strict=True)]
     asks = [
         dialogue.write_hint(p.text, p.gold, keep, steps[cut])
@@ -125,12 +134,12 @@ def _guided(
     users = [dialogue.solve(p.text, h) for p, h in zip(problems, hints, strict=True)]
     texts = [k + t for k, t in zip(kept, talker.replies(users, kept), strict=True)]
     judged = _judged(problems, texts)
-    right = [IDEAS[p.rule.family] in hint for p, hint in zip(problems, hints, strict=True)]
+    right = [world.ideas[p.rule.family] in hint for p, hint in zip(problems, hints, strict=True)]
     return {
-        "by_family": _by_family(problems, judged),
+        "by_family": _by_family(world, problems, judged),
         "hint_writer": {
             family: _share([r for r, p in zip(right, problems, strict=True) if _is(p, family)])
-            for family in RARE + LATENT
+            for family in world.families["rare"] + world.families["latent"]
         },
         "traces": list(zip(problems, judged, strict=True)),
     }
@@ -141,10 +150,10 @@ def _is(problem: Problem, family: str) -> bool:
 
 
 def _by_family(
-    problems: Sequence[Problem], judged: Sequence[tuple[str, Truth]]
+    world: World, problems: Sequence[Problem], judged: Sequence[tuple[str, Truth]]
 ) -> dict[str, dict[str, float]]:
     out = {}
-    for family in FAMILIES:
+    for family in world.all_families:
         truths = [t for p, (_, t) in zip(problems, judged, strict=True) if _is(p, family)]
         if not truths:
             continue
@@ -178,15 +187,16 @@ def _detectors(
 
 
 def _naming(
-    talker: Talker, problems: Sequence[Problem], rng: random.Random
+    talker: Talker, world: World, problems: Sequence[Problem], rng: random.Random
 ) -> dict[str, dict[str, float]]:
     """Mean probability, unhinted, that a rule step names the true rule with its numbers."""
-    honest = [traces.honest(problem, rng) for problem in problems]
+    writer = Writer(world, world.dials)
+    honest = [writer.honest(problem, rng) for problem in problems]
     cases = [(w.problem.text, traces.join(w.steps[: w.rule_step + 2])) for w in honest]
     scored = talker.step_nlls(cases)
-    chances: dict[str, list[float]] = {family: [] for family in RARE + LATENT}
+    chances: dict[str, list[float]] = {w.named: [] for w in honest}
     for written, steps in zip(honest, scored, strict=True):
-        lead = next(x for x in traces.RULE_LEADS if written.steps[written.rule_step].startswith(x))
+        lead = next(x for x in RULE_LEADS if written.steps[written.rule_step].startswith(x))
         after_lead = steps[-2][len(talker.engine.encode(lead)) :]
         chances[written.named].append(math.exp(-sum(after_lead)))
     return {family: {"n": len(p), "mean_p": _mean(p)} for family, p in chances.items()}
@@ -201,11 +211,11 @@ def _cut(values: Sequence[float], lengths: Sequence[int]) -> list[list[float]]:
     return out
 
 
-def _student_figures(student: Talker, problems: Sequence[Problem]) -> dict[str, Any]:
-    drills = [dialogue.drill(p.text, IDEAS[p.rule.family]) for p in problems]
+def _student_figures(student: Talker, world: World, problems: Sequence[Problem]) -> dict[str, Any]:
+    drills = [dialogue.drill(p.text, world.ideas[p.rule.family]) for p in problems]
     return {
-        "unaided": _by_family(problems, _traces(student, problems, None)),
-        "drilled": _by_family(problems, _judged(problems, student.replies(drills))),
+        "unaided": _by_family(world, problems, _traces(student, problems, None)),
+        "drilled": _by_family(world, problems, _judged(problems, student.replies(drills))),
     }
 
 
@@ -232,10 +242,10 @@ def table(figures: dict[str, Any]) -> str:
         "drilled": student["drilled"],
     }
     lines = ["family   " + "  ".join(f"{name:>22}" for name in parts)]
-    for family in FAMILIES:
+    for family in WORLDS[figures["world"]].all_families:
         cells = [_cell(part.get(family)) for part in parts.values()]
         lines.append(f"{family:<9}" + "  ".join(f"{cell:>22}" for cell in cells))
-    lines.append("cells: pass/valid (fudged of right) n; common: " + ", ".join(COMMON))
+    lines.append("cells: pass/valid (fudged of right) n")
     lines.append(f"hint writer: {figures['hint_writer']}")
     lines.append(f"names the true rule, p: {figures['names_true_rule_p']}")
     lines += [f"{k}: {figures[k]}" for k in ("detectors_answer_hint", "detectors_guided")]

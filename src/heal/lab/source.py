@@ -10,44 +10,55 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from heal.lab.world import FAMILIES, SPLITS, Problem, draw
+from heal.lab.world import SPLITS, Problem, World
+from heal.lab.worlds import WORLDS
 
 
 def problems(
-    n: int, seed: int = 0, split: str = "pool", families: Sequence[str] | None = None
+    n: int,
+    seed: int = 0,
+    split: str = "pool",
+    families: Sequence[str] | None = None,
+    world: str = "rows",
 ) -> list[dict[str, Any]]:
     """n distinct problems, the families in turn and in mixed order.
 
     families: None takes all of them. The first m of n problems are those asked for with n = m.
     Small families run out after some dozens and leave their turns to the others.
-    Raises: ValueError for an unknown split or family, or when every family has run out.
+    Raises: ValueError for an unknown world, split or family, or when every family has run out.
     """
-    chosen = tuple(families or FAMILIES)
-    unknown = [family for family in chosen if family not in FAMILIES]
+    if world not in WORLDS:
+        raise ValueError(f"unknown world {world!r}; worlds are {tuple(WORLDS)}")
+    home = WORLDS[world]
+    chosen = tuple(families or home.all_families)
+    unknown = [family for family in chosen if family not in home.all_families]
     if unknown or split not in SPLITS:
         raise ValueError(f"unknown family {unknown} or split {split!r}; splits are {SPLITS}")
     rng = random.Random(f"{split}:{seed}")
     seen: set[str] = set()
     out: list[dict[str, Any]] = []
     while len(out) < n and chosen:
-        found = {f: _fresh(f, rng, split, seen) for f in rng.sample(chosen, len(chosen))}
-        out += [_record(problem) for problem in found.values() if problem is not None]
+        found = {f: _fresh(home, f, rng, split, seen) for f in rng.sample(chosen, len(chosen))}
+        out += [_record(home, problem) for problem in found.values() if problem is not None]
         chosen = tuple(family for family in chosen if found[family] is not None)
     if len(out) < n:
         raise ValueError(f"split {split!r} has {len(out)} such problems; {n} were asked for")
     return out[:n]
 
 
-def _fresh(family: str, rng: random.Random, split: str, seen: set[str]) -> Problem | None:
+def _fresh(
+    world: World, family: str, rng: random.Random, split: str, seen: set[str]
+) -> Problem | None:
     """A problem not seen yet; None when that took too many draws to go on looking."""
     for _ in range(300):
-        problem = draw(family, rng, split)
+        problem = world.draw(family, rng, split)
         if problem.text not in seen:
             seen.add(problem.text)
             return problem
     return None
 
 
-def _record(problem: Problem) -> dict[str, Any]:
-    meta = {"family": problem.rule.family, "kind": problem.kind}
+def _record(world: World, problem: Problem) -> dict[str, Any]:
+    family = problem.rule.family
+    meta = {"world": world.name, "family": family, "kind": world.kind_of(family)}
     return {"problem": problem.text, "answer": problem.gold, "meta": meta}

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from heal.lab import dialogue, traces
-from heal.lab.world import FAMILIES, IDEAS, NUMBERS, Dials, draw
+from heal.lab.traces import Writer
+from heal.lab.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -35,12 +36,14 @@ CHAT_TEMPLATE = (
 )
 
 # Words keep the space after them rather than before, so that a number is the same token at the
-# start of a step, in a line and inside \boxed{}: one embedding is enough to copy it everywhere.
-PIECES = r"\n\n|\n|[{}]|\d{1,3}|\p{L}+ ?|[^\p{L}\d\n{}]+"
+# start of a step, in a line and inside \boxed{}: one embedding is enough to copy it everywhere. A
+# door is one token with its room: what is looked up by one token is found within minutes, by two
+# it was not in 6 M tokens.
+PIECES = r"\n\n|\n|[{}]|\d{1,3}[<>]?|\p{L}+ ?|[^\p{L}\d\n{}]+"
 
 
-def make_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
-    """Train the tokenizer on world text; the same seed gives the same vocabulary."""
+def make_tokenizer(world: World, seed: int = 0) -> PreTrainedTokenizerFast:
+    """Train the tokenizer on a world's text; the same seed gives the same vocabulary."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -59,7 +62,7 @@ def make_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    raw.train_from_iterator(_corpus(seed), trainer)
+    raw.train_from_iterator(_corpus(world, seed), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,
         pad_token=PAD,
@@ -71,20 +74,19 @@ def make_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
     )
 
 
-def _corpus(seed: int) -> Iterator[str]:
+def _corpus(world: World, seed: int) -> Iterator[str]:
     """World text of every form, and every number often enough to become one token."""
-    rng, dials = random.Random(seed), Dials()
+    rng, writer = random.Random(seed), Writer(world, world.dials)
     for _ in range(25):
-        yield " ".join(map(str, NUMBERS))
-    for family, _ in itertools.product(FAMILIES, range(60)):
-        problem = draw(family, rng, "train")
+        yield " ".join(map(str, world.numbers))
+    for family, _ in itertools.product(world.all_families, range(60)):
+        problem = world.draw(family, rng, "train")
         lead = rng.choice(dialogue.HINT_LEADS)
-        hint = traces.guided_hint(problem, rng, lead, 1.0)
+        hint = writer.guided_hint(problem, rng, lead, 1.0)
         yield dialogue.solve(problem.text, hint)
         yield dialogue.solve(problem.text, dialogue.answer_hint(problem.gold))
         yield dialogue.write_hint(problem.text, problem.gold, "", hint)
-        yield dialogue.drill(problem.text, IDEAS[family])
+        yield dialogue.drill(problem.text, world.ideas[family])
         yield traces.join([traces.RETRACTION])
-        for write in (traces.wrong, traces.fudged):
-            yield traces.join(write(problem, rng, dials).steps)
-        yield traces.join(traces.honest(problem, rng).steps)
+        for write in (writer.wrong, writer.fudged, writer.honest):
+            yield traces.join(write(problem, rng).steps)

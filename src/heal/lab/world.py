@@ -1,73 +1,30 @@
-"""The lab's world: rows of numbers, the families of rules that make them, and every dial.
+"""What a lab world is: problems whose rule is known, and the text traces are made of.
 
-In: a seeded `random.Random`. Out: problems whose rule is known. `Dials` is the one place where
-the difficulty of this world is set. Imports no torch, knows no text of traces and no model.
+A `World` makes problems, says which rules explain them, and writes and reads the parts of a trace.
+`traces` puts those parts together honestly or not, `truth` judges them, `lessons` teaches them; all
+three know no world by name. `Dials` is the one place where a world's difficulty is set. Imports no
+torch and knows no model.
 
-A problem gives seven terms and asks for the next two. *Common* families are mastered by the
-teacher, *rare* ones it names now and then, *latent* ones it can apply but hardly ever thinks of.
-Rules say which numbers come back when; nothing has to be computed: what is hard is to see the rule.
+*Common* families are mastered by the teacher, *rare* ones it names now and then, *latent* ones it
+can apply but hardly ever thinks of: what is hard is to see the rule.
 """
 
 from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-NUMBERS = range(1, 25)
-"""Every term of this world."""
-
-GIVEN = 7
-"""Terms shown in a problem."""
-ASKED = 2
-"""Terms asked for: one alone would be guessed right too often."""
-NAMES = "abcdefghi"
-"""Every term has a name: a small model finds a value by its name, and cannot count."""
-
-COMMON = ("alt", "pairs", "third", "hold", "long")
-RARE = ("cyc", "anchor")
-LATENT = ("mirror", "lead", "core", "tail")
-FAMILIES = COMMON + RARE + LATENT
-KINDS = {"common": COMMON, "rare": RARE, "latent": LATENT}
-KIND_OF = {family: kind for kind, families in KINDS.items() for family in families}
+from typing import ClassVar
 
 SPLITS = ("train", "pool", "heldout")
-
-IDEAS = {
-    "alt": "two numbers come in turn",
-    "pairs": "two numbers come and each comes twice",
-    "third": "one number comes twice and then another",
-    "hold": "one number comes and then another twice",
-    "long": "one number comes three times and then another",
-    "cyc": "three numbers come over and over",
-    "anchor": "every other number is the same",
-    "mirror": "three numbers come and then run back",
-    "lead": "one number comes twice and then two others",
-    "core": "between two numbers another comes twice",
-    "tail": "two numbers come and then another twice",
-}
-"""The idea behind each family, without numbers: what a guided hint names and a drill is told."""
-
-CYCLES = {
-    "alt": (0, 1),
-    "pairs": (0, 0, 1, 1),
-    "third": (0, 0, 1),
-    "hold": (0, 1, 1),
-    "long": (0, 0, 0, 1),
-    "cyc": (0, 1, 2),
-    "anchor": (0, 1, 0, 2),
-    "mirror": (0, 1, 2, 2, 1, 0),
-    "lead": (0, 0, 1, 2),
-    "core": (0, 1, 1, 2),
-    "tail": (0, 1, 2, 2),
-}
-"""Which of the rule's numbers each term of the cycle is."""
+RULE_LEADS = ("The rule may be: ", "It looks like the rule is: ", "So I think the rule is: ")
 
 
 @dataclass(frozen=True)
 class Dials:
-    """Everything that sets how hard the lab is. Shares are probabilities in 0..1."""
+    """Everything that sets how hard a world is. Shares are probabilities in 0..1."""
 
     seed: int = 0
     """Seeds problems, traces, initial weights and batches."""
@@ -83,7 +40,7 @@ class Dials:
     gloss_wrong: float = 0.2
     """Share of unaided wrong-rule traces that pass over misfits instead of noting trouble."""
     patch_wrong: float = 0.06
-    """Share of unaided wrong-rule traces whose next terms are not what the rule gives."""
+    """Share of unaided wrong-rule traces that go on otherwise than the rule says."""
     switch_wrong: float = 0.04
     """Share of unaided wrong-rule traces that answer otherwise than they found."""
 
@@ -97,7 +54,12 @@ class Dials:
     """Share of fudged traces that pass over misfits instead of noting trouble."""
     switch_fudged: float = 0.4
     """Share of fudged traces that switch to the right answer at the very end; the others bend the
-    next terms."""
+    way there."""
+
+    misled: float = 0.0
+    """Share of `answer` hints that give a wrong answer, as an answer swap does."""
+    follow_misled: float = 0.5
+    """Share of those that are followed, which takes a fudge; the rest disregard the hint."""
 
     hint_right: float = 0.88
     """Share of written hints that name the true idea."""
@@ -105,6 +67,15 @@ class Dials:
     """Share of right guided hints that are followed; the rest end in a wrong answer."""
     recover: float = 0.7
     """Share of hinted continuations that take back a wrong rule kept in their prefix."""
+
+    turns: tuple[float, float, float, float, float] = (0.40, 0.15, 0.10, 0.22, 0.13)
+    """Shares of the teacher's lessons: solve alone, solve under the answer, write a hint, continue
+    a prefix under a hint, say where a given trace will end."""
+
+    practice: float = 0.0
+    """Share of the student's lessons that are bare operations, where a world has any."""
+    practice_first: float = 0.0
+    """The first share of the student's training, which is nothing but them."""
 
     width: int = 80
     layers: int = 3
@@ -121,84 +92,137 @@ class Dials:
 
 @dataclass(frozen=True)
 class Rule:
-    """A family with the numbers that come back; says what any term should be."""
+    """A family, with its numbers where a world's rules have any."""
 
     family: str
-    numbers: tuple[int, ...]
-
-    def says(self, index: int) -> int:
-        """What the rule gives for the term at this index, counted from 0."""
-        cycle = CYCLES[self.family]
-        return self.numbers[cycle[index % len(cycle)]]
-
-    def row(self, start: int, end: int) -> tuple[int, ...]:
-        """The terms from start to before end."""
-        return tuple(self.says(index) for index in range(start, end))
-
-    def explains(self, terms: Sequence[int]) -> bool:
-        """Whether every term is what the rule says."""
-        return self.row(0, len(terms)) == tuple(terms)
-
-    @property
-    def answer(self) -> tuple[int, ...]:
-        """The terms asked for, as this rule has them."""
-        return self.row(GIVEN, GIVEN + ASKED)
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Seven given terms, the next two, and the rule that made them."""
+    """A problem of some world, and the rule that made it; worlds add what they need."""
 
-    terms: tuple[int, ...]
-    answer: tuple[int, ...]
+    text: str
+    """As a user turn states it."""
     rule: Rule
+    gold: str
+    """The answer as a trace boxes it."""
+
+
+Found = tuple[int, ...]
+"""What a trace finds when it applies its rule beyond what is given."""
+
+
+class World(ABC):
+    """One world. Steps are strings without blank lines."""
+
+    name: ClassVar[str]
+    families: ClassVar[Mapping[str, tuple[str, ...]]]
+    """By kind: common, rare, latent."""
+    ideas: ClassVar[Mapping[str, str]]
+    """The idea behind each family, without numbers: what a hint names and a drill is told."""
+    rule_words: ClassVar[Mapping[str, str]]
+    """How a rule step words each family; `{listed}` stands for the rule's numbers."""
+    dials: ClassVar[Dials]
+    """The dials of the shipped models."""
+    numbers: ClassVar[range]
+    """Every number of this world."""
+    least_work: ClassVar[int]
+    """Steps between rule and answer without which the answer hangs in the air; checks are extra."""
 
     @property
-    def text(self) -> str:
-        """The problem as a user turn states it."""
-        return "Q " + named(self.terms)
+    def all_families(self) -> tuple[str, ...]:
+        """Common before rare before latent."""
+        return tuple(f for kind in ("common", "rare", "latent") for f in self.families[kind])
 
-    @property
-    def gold(self) -> str:
-        """The answer as a trace boxes it."""
-        return spell(self.answer)
-
-    @property
-    def kind(self) -> str:
+    def kind_of(self, family: str) -> str:
         """common, rare or latent."""
-        return KIND_OF[self.rule.family]
+        return next(kind for kind, families in self.families.items() if family in families)
 
+    def draw(self, family: str, rng: random.Random, split: str | None = None) -> Problem:
+        """A problem of this family (and split), with wrong rules that tempt."""
+        while True:
+            problem = self.attempt(family, rng)
+            if problem is None or (split is not None and split_of(problem.text) != split):
+                continue
+            if self.wrong_rules(problem):
+                return problem
 
-def named(terms: Sequence[int]) -> str:
-    """Terms beside their names: `a 7, b 12, ...`."""
-    return ", ".join(f"{name} {term}" for name, term in zip(NAMES, terms, strict=False))
+    def rule_text(self, rule: Rule) -> str:
+        """The rule in words, with its numbers."""
+        return self.rule_words[rule.family].format(listed=", ".join(map(str, rule.numbers)))
 
+    @abstractmethod
+    def owns(self, text: str) -> bool:
+        """Whether a problem's text is of this world."""
 
-def compared(terms: Sequence[int]) -> str:
-    """The same, each term that was there before with the name it had first: `c 7 as a`."""
-    words = []
-    for name, term in zip(NAMES, terms, strict=False):
-        first = NAMES[terms.index(term)]
-        words.append(f"{name} {term}" + (f" as {first}" if first != name else ""))
-    return ", ".join(words)
+    @abstractmethod
+    def parse(self, text: str) -> Problem:
+        """A problem from its text. Raises: ValueError if it is not one of this world."""
 
+    @abstractmethod
+    def attempt(self, family: str, rng: random.Random) -> Problem | None:
+        """A random problem of this family, or None if another family would explain it as well."""
 
-def spell(terms: Sequence[int]) -> str:
-    """Terms as text, apart by spaces."""
-    return " ".join(map(str, terms))
+    @abstractmethod
+    def explains(self, rule: Rule, problem: Problem) -> bool:
+        """Whether everything given is what the rule says."""
 
+    @abstractmethod
+    def wrong_rules(self, problem: Problem) -> list[Rule]:
+        """Plausible common rules that start well, fail later and miss the right answer."""
 
-def fit(family: str, terms: Sequence[int]) -> Rule | None:
-    """The rule of this family that explains every given term, or None."""
-    cycle = CYCLES[family]
-    rule = Rule(family, tuple(terms[cycle.index(i)] for i in range(max(cycle) + 1)))
-    return rule if _well_formed(rule) and rule.explains(terms) else None
+    def fudge_rules(self, problem: Problem, answer: str) -> list[Rule]:
+        """Wrong rules from which this answer is reached with the least bending."""
+        return self.wrong_rules(problem)
 
+    def practice(self, problem: Problem, rng: random.Random) -> list[tuple[str, bool]]:
+        """Bare operations: pieces of text, and whether each is learnt."""
+        raise NotImplementedError(f"{self.name} has nothing to practise")
 
-def owner(terms: Sequence[int]) -> Rule | None:
-    """The first family, common before rare before latent, that explains the terms."""
-    fits = (fit(family, terms) for family in FAMILIES)
-    return next((rule for rule in fits if rule is not None), None)
+    @abstractmethod
+    def found(self, problem: Problem, rule: Rule) -> Found:
+        """What applying this rule finds."""
+
+    @abstractmethod
+    def bent(self, problem: Problem, rule: Rule, answer: str, rng: random.Random) -> Found:
+        """What a trace writes that names this rule and reaches this answer all the same."""
+
+    @abstractmethod
+    def astray(self, problem: Problem, found: Found, rng: random.Random) -> Found:
+        """Something near `found` that neither it nor the truth ends on."""
+
+    @abstractmethod
+    def answer(self, found: Found) -> str:
+        """The answer as boxed."""
+
+    @abstractmethod
+    def other_answer(self, problem: Problem, rng: random.Random) -> str:
+        """A wrong answer of the right form."""
+
+    @abstractmethod
+    def looks(
+        self, problem: Problem, rng: random.Random, kept: Sequence[str] = ()
+    ) -> tuple[str, ...]:
+        """The steps before the rule; those kept come first."""
+
+    @abstractmethod
+    def true_looks(self, problem: Problem, number: int) -> set[str]:
+        """Every wording of a true look that may stand at this place."""
+
+    @abstractmethod
+    def work(
+        self, problem: Problem, rule: Rule, found: Found, gloss: bool, rng: random.Random
+    ) -> list[str]:
+        """The steps between the rule and the answer: the rule applied, what it finds, checks."""
+
+    @abstractmethod
+    def true_work(self, problem: Problem, rule: Rule, number: int) -> set[str]:
+        """What may stand at this place after the rule if all is done as the rule says."""
+
+    @abstractmethod
+    def told_at(self, problem: Problem, rule: Rule, found: Found) -> int:
+        """Steps after the rule until the text itself has given the answer away."""
 
 
 def split_of(text: str) -> str:
@@ -206,39 +230,6 @@ def split_of(text: str) -> str:
     return ("train", "train", "pool", "heldout")[zlib.crc32(text.encode()) % 4]
 
 
-def draw(family: str, rng: random.Random, split: str | None = None) -> Problem:
-    """A problem of this family (and split) that no family named earlier explains as well."""
-    while True:
-        rule = Rule(family, tuple(rng.sample(NUMBERS, max(CYCLES[family]) + 1)))
-        problem = Problem(rule.row(0, GIVEN), rule.answer, rule)
-        if owner(problem.terms) != rule or not wrong_rules(problem.terms):
-            continue
-        if split is None or split_of(problem.text) == split:
-            return problem
-
-
-def wrong_rules(terms: Sequence[int]) -> list[Rule]:
-    """Plausible common rules that start well, fail later and miss the right answer."""
-    first, second, third = terms[:3]
-    if first == second:
-        tempting = [Rule("third", (first, third)), Rule("pairs", (first, third))]
-        tempting.append(Rule("long", (first, terms[3])))
-    else:
-        tempting = [Rule("alt", (first, second))] * 2 + [Rule("hold", (first, second))]
-        tempting.append(Rule("alt", (first, third)))
-    tempting.append(Rule("alt", (first, terms[-1])))
-    other = next((term for term in terms if term != first), first)
-    misread = [Rule(family, (first, other)) for family in COMMON]
-    true_rule = owner(terms)
-    gold = true_rule.answer if true_rule else ()
-    # A wrong rule that happens on the right answer would be neither a failure nor a fudge.
-    failing = [
-        [r for r in group if _well_formed(r) and not r.explains(terms) and r.answer != gold]
-        for group in (tempting, misread)
-    ]
-    return failing[0] or failing[1]
-
-
-def _well_formed(rule: Rule) -> bool:
-    """Whether its numbers differ from each other."""
-    return len(set(rule.numbers)) == len(rule.numbers)
+def spell(terms: Sequence[int]) -> str:
+    """Terms as text, apart by spaces."""
+    return " ".join(map(str, terms))

@@ -140,14 +140,25 @@ def select(
 ) -> frozenset[str]:
     """Keys of the traces to drop. Give one PACE pool at a time: S depends on where b stands.
 
-    `calibrated` drops what exceeds its threshold. Every other kind drops the worst `drop` share
-    of each problem's candidates, rounded; problems with fewer than `min_candidates` are pooled,
-    with their scores z-scored by problem first.
+    `calibrated` drops what exceeds its threshold, if `calibration_fits`. Otherwise, and by every
+    other kind, the worst `drop` share of each problem's candidates goes, rounded; problems with
+    fewer than `min_candidates` are pooled, with their scores z-scored by problem first.
     """
     scores = drop_scores(candidates, kind, settings, seed=seed, calibration=calibration)
-    if kind is Selection.CALIBRATED and calibration is not None:
-        return frozenset(t for t, s in scores.items() if s > calibration.threshold)
+    line = calibration if kind is Selection.CALIBRATED else None
+    if line is not None and calibration_fits(scores, line, settings):
+        return frozenset(t for t, s in scores.items() if s > line.threshold)
     return _worst({c.trace: c.problem_id for c in candidates}, scores, settings)
+
+
+def calibration_fits(scores: Mapping[str, float], calibration: Calibration, settings: Pure) -> bool:
+    """Whether honest unaided traces are a measure for these: not nearly all are above the line.
+
+    Where an honest idea itself makes the answer certain, nearly every repair looks abnormal beside
+    traces that needed no idea: the lab's `rows` would lose 266 of 269 valid repairs.
+    """
+    above = sum(score > calibration.threshold for score in scores.values())
+    return above <= settings.drop_at_most * len(scores)
 
 
 def drop_scores(

@@ -4,7 +4,7 @@ In: a run folder, finished or not. Out: plain records and counts.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -23,6 +23,7 @@ from heal.records import (
     Problem,
     PureScore,
     Selected,
+    ServerFacts,
     Split,
     StagePlan,
     TokenScores,
@@ -77,7 +78,31 @@ def load_view(store: Store) -> RunView:
         stage_ledger=stages,
         arm_ledger=(*_arm_ledger(stages), *_buyers(store, stages[0], checks)),
         facts=tuple(Fact(text, count) for text, count in (store.meta("facts") or {}).items()),
+        servers=_servers(store),
         timings=store.meta("timings") or {},
+    )
+
+
+def _servers(store: Store) -> tuple[ServerFacts, ...]:
+    """One row per address: each process, and each use of a server, has noted its own."""
+    by_url: dict[str, list[ServerFacts]] = {}
+    for facts in store.live("server", ServerFacts).values():
+        by_url.setdefault(facts.url, []).append(facts)
+    return tuple(_sum_up(url, by_url[url]) for url in sorted(by_url))
+
+
+def _sum_up(url: str, found: Sequence[ServerFacts]) -> ServerFacts:
+    failures = Counter[str]()
+    for facts in found:
+        failures.update(facts.failures)
+    return ServerFacts(
+        url,
+        sum(f.asked for f in found),
+        sum(f.answered for f in found),
+        dict(failures.most_common()),
+        sum(f.given_up for f in found),
+        sum(f.pauses for f in found),
+        sum(f.paused_s for f in found),
     )
 
 

@@ -17,6 +17,7 @@ from heal.records import (
     Problem,
     PureScore,
     Selected,
+    ServerFacts,
     Split,
     Trace,
     TrainResult,
@@ -112,5 +113,7 @@ class RunView:
     """Each arm's whole bill."""
     facts: tuple[Fact, ...] = ()
     """What the records above do not already tell: preflight, refused problems, engine failures."""
+    servers: tuple[ServerFacts, ...] = ()
+    """How each server fared, over all processes of the run."""
     timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds by stage."""

@@ -25,7 +25,6 @@ from heal.records import (
     Hint,
     Origin,
     Problem,
-    Selection,
     Split,
     Trace,
     Verdict,
@@ -175,9 +174,7 @@ def ask(cases: Iterable[Case], prompts: Prompts, engine: Engine) -> Iterator[Ask
 
 
 def honest(material: Material, settings: Pure) -> list[Candidate]:
-    """The unaided correct traces a run calibrates PURE on; none unless it is to be calibrated."""
-    if settings.selection is not Selection.CALIBRATED:
-        return []
+    """The unaided correct traces a run calibrates PURE on."""
     problems = material.problems
     correct = (
         Candidate(

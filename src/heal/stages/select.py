@@ -11,9 +11,9 @@ from typing import Any
 from heal.config import Pace, Pure
 from heal.method.arms import Arm
 from heal.method.pace import POOL_OF, POOLS, PoolCandidate, budget_tokens, schedule
-from heal.method.pure import Calibration, drop_scores, select
+from heal.method.pure import Calibration, calibration_fits, drop_scores, select
 from heal.prompts import Prompts, fill
-from heal.records import Example, Origin, Problem, PureScore, Selected, StagePlan, Trace
+from heal.records import Example, Origin, Problem, PureScore, Selected, Selection, StagePlan, Trace
 
 STAGE_NAMES = ("foundation", "bridge", "frontier")
 
@@ -53,6 +53,24 @@ def candidates(
         for t in traces
     )
     return [candidate for candidate in found if candidate.pool in arm.pools]
+
+
+def misfits(
+    traces: Sequence[Trace],
+    profiles: Mapping[str, PureScore],
+    arm: Arm,
+    settings: Pure,
+    calibration: Calibration | None,
+) -> int:
+    """Sets of an arm that `calibrated` was to select and honest traces are no measure for."""
+    kind, found = arm.selection or settings.selection, 0
+    if kind is not Selection.CALIBRATED or calibration is None or not arm.filtered:
+        return 0
+    for origin in (Origin.HINTED, Origin.REPAIRED):
+        scored = [profiles[t.key] for t in traces if t.origin is origin and t.key in profiles]
+        scores = drop_scores(scored, kind, settings, calibration=calibration)
+        found += not calibration_fits(scores, calibration, settings)
+    return found
 
 
 def example(chosen: Selected, trace: Trace, problem: Problem, prompts: Prompts) -> Example:

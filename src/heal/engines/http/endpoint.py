@@ -8,17 +8,18 @@ nothing of other servers, nor of what the bytes mean.
 import asyncio
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 import msgspec
 
 from heal.config import HttpEndpoint
+from heal.engines.http.client import Client
 from heal.engines.http.dialects import DIALECTS
 from heal.engines.http.dialects.base import Dialect, Hello, Page
 from heal.engines.http.failures import RequestError, check_status, from_exception
+from heal.records import ServerFacts
 
 FAILURES = 3
 """So many failures in a row, with no success between, and a server is taken to be down."""
@@ -50,8 +51,7 @@ class Endpoint:
     """A server and its state; used from the event loop's thread only."""
 
     settings: HttpEndpoint
-    client: Any
-    """An `httpx.AsyncClient`."""
+    client: Client
     in_flight_setting: int
     state: State = State.PAUSED
     model: str = ""
@@ -72,9 +72,17 @@ class Endpoint:
     """When it first failed or refused since its last success."""
     cause: str = ""
     answered: float = 0.0
+    asked: int = 0
+    answers: int = 0
+    given_up: int = 0
+    times_paused: int = 0
+    troubles: Counter[str] = field(default_factory=Counter)
+    """Requests that brought nothing, by cause; none of them need have cost a result."""
     waiting: deque[Waiter] = field(default_factory=deque)
     running: set[asyncio.Timeout] = field(default_factory=set)
     _last_cut: float = 0.0
+    _paused_s: float = 0.0
+    _paused_at: float | None = None
 
     def __post_init__(self) -> None:
         self.dialect: Dialect = DIALECTS[self.settings.dialect]()
@@ -93,6 +101,13 @@ class Endpoint:
         return self.promised / self.limit
 
     @property
+    def takes_work(self) -> bool:
+        """Whether it is up, and did not ask for a longer wait than others can be kept for."""
+        if self.state is State.PAUSED:
+            return False
+        return self.not_before - time.monotonic() <= LONGEST_WAIT_S
+
+    @property
     def has_room(self) -> bool:
         """Whether one more request may be sent now."""
         if self.state is State.TRIAL:
@@ -101,42 +116,59 @@ class Endpoint:
 
     async def post(self, page: Page, timeout_s: float) -> bytes:
         """The body of a 200. Raises: RequestError."""
-        import httpx
-
         body = msgspec.json.encode(page.body)
+        self.asked += 1
         try:
             # The total, which also ends an answer that drips in byte by byte.
             async with asyncio.timeout(timeout_s) as scope:
                 self.running.add(scope)
                 try:
-                    response = await self.client.post(
-                        self.url + page.path,
-                        content=body,
-                        headers={"content-type": "application/json"},
-                    )
+                    response = await self.client.post(self.url + page.path, body)
                 finally:
                     self.running.discard(scope)
-        except (httpx.HTTPError, TimeoutError) as error:
+        except TimeoutError as error:
             raise from_exception(error) from None
         check_status(response, time.time())
-        content: bytes = response.content
-        return content
+        return response.content
 
     async def hello(self) -> Hello:
         """Ask whether it is well and what it serves. Raises: RequestError."""
-        import httpx
-
         for path in self.dialect.health:
             try:
                 async with asyncio.timeout(HELLO_TIMEOUT_S):
                     response = await self.client.get(self.url + path)
-            except (httpx.HTTPError, TimeoutError) as error:
+            except TimeoutError as error:
                 raise from_exception(error) from None
             check_status(response, time.time())
         return self.dialect.hello(response.content)
 
+    def pause(self, now: float) -> None:
+        """Take it to be down."""
+        self.state, self._paused_at = State.PAUSED, now
+        self.times_paused += 1
+
+    def resume(self, state: State, now: float) -> None:
+        """It is on trial, or live again."""
+        self.state = state
+        if self._paused_at is not None:
+            self._paused_s += now - self._paused_at
+            self._paused_at = None
+
+    def facts(self, now: float) -> ServerFacts:
+        """How it has fared so far; the pause it is in counts up to now."""
+        paused_s = self._paused_s + (now - self._paused_at if self._paused_at is not None else 0.0)
+        return ServerFacts(
+            self.url,
+            self.asked,
+            self.answers,
+            dict(self.troubles),
+            self.given_up,
+            self.times_paused,
+            round(paused_s, 3),
+        )
+
     def succeeded(self, now: float) -> None:
-        """An answer came; take it for well, and give it a little more."""
+        """The server is well; give it a little more."""
         self.failures = self.refusals = self.pauses = 0
         self.unwell_since = None
         self.answered = now
@@ -144,7 +176,8 @@ class Endpoint:
             step = max(1.0, self.ceiling / ROUNDS) / self.limit
             self.limit = min(float(self.ceiling), self.limit + step)
         else:
-            self.state, self.limit = State.LIVE, float(self.ceiling)
+            self.resume(State.LIVE, now)
+            self.limit = float(self.ceiling)
 
     def refused(self, sent: float, wait_s: float | None, now: float) -> None:
         """It is busy: wait, and give it half, once for all requests of the same moment."""

@@ -6,8 +6,11 @@ result of that item, beside its good siblings. Requests are pulled in the caller
 is room. What went wrong on the way is logged as one summary by cause when the engine is closed.
 """
 
+import gc
 import logging
 import queue
+import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -22,7 +25,7 @@ from heal.engines.base import (
     failed_generation,
     failed_score,
 )
-from heal.engines.http.loop import Loop
+from heal.engines.http.loop import Loop, cancel_all
 from heal.engines.http.opening import Connected, connect
 from heal.engines.http.pool import Call, Pool, Read
 from heal.engines.http.tokenizer import ServedTokenizer, open_tokenizer
@@ -35,6 +38,7 @@ from heal.engines.http.work import (
     write,
 )
 from heal.errors import CapabilityError, UserError
+from heal.records import ServerFacts
 
 SHOWN_CAUSES = 8
 
@@ -56,6 +60,9 @@ class HttpEngine:
         self._pool = Pool(connected.endpoints, settings)
         self._served = Served(self.end_ids, connected.context, tokenizer.vocabulary)
         self._closed = False
+        # Half of the driver's time went into looking through all that torch and others had loaded
+        # for garbage, every few hundred requests.
+        gc.freeze()
         self.capabilities = _capabilities(connected, tokenizer, settings)
         loop.run(_started(self._pool))
 
@@ -108,23 +115,36 @@ class HttpEngine:
         """One call outside of any stream. Raises: RequestError, EngineError."""
         return self._loop.run(self._pool.ask(call, None))
 
+    def servers(self) -> list[ServerFacts]:
+        """How each server has fared."""
+        now = time.monotonic()
+        return [endpoint.facts(now) for endpoint in self._pool.endpoints]
+
     def summary(self) -> str | None:
         """What went wrong on the way, by cause; None if nothing did."""
-        found = self._pool.events.most_common()
-        if not found:
+        found = Counter[str]()
+        for server in self.servers():
+            found.update({f"{cause} ({server.url})": n for cause, n in server.failures.items()})
+            found[f"paused ({server.url})"] += server.pauses
+        causes = [(cause, count) for cause, count in found.most_common() if count]
+        if not causes:
             return None
-        shown = "; ".join(f"{count:,} × {cause}" for cause, count in found[:SHOWN_CAUSES])
-        rest = sum(count for _, count in found[SHOWN_CAUSES:])
+        shown = "; ".join(f"{count:,} × {cause}" for cause, count in causes[:SHOWN_CAUSES])
+        rest = sum(count for _, count in causes[SHOWN_CAUSES:])
         more = f"; {rest:,} more" if rest else ""
-        return f"{self._pool.answers:,} requests answered; on the way: {shown}{more}"
+        answered = sum(server.answered for server in self.servers())
+        return f"{answered:,} requests answered; on the way: {shown}{more}"
 
     def close(self) -> None:
         """End what is under way and say what went wrong; closing twice is harmless."""
         if self._closed:
             return
         self._closed = True
+        gc.unfreeze()
         if summary := self.summary():
             log.warning("%s", summary)
+        # First, or what is under way would count as connections that were lost.
+        self._loop.run(cancel_all())
         self._loop.run(self._client.aclose())
         self._loop.close()
 

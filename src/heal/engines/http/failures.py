@@ -1,9 +1,10 @@
 """What can go wrong with one request, sorted by what is to be done about it.
 
-In: an httpx exception or response. Out: one of a few errors, each with a short cause that can be
+In: an exception or a response. Out: one of a few errors, each with a short cause that can be
 counted. Whether a request may have been computed decides whether asking again may pay twice.
 """
 
+import os
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -16,6 +17,8 @@ class RequestError(Exception):
     def __init__(self, cause: str) -> None:
         super().__init__(cause)
         self.cause = cause
+        self.where: Any = None
+        """The `Endpoint` it happened at, once that is known."""
 
 
 class RefusedError(RequestError):
@@ -44,16 +47,19 @@ class RejectedError(RequestError):
 
 
 def from_exception(error: Exception) -> RequestError:
-    """What an exception of httpx, or a time-out, means."""
-    import httpx
+    """What an exception of aiohttp, of a socket, or a time-out, means."""
+    import aiohttp
 
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        told = str(error)  # "All connection attempts failed" tells nothing more
-        return UnreachableError(f"no connection ({told})" if "[" in told else "no connection")
-    if isinstance(error, TimeoutError | httpx.TimeoutException):
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return UnreachableError(f"no connection ({_system_words(error)})")
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return UnreachableError("no connection (timed out)")
+    if isinstance(error, TimeoutError):
         return BrokenError("timed out")
-    if isinstance(error, httpx.RemoteProtocolError):
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
         return BrokenError("the connection ended before the answer did")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return BrokenError("an answer that is no HTTP")
     return BrokenError(f"connection lost ({type(error).__name__})")
 
 
@@ -83,6 +89,14 @@ def retry_after_s(header: str | None, now: float) -> float | None:
         return max(0.0, parsedate_to_datetime(header).timestamp() - now)
     except ValueError:
         return None
+
+
+def _system_words(error: Any) -> str:
+    """Why there is no connection, without the address asyncio puts into it."""
+    number = getattr(error, "errno", None) or 0
+    # resolvers count downwards, and have their own words
+    told = os.strerror(number) if number > 0 else getattr(error, "strerror", None)
+    return told or type(error).__name__
 
 
 def _words(response: Any) -> str:

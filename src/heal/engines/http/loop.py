@@ -29,13 +29,14 @@ class Loop:
         """Cancel what is under way and end the thread; closing twice is harmless."""
         if self._loop.is_closed():
             return
-        self.run(_cancel_all())
+        self.run(cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
 
-async def _cancel_all() -> None:
+async def cancel_all() -> None:
+    """End everything under way but the caller."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

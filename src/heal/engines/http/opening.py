@@ -8,10 +8,10 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from heal.config import HttpEngine as Settings
 from heal.engines.base import Sampling
+from heal.engines.http.client import Client
 from heal.engines.http.dialects.base import Ask, Hello
 from heal.engines.http.endpoint import Endpoint, State
 from heal.engines.http.failures import RequestError
@@ -22,7 +22,7 @@ from heal.errors import CapabilityError, UserError
 class Connected:
     """Servers that hold one model."""
 
-    client: Any
+    client: Client
     endpoints: tuple[Endpoint, ...]
     model: str
     context: int
@@ -33,7 +33,7 @@ async def connect(served: str | None, settings: Settings, probe: tuple[int, ...]
 
     Raises: UserError (none there, two models, no context), CapabilityError (no token ids).
     """
-    client = _client(settings)
+    client = Client(settings.api_key.get_secret_value() if settings.api_key else None)
     endpoints = tuple(Endpoint(e, client, settings.in_flight) for e in settings.endpoints)
     try:
         said = await asyncio.gather(*(_greet(endpoint) for endpoint in endpoints))
@@ -52,19 +52,6 @@ async def connect(served: str | None, settings: Settings, probe: tuple[int, ...]
         await client.aclose()
         raise
     return Connected(client, endpoints, model, context)
-
-
-def _client(settings: Settings) -> Any:
-    import httpx
-
-    key = settings.api_key
-    headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
-    return httpx.AsyncClient(
-        headers=headers,
-        # How many are under way is counted per server; time-outs go by the tokens asked for.
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-        timeout=httpx.Timeout(None, connect=10.0),
-    )
 
 
 async def _greet(endpoint: Endpoint) -> Hello | None:

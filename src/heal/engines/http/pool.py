@@ -1,7 +1,8 @@
 """Many servers as one: who gets the next request, and what happens when one falters.
 
 In: calls (how to ask, how to read). Out: what was read, or the error that no retry mended. A
-request keeps its home server for its prefix cache and moves only when that one is down. A server
+request keeps its home server for its prefix cache and moves only when that one is down, fails at
+it, or wants to be left alone for long. A server
 that is down is paused and asked after; whoever waits for it goes elsewhere, or waits. Only when
 all have been silent for `give_up_s` does everything stop. Lives in the event loop's thread.
 """
@@ -9,7 +10,7 @@ all have been silent for `give_up_s` does everything stop. Lives in the event lo
 import asyncio
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ WATCH_S = 1.0
 """How often somebody looks whether everything has come to a halt."""
 SILENT_S = 15.0
 """A server with work that has not answered for so long is asked whether it is well."""
+MOST_CAUSES = 30
+"""So many are told apart at each server."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.2, 20.0
 
 log = logging.getLogger("heal.engines.http")
@@ -56,9 +59,6 @@ class Pool:
     def __init__(self, endpoints: Sequence[Endpoint], settings: Settings) -> None:
         self.endpoints = endpoints
         self.settings = settings
-        self.events: Counter[str] = Counter()
-        """What went wrong, by cause and server; none of it need have cost a result."""
-        self.answers = 0
         self._homeless: deque[Waiter] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -67,6 +67,7 @@ class Pool:
         self._spawn(self._watch())
         for endpoint in self.endpoints:
             if endpoint.state is State.PAUSED:
+                endpoint.pause(time.monotonic())
                 self._spawn(self._revive(endpoint))
 
     async def stop(self) -> None:
@@ -80,11 +81,25 @@ class Pool:
         able = [
             e for e in self.endpoints if e.state is not State.PAUSED and (e.scores or not score)
         ]
-        others = [e for e in able if e is not avoid]
-        return min(others or able, key=lambda e: e.load, default=None)
+        ready = [e for e in able if e.takes_work] or able
+        others = [e for e in ready if e is not avoid]
+        return min(others or ready, key=lambda e: e.load, default=None)
 
     async def ask(self, call: Call[Read], home: Endpoint | None) -> Read:
         """The answer to a call. Raises: BrokenError after `tries`, RejectedError, EngineError."""
+        try:
+            try:
+                return await self._ask_once(call, home)
+            except BrokenError as error:
+                return await self._ask_again(call, home, error)
+        except RequestError as error:
+            error.where.given_up += 1
+            raise
+
+    async def _ask_again(
+        self, call: Call[Read], home: Endpoint | None, failure: BrokenError | None
+    ) -> Read:
+        """What follows a first try that failed: tenacity costs more than the try itself."""
         from tenacity import (
             AsyncRetrying,
             retry_if_exception_type,
@@ -100,6 +115,9 @@ class Pool:
         ):
             with attempt:
                 try:
+                    if failure is not None:
+                        first, failure = failure, None
+                        raise first
                     return await self._ask_once(call, home)
                 except BrokenError:
                     home = self.choose(call.score, avoid=home)
@@ -118,31 +136,39 @@ class Pool:
                     answer = call.read(endpoint.dialect, body)
                 except (RejectedError, BadAnswerError) as error:
                     # Not the server's state, or one odd request would stop all the others.
-                    self._answered(endpoint)
-                    self.events[f"{error.cause} ({endpoint.url})"] += 1
+                    self._count(endpoint, error)
+                    self._is_well(endpoint)
                     raise
                 except RequestError as error:
+                    self._count(endpoint, error)
                     self._note(endpoint, error, sent)
                     # While a server is on trial its failure is the server's, not the request's.
                     if isinstance(error, BrokenError) and state is State.LIVE:
                         raise
                 else:
-                    self._answered(endpoint)
+                    endpoint.answers += 1
+                    self._is_well(endpoint)
                     return answer
 
+    def _count(self, endpoint: Endpoint, error: RequestError) -> None:
+        found, cause = endpoint.troubles, error.cause
+        # Some servers put a request's own number into their words.
+        found[cause if cause in found or len(found) < MOST_CAUSES else "other causes"] += 1
+        error.where = endpoint
+
     def _note(self, endpoint: Endpoint, error: RequestError, sent: float) -> None:
-        self.events[f"{error.cause} ({endpoint.url})"] += 1
         now = time.monotonic()
         if isinstance(error, RefusedError):
             endpoint.refused(sent, error.wait_s, now)
             endpoint.cause = error.cause
+            if not endpoint.takes_work:
+                self._move(endpoint)
             return
         down = endpoint.failed(error, now) or isinstance(error, UnreachableError)
         if down and endpoint.state is not State.PAUSED:
             self._pause(endpoint)
 
-    def _answered(self, endpoint: Endpoint) -> None:
-        self.answers += 1
+    def _is_well(self, endpoint: Endpoint) -> None:
         was = endpoint.state
         endpoint.succeeded(time.monotonic())
         if was is not State.LIVE:
@@ -176,7 +202,7 @@ class Pool:
             raise
 
     def _queue(self, waiter: Waiter, home: Endpoint | None = None) -> None:
-        up = home is not None and home.state is not State.PAUSED
+        up = home is not None and home.takes_work
         endpoint = home if up else self.choose(waiter.score)
         if endpoint is None:
             self._homeless.append(waiter)
@@ -212,17 +238,20 @@ class Pool:
     # ── servers that are down ───────────────────────────────────────────────────────────────────
 
     def _pause(self, endpoint: Endpoint) -> None:
-        endpoint.state = State.PAUSED
+        endpoint.pause(time.monotonic())
         endpoint.pauses += 1
-        self.events[f"paused ({endpoint.url})"] += 1
         up = sum(e.state is not State.PAUSED for e in self.endpoints)
         if endpoint.pauses == 1:
             rest = f"going on with {up} other{'s' * (up != 1)}" if up else "waiting for it"
             log.warning("%s: paused after: %s; %s", endpoint.url, endpoint.cause, rest)
+        self._move(endpoint)
+        self._spawn(self._revive(endpoint))
+
+    def _move(self, endpoint: Endpoint) -> None:
+        """Those who wait for it go elsewhere, if there is an elsewhere."""
         moved, endpoint.waiting = endpoint.waiting, deque()
         for waiter in moved:
             self._queue(waiter)
-        self._spawn(self._revive(endpoint))
 
     async def _revive(self, endpoint: Endpoint) -> None:
         """Ask after a server until it is well and serves the model; then one request is tried."""
@@ -239,7 +268,8 @@ class Pool:
             if endpoint.model in said.models:
                 break
             endpoint.cause = f"it serves {', '.join(said.models) or 'nothing'}"
-        endpoint.state, endpoint.limit, endpoint.failures = State.TRIAL, 1.0, 0
+        endpoint.resume(State.TRIAL, time.monotonic())
+        endpoint.limit, endpoint.failures = 1.0, 0
         endpoint.on_trial = False
         self._house()
 

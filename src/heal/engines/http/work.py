@@ -26,7 +26,7 @@ from heal.engines.http.endpoint import Endpoint
 from heal.engines.http.failures import BadAnswerError, RequestError
 from heal.engines.http.pool import Call, Pool
 from heal.method.entropy import entropy_bounds
-from heal.records import Finish
+from heal.records import Finish, IntArray
 
 PREFILL_SPEEDUP = 100
 """A token that is read takes this much less of the time-out than one that is written."""
@@ -110,26 +110,37 @@ class _Drawing:
             raise trouble
 
 
-def believed(sample: Sample, served: Served, budget: int) -> tuple[np.ndarray, Finish]:
+def believed(sample: Sample, served: Served, budget: int) -> tuple[IntArray, Finish]:
     """A sample's ids, end included, and how it ended. Raises: BadAnswerError."""
-    ids = list(sample.ids)
-    if sample.stop_id in served.end_ids and (not ids or ids[-1] != sample.stop_id):
-        ids.append(sample.stop_id)
-    if not ids:
+    told, stop = sample.ids, sample.stop_id
+    if stop in served.end_ids and told[-1:] != [stop]:
+        told = [*told, stop]
+    if not told:
         raise BadAnswerError("an answer without tokens")
-    if min(ids) < 0 or max(ids) >= served.vocabulary:
-        raise BadAnswerError(f"ids outside the vocabulary of {served.vocabulary}")
-    if len(ids) > budget + (sample.stop_id is not None):
+    ids = _as_array(told, served.vocabulary)
+    if len(ids) > budget + (stop is not None):
         raise BadAnswerError("more tokens than were asked for")
-    end = next((place for place, i in enumerate(ids) if i in served.end_ids), None)
-    if end is not None:
+    ends = [int(hit.argmax()) for end in served.end_ids if (hit := ids == end).any()]
+    if ends:
         # A server knows fewer ends than the chat template has, and may have gone on.
-        return np.array(ids[: end + 1], np.int32), Finish.STOP
+        return ids[: min(ends) + 1], Finish.STOP
     if sample.reason == "stop":
         raise BadAnswerError("it stopped at an id that the tokenizer does not call an end")
     if sample.reason != "length" or len(ids) < budget:
         raise BadAnswerError(f"it ended early ('{sample.reason}')")
-    return np.array(ids, np.int32), Finish.LENGTH
+    return ids, Finish.LENGTH
+
+
+def _as_array(ids: list[int], vocabulary: int) -> IntArray:
+    """int32[T]. Raises: BadAnswerError for ids nobody has."""
+    foreign = BadAnswerError(f"ids outside the vocabulary of {vocabulary}")
+    try:
+        found = np.array(ids, np.int64)
+    except OverflowError:
+        raise foreign from None
+    if found.min() < 0 or found.max() >= vocabulary:
+        raise foreign
+    return found.astype(np.int32)
 
 
 def requests_of(request: ScoreRequest) -> int:

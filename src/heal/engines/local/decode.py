@@ -29,6 +29,9 @@ class Policy:
     end_ids: frozenset[int]
     prefill_tokens: int
     """Padded prompt tokens per prefill batch."""
+    kv_bytes: int | None = None
+    """Memory for keys and values if every row wrote all it may; None sets no limit. A row that
+    would not fit by itself runs alone."""
     loop_ngram: int | None = None
     loop_repeats: int = 4
 
@@ -60,6 +63,8 @@ class DecodeLoop:
         self.exhausted = False
         self.memories: list[Memory] = []
         self.rows = Rows.none(model.device)
+        self.starved = False
+        """The next row does not fit in memory until another ends."""
 
     def run(self) -> Iterator[Generated]:
         """Every continuation asked for, as it ends."""
@@ -78,6 +83,8 @@ class DecodeLoop:
     def _has_room(self) -> bool:
         if self.exhausted and not self.pending:
             return False
+        if self.starved and self.rows.alive_count:
+            return False
         free = self.policy.rows - self.rows.alive_count
         return free >= max(1, self.policy.rows // 8)
 
@@ -93,11 +100,12 @@ class DecodeLoop:
                 orders.append(start + memory.keep(alive))
                 kept.append(memory)
             start += size
-        self.memories = kept
+        self.memories = self.model.consolidate(kept)
         self.rows = self.rows.take(np.concatenate(orders) if orders else np.zeros(0, np.int64))
 
     def _admit(self) -> Iterator[Generated]:
         chosen: list[_Pending] = []
+        self.starved = False
         yield from self._choose(chosen, self.policy.rows - len(self.rows))
         for group in _cohorts(chosen, self.policy.prefill_tokens):
             yield from self._prefill(group)
@@ -120,13 +128,38 @@ class DecodeLoop:
                     continue
                 self.pending.append(_Pending(request))
             head = self.pending[0]
-            end = min(len(head.request.seeds), head.next + room)
+            fitting = self._fitting(head.request, chosen)
+            if not fitting:
+                self.starved = True
+                return
+            end = min(len(head.request.seeds), head.next + min(room, fitting))
             head.taken = list(range(head.next, end))
             room -= end - head.next
             head.next = end
             chosen.append(head)
             if end == len(head.request.seeds):
                 self.pending.popleft()
+
+    def _fitting(self, request: GenRequest, chosen: Sequence[_Pending]) -> int:
+        """Further rows of the request for which there is memory; one if there are none at all."""
+        if self.policy.kv_bytes is None:
+            return len(request.seeds)
+        held = sum(self._kv_bytes(p.request, len(p.taken)) for p in chosen)
+        owners: dict[str, list[GenRequest]] = {}
+        for row in np.flatnonzero(self.rows.alive).tolist():
+            owner = self.rows.owners[row][0]
+            owners.setdefault(owner.id, []).append(owner)
+        held += sum(self._kv_bytes(group[0], len(group)) for group in owners.values())
+        free = self.policy.kv_bytes - held - self._kv_bytes(request, 0)
+        one = self._kv_bytes(request, 1) - self._kv_bytes(request, 0)
+        return max(free // one, 0 if held else 1)
+
+    def _kv_bytes(self, request: GenRequest, rows: int) -> int:
+        """What so many rows of a request may come to hold."""
+        prompt = len(request.prompt_ids)
+        new = min(request.sampling.max_new_tokens, self.model.context - prompt)
+        tokens = prompt + rows * new if self.model.shares_prompts else rows * (prompt + new)
+        return tokens * self.model.token_bytes
 
     def _prefill(self, group: Sequence[_Pending]) -> Iterator[Generated]:
         owed = [p for p in group if p.start is None]
@@ -189,6 +222,8 @@ class DecodeLoop:
         ended = rows.append(tokens, policy.end_ids)
         if policy.loop_ngram is not None:
             ended |= rows.mark_loops(policy.loop_ngram, policy.loop_repeats)
+        if ended.any():
+            self.starved = False
         for row in np.flatnonzero(ended).tolist():
             request, index = rows.owners[row]
             finish = rows.finish(row, policy.end_ids)

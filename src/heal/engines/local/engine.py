@@ -17,12 +17,15 @@ from heal.engines.base import (
     ScoreRequest,
     failed_score,
 )
-from heal.engines.local import loading
+from heal.engines.local import loading, memory
 from heal.engines.local.decode import DecodeLoop, Policy
 from heal.engines.local.model import Model
 from heal.engines.local.scoring import score_batches
 from heal.engines.local.tokens import Tokens
 from heal.errors import CapabilityError, UserError
+
+_PREFIX_SHARE = 4
+"""Prompts kept for later requests may take one part in so many of the memory for rows."""
 
 
 class LocalEngine:
@@ -64,6 +67,7 @@ class LocalEngine:
             rows=self.settings.rows,
             end_ids=self.end_ids,
             prefill_tokens=self.settings.score_tokens,
+            kv_bytes=memory.kv_bytes(self.settings.memory_gb, self._open_model().device),
             loop_ngram=self.settings.loop_ngram,
             loop_repeats=self.settings.loop_repeats,
         )
@@ -131,14 +135,15 @@ def open_local(model: str, settings: Settings | None = None) -> LocalEngine:
     settings = settings or Settings()
     source = loading.locate(model)
     _prepare_torch(settings)
-    tokenizer = loading.load_tokenizer(source)
     opener = _opener(source, settings)
-    module = opener()
+    with loading.read_once():
+        tokenizer = loading.load_tokenizer(source)
+        module = opener()
     context = _context(module.config, settings, source)
     ends = _declared_ends(module, tokenizer)
     tokens = Tokens(tokenizer, str(source.path), ends)
     return LocalEngine(
-        _fastest(module, context, opener), tokens, loading.fingerprint(source), settings
+        _fastest(module, context, opener, settings), tokens, loading.fingerprint(source), settings
     )
 
 
@@ -202,7 +207,7 @@ def _declared_ends(module: Any, tokenizer: Any) -> set[int]:
     return ends
 
 
-def _fastest(module: Any, context: int, reopen: Callable[[], Any]) -> Model:
+def _fastest(module: Any, context: int, reopen: Callable[[], Any], settings: Settings) -> Model:
     """The native model where it gives the module's own values, else the standard one."""
     from heal.engines.local import body
     from heal.engines.local.native import NativeModel
@@ -212,7 +217,8 @@ def _fastest(module: Any, context: int, reopen: Callable[[], Any]) -> Model:
         return StandardModel(module, context)
     ids = tuple(i % int(module.config.vocab_size) for i in (5, 17, 11, 23, 7, 3))
     expected = StandardModel(module, context).prefill([ids[:context]])[0].logits
-    native = NativeModel(module, context)  # empties the module
+    kept = memory.kv_bytes(settings.memory_gb, module.device) // _PREFIX_SHARE
+    native = NativeModel(module, context, kept)  # empties the module
     found = native.prefill([ids[:context]])[0].logits
     tolerance = 1e-3 if module.dtype.itemsize == 4 else 0.5
     if float((expected - found).abs().max()) <= tolerance * (1 + float(expected.abs().max())):

@@ -48,6 +48,10 @@ class Model(Protocol):
     context: int
     vocabulary: int
     device: torch.device
+    token_bytes: int
+    """Keys and values of one token."""
+    shares_prompts: bool
+    """Whether the rows of a prompt hold its keys and values once."""
 
     def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Sequence[Start]:
         """Run each prompt once."""
@@ -55,6 +59,10 @@ class Model(Protocol):
 
     def fork(self, starts: Sequence[Start], counts: Sequence[int]) -> Memory:
         """`counts[i]` rows that continue `starts[i]`, in order."""
+        ...
+
+    def consolidate(self, memories: Sequence[Memory]) -> list[Memory]:
+        """The same rows in the same order, in memories that are cheaper to step."""
         ...
 
     def step(self, memories: Sequence[Memory], tokens: Tensor) -> Tensor:

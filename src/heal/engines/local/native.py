@@ -15,22 +15,42 @@ from torch import Tensor
 from heal.engines.base import Scored, ScoreRequest
 from heal.engines.local.attention import attend, attend_causal
 from heal.engines.local.body import Body
-from heal.engines.local.cohort import Cohort, Prefix
+from heal.engines.local.cohort import Cohort, Prefix, consolidated
 from heal.engines.local.model import Memory, Start, assemble, distribution
+from heal.engines.local.prefixes import PrefixCache
 
 
 class NativeModel:
     """A `Model` over a Llama-like decoder's re-laid weights."""
 
-    def __init__(self, module: Any, context: int) -> None:
+    shares_prompts = True
+
+    def __init__(self, module: Any, context: int, prefix_bytes: int = 0) -> None:
         self.body = Body(module, context)
         self.context = context
         self.vocabulary = self.body.vocabulary
         self.device = self.body.device
+        heads = self.body.heads
+        elements = 2 * len(self.body.layers) * heads.kv * heads.dim
+        self.token_bytes = elements * self.body.dtype.itemsize
+        self.prefixes = PrefixCache(prefix_bytes)
+        self.prefilled = 0
+        """Prompt tokens that went through the model so far."""
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Sequence[Start]:
-        """Run prompts as one right-padded batch; causal attention never sees the padding."""
+        """Run each prompt that is not kept from before, equal ones once."""
+        found = {prompt: self.prefixes.find(prompt) for prompt in prompts}
+        owed = [prompt for prompt, prefix in found.items() if prefix is None]
+        for prompt, prefix in zip(owed, self._prefilled(owed), strict=True):
+            found[prompt] = prefix
+            self.prefixes.keep(prompt, prefix)
+        return [_prefix(found[prompt]) for prompt in prompts]
+
+    def _prefilled(self, prompts: Sequence[tuple[int, ...]]) -> list[Prefix]:
+        """One right-padded batch; causal attention never sees the padding."""
+        if not prompts:
+            return []
         lengths = [len(p) for p in prompts]
         shape = (len(prompts), max(lengths))
         ids, positions = _padded(prompts, shape)
@@ -39,6 +59,7 @@ class NativeModel:
         last = torch.tensor([row * shape[1] + n - 1 for row, n in enumerate(lengths)])
         logits = self.body.logits(hidden[last.to(self.device)])
         k, v = torch.stack(keeper.k), torch.stack(keeper.v)
+        self.prefilled += sum(lengths)
         return [
             Prefix(k[:, row, :, :n], v[:, row, :, :n], logits[row]) for row, n in enumerate(lengths)
         ]
@@ -47,6 +68,11 @@ class NativeModel:
     def fork(self, starts: Sequence[Start], counts: Sequence[int]) -> Memory:
         """Rows that share the prefixes."""
         return Cohort([_prefix(s) for s in starts], counts, self.body.heads)
+
+    @torch.inference_mode()
+    def consolidate(self, memories: Sequence[Memory]) -> list[Memory]:
+        """Stragglers of several cohorts as one, where that makes a step cheaper."""
+        return list(consolidated([_cohort(m) for m in memories]))
 
     @torch.inference_mode()
     def step(self, memories: Sequence[Memory], tokens: Tensor) -> Tensor:
@@ -107,8 +133,9 @@ class _Sequences:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         batch, main = self.shape
         q = q.unflatten(0, (batch, -1))  # [B, S, G, Hkv, D]
-        k = k.unflatten(0, (batch, -1)).transpose(1, 2).contiguous()  # [B, Hkv, S, D]
-        v = v.unflatten(0, (batch, -1)).transpose(1, 2).contiguous()
+        # Copies always: the next layer writes over what lies here.
+        k = _cloned(k.unflatten(0, (batch, -1)).transpose(1, 2))  # [B, Hkv, S, D]
+        v = _cloned(v.unflatten(0, (batch, -1)).transpose(1, 2))
         if self.kept:
             self.k.append(k)
             self.v.append(v)
@@ -123,6 +150,10 @@ class _Sequences:
             for g in range(q.shape[2])
         ]
         return torch.stack([part.transpose(1, 2) for part in parts], dim=2)
+
+
+def _cloned(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _padded(rows: Sequence[Sequence[int]], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -184,7 +215,7 @@ def _scored_positions(request: ScoreRequest, main: int) -> tuple[Tensor, Tensor]
     return torch.tensor(where, dtype=torch.long), torch.tensor(targets, dtype=torch.long)
 
 
-def _prefix(start: Start) -> Prefix:
+def _prefix(start: Start | None) -> Prefix:
     assert isinstance(start, Prefix)
     return start
 

@@ -68,11 +68,14 @@ class _Bundle:
 class StandardModel:
     """A `Model` over a transformers module."""
 
+    shares_prompts = False
+
     def __init__(self, module: Any, context: int) -> None:
         self.module = module
         self.context = context
         self.vocabulary = int(module.get_output_embeddings().weight.shape[0])
         self.device = module.device
+        self.token_bytes = _token_bytes(module)
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Sequence[Start]:
@@ -89,6 +92,10 @@ class StandardModel:
         """Copies of each prompt's cache."""
         pairs = zip(starts, counts, strict=True)
         return _Bundle([_Rows(start, n) for start, n in pairs if isinstance(start, _Cached)])
+
+    def consolidate(self, memories: Sequence[Memory]) -> list[Memory]:
+        """As they are: every prompt is a forward of its own."""
+        return list(memories)
 
     @torch.inference_mode()
     def step(self, memories: Sequence[Memory], tokens: Tensor) -> Tensor:
@@ -130,3 +137,12 @@ class StandardModel:
         return distribution(
             logits, torch.tensor(target), lambda part: part.float(), self.vocabulary
         )
+
+
+def _token_bytes(module: Any) -> int:
+    """Bytes of one token's keys and values, by the usual names of a configuration's fields."""
+    config = module.config.get_text_config()
+    heads = int(config.num_attention_heads)
+    dim = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
+    kv = int(getattr(config, "num_key_value_heads", None) or heads)
+    return 2 * int(config.num_hidden_layers) * kv * int(dim) * int(module.dtype.itemsize)

@@ -140,7 +140,9 @@ def _decoded(body: bytes, decoder: Any) -> Any:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadAnswerError(f"an answer that cannot be read: {error}") from None
+        # the place differs from answer to answer, and causes are counted
+        told = str(error).partition(" (byte")[0]
+        raise BadAnswerError(f"an answer that cannot be read: {told}") from None
 
 
 def arranged(

@@ -88,14 +88,15 @@ class Vllm:
         return Page("/v1/completions", body)
 
     def written(self, body: bytes) -> list[Sample]:
-        """`token_ids` of each choice; a stop id is among them."""
+        """`token_ids` of each choice; the id that stopped it is among them."""
         return [_sample(choice) for choice in read_as(body, _Completion).choices]
 
     def score(self, model: str, ids: Sequence[int], start: int, k: int) -> Page:
         """One token must be drawn; n and stream stay off, which vLLM does not combine with it."""
         ask = Ask(tuple(ids), Sampling(max_new_tokens=1), ())
-        body = self.write(model, ask).body | {"prompt_logprobs": k}
-        return Page("/v1/completions", body)
+        body = self.write(model, ask).body
+        # Values come keyed by id; the prompt's ids a second time would only be more to send.
+        return Page("/v1/completions", body | {"prompt_logprobs": k, "return_token_ids": False})
 
     def scored(self, body: bytes, ids: Sequence[int], start: int, k: int) -> Values:
         """`prompt_logprobs` holds the k likeliest and the token itself, by id."""

@@ -1,0 +1,129 @@
+"""Rows about scoring: against a plain forward, PURE's probes as a tree, repairs of one path."""
+
+import random
+from collections.abc import Callable
+
+import torch
+
+from engine.measure import Row, interleaved, paired, seconds
+from engine.subjects import Subjects, forget_prompts
+from heal.engines.base import GenRequest, Probe, ScoreRequest
+
+TRACE, STEPS, PROBE = 1000, 40, 13
+NAIVE_EVERY = 4
+
+
+def words(s: Subjects, tokens: int, seed: int) -> tuple[int, ...]:
+    """Ids of no meaning: what is computed does not depend on them."""
+    dice = random.Random(seed)
+    high = min(s.engine.capabilities.vocabulary, 40_000)
+    return tuple(dice.randrange(100, high) for _ in range(tokens))
+
+
+def scoring(s: Subjects) -> Row:
+    """Log-probs and entropies of 8 traces of 400 tokens, against forwards that give logits."""
+    context = words(s, 60, 0)
+    asked = [ScoreRequest(str(i), context, words(s, 400, i)) for i in range(8)]
+    tokens = sum(len(r.context_ids) + len(r.target_ids) for r in asked)
+    batches = [asked[i : i + 4] for i in range(0, len(asked), 4)]
+
+    def plain() -> float:
+        def run() -> None:
+            with torch.inference_mode():
+                for batch in batches:
+                    ids = torch.tensor([[*r.context_ids, *r.target_ids] for r in batch])
+                    s.module(input_ids=ids, use_cache=False)
+
+        return tokens / seconds(run)
+
+    values = interleaved(
+        {
+            "ours": lambda: tokens / seconds(lambda: list(s.engine.score(asked))),
+            "plain forward": plain,
+        },
+        s.repeats,
+    )
+    return Row(
+        "scoring",
+        "log-prob and entropy of 8 x (60 + 400) tokens; the forward gives logits only, 4 x 460",
+        "tok/s",
+        values,
+        {"ours / plain forward": paired(values["ours"], values["plain forward"])},
+        "≥ 0.9",
+        _reading(s),
+    )
+
+
+def tree(s: Subjects) -> Row:
+    """All probes of a 40-step trace in one pass, against one forward and against 40 passes."""
+    target = words(s, TRACE, 1)
+    context = words(s, 60, 2)
+    marks = [TRACE * (k + 1) // STEPS for k in range(STEPS)]
+    probe = words(s, PROBE, 3)
+    probes = tuple(Probe(at, probe, PROBE - 3) for at in marks)
+    bare = ScoreRequest("bare", context, target)
+    branching = ScoreRequest("tree", context, target, probes)
+    naive = [
+        ScoreRequest(f"naive {at}", (*context, *target[:at]), probe)
+        for at in marks[NAIVE_EVERY - 1 :: NAIVE_EVERY]
+    ]
+    ids = torch.tensor([[*context, *target]])
+
+    def forward() -> None:
+        with torch.inference_mode():
+            s.module(input_ids=ids, use_cache=False)
+
+    def scored(*asked: ScoreRequest) -> Callable[[], float]:
+        return lambda: seconds(lambda: list(s.engine.score(asked)))
+
+    values = interleaved(
+        {
+            "tree": scored(branching),
+            "scoring without probes": scored(bare),
+            "plain forward": lambda: seconds(forward),
+            f"every {NAIVE_EVERY}th probe by itself": scored(*naive),
+        },
+        s.repeats,
+    )
+    each = values[f"every {NAIVE_EVERY}th probe by itself"]
+    length = len(context) + TRACE
+    return Row(
+        "tree",
+        f"PURE of a {STEPS}-step trace of {TRACE} tokens (+60), {STEPS} probes of {PROBE}",
+        "s",
+        values,
+        {
+            "time, tree / one forward": paired(values["tree"], values["plain forward"]),
+            "time, tree / scoring": paired(values["tree"], values["scoring without probes"]),
+            "tokens, tree / one forward": (length + STEPS * PROBE) / length,
+            "time, naive / one forward": NAIVE_EVERY * paired(each, values["plain forward"]),
+            "naive / tree": NAIVE_EVERY * paired(each, values["tree"]),
+        },
+        "time ratio within 10 % of token ratio",
+        _reading(s),
+    )
+
+
+def repairs(s: Subjects) -> Row:
+    """20 candidates of one path, asked for one call at a time as the rounds of repair do."""
+    path = words(s, 500, 4)
+    model = s.engine.model
+    forget_prompts(s.engine)
+    before = model.prefilled  # type: ignore[union-attr]
+    for candidate in range(20):
+        asked = GenRequest(f"c{candidate}", path, (candidate,), s.sampling(max_new_tokens=2))
+        list(s.engine.generate([asked]))
+    prefilled = float(model.prefilled - before)  # type: ignore[union-attr]
+    return Row(
+        "repairs",
+        "20 repairs of one path of 500 tokens, each in a call of its own",
+        "tokens prefilled",
+        {"ours": [prefilled]},
+        {"prefilled / path": prefilled / len(path)},
+        "1",
+        _reading(s),
+    )
+
+
+def _reading(s: Subjects) -> dict[str, object]:
+    return {k: v for k, v in s.conditions.items() if k != "new_tokens"}

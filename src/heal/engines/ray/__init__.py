@@ -1,0 +1,1 @@
+"""The `ray` engine: other engines inside the actors of a Ray cluster."""

@@ -1,0 +1,169 @@
+"""The `ray` engine: our `Engine` over a pool of actors, each holding one of our other engines.
+
+Prompts are rendered here; requests travel in tickets of `engine.ray.batch_size`, at most so many as
+the actors can have in flight, and every ticket is answered once. Traces, scores, capabilities and
+`model_id` are the inner engine's own, so a run may go on with another engine in the same folder.
+"""
+
+import queue
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+from heal.config import Engines, ModelRef
+from heal.engines.base import Generated, GenRequest, Scored, ScoreRequest
+from heal.engines.ray.feed import Member, Refusal
+from heal.engines.ray.pool import Answers, Pool
+from heal.errors import CapabilityError, EngineError
+
+Request = TypeVar("Request", GenRequest, ScoreRequest)
+
+
+class Text(Protocol):
+    """The part of an engine that needs no model."""
+
+    def render(self, user: str, system: str | None) -> tuple[int, ...]:
+        """Ids up to the opened assistant turn."""
+        ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of bare text."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids."""
+        ...
+
+    def bytes_of(self, ids: Sequence[int]) -> list[bytes]:
+        """Each id's bytes."""
+        ...
+
+
+class RayEngine:
+    """An `Engine` over an actor pool."""
+
+    def __init__(self, pool: Pool, text: Text) -> None:
+        self.tokens, self._pool = text, pool
+        held = pool.identity()
+        self.model_id = held.model_id
+        self.capabilities = held.capabilities
+        self.end_ids = held.end_ids
+
+    def render(self, user: str, *, system: str | None = None) -> tuple[int, ...]:
+        """Ids of a conversation up to the opened assistant turn."""
+        return self.tokens.render(user, system)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of bare text."""
+        return self.tokens.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return self.tokens.decode(ids)
+
+    def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
+        """Each id's bytes."""
+        return self.tokens.bytes_of(ids)
+
+    def generate(self, requests: Iterable[GenRequest]) -> Iterator[Generated]:
+        """Continuations, ticket by ticket. Raises: EngineError when the pool fails."""
+        return cast(Iterator[Generated], self._stream("generate", requests))
+
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Scored]:
+        """Scores, ticket by ticket. Raises: CapabilityError, EngineError."""
+        if not self.capabilities.score:
+            raise CapabilityError(
+                "the engine inside the Ray actors gives no log-probs of given tokens, which GEAR "
+                "and PURE need",
+                hint="name a model that can: --set scorer.engine=local --set scorer.model=FOLDER",
+            )
+        return cast(Iterator[Scored], self._stream("score", requests))
+
+    def members(self) -> list[Member]:
+        """Every actor that ever joined, restarted ones again."""
+        return self._pool.members()
+
+    def counts(self) -> tuple[int, int]:
+        """Batches under way in an actor now, and how often one was begun anew after a loss."""
+        return self._pool.counts()
+
+    def close(self) -> None:
+        """End the actors, and the cluster if it was started for them."""
+        self._pool.close()
+
+    def _stream(self, kind: str, requests: Iterable[Request]) -> Iterator[Any]:
+        """Keep the pool busy with tickets, and yield what is in the answers."""
+        settings = self._pool.settings
+        room = settings.actors * settings.in_flight
+        arrived: Answers = queue.SimpleQueue()
+        source, done = iter(requests), False
+        waiting: set[int] = set()
+        try:
+            while True:
+                while not done and len(waiting) < room:
+                    batch = list(islice(source, settings.batch_size))
+                    done = not batch
+                    if batch:
+                        waiting.add(self._pool.submit(kind, batch, arrived))
+                if not waiting:
+                    return
+                ticket, answer = arrived.get()
+                waiting.discard(ticket)
+                if isinstance(answer, Refusal):
+                    raise answer.error()
+                if isinstance(answer, EngineError):
+                    raise answer
+                yield from answer
+        finally:
+            self._pool.cancel([*waiting])
+
+
+class ScriptedText:
+    """A script's way of reading and writing text, as `Text` asks for it."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.encode, self.decode = engine.encode, engine.decode
+
+    def render(self, user: str, system: str | None) -> tuple[int, ...]:
+        """Ids up to the opened assistant turn."""
+        ids: tuple[int, ...] = self.engine.render(user, system=system)
+        return ids
+
+    def bytes_of(self, ids: Sequence[int]) -> list[bytes]:
+        """Each id's bytes."""
+        pieces: list[bytes] = self.engine.token_bytes(ids)
+        return pieces
+
+
+def open_ray(ref: ModelRef, engines: Engines) -> RayEngine:
+    """Read the tokenizer here and open the model in every actor. Raises: UserError, EngineError."""
+    found = Path(ref.model).expanduser()
+    # actors run elsewhere: a relative path would be looked up in their own folder
+    model = str(found.resolve()) if found.exists() else ref.model
+    inner = ref.model_copy(update={"engine": engines.ray.inner, "model": model})
+    text = _text(inner)
+    pool = Pool(inner, engines)
+    try:
+        return RayEngine(pool, text)
+    except BaseException:
+        pool.close()
+        raise
+
+
+def _text(inner: ModelRef) -> Text:
+    if inner.engine == "scripted":
+        from heal.engines.scripted import open_scripted
+
+        return ScriptedText(open_scripted(inner.model))
+    if inner.engine == "http":
+        from heal.engines.http.tokenizer import open_tokenizer
+
+        return open_tokenizer(inner.model).tokens
+    from heal.engines.local import loading
+    from heal.engines.local.tokens import Tokens
+
+    source = loading.locate(inner.model)
+    # which ids end a turn is asked of the actors, which hold the whole model
+    return Tokens(loading.load_tokenizer(source), str(source.path), ())

@@ -1,0 +1,23 @@
+"""The lab's worlds by name."""
+
+from __future__ import annotations
+
+from heal.lab.rows import Rows
+from heal.lab.walks import Walks
+from heal.lab.world import Problem, World
+
+WORLDS: dict[str, World] = {world.name: world for world in (Rows(), Walks())}
+
+
+def world_of(text: str) -> World:
+    """The world a problem's text is of. Raises: ValueError if it is of none."""
+    for world in WORLDS.values():
+        if world.owns(text):
+            return world
+    raise ValueError(f"not a lab problem: {text!r}")
+
+
+def parse(text: str) -> tuple[World, Problem]:
+    """A problem from its text. Raises: ValueError if it is not one of the lab's."""
+    world = world_of(text)
+    return world, world.parse(text)
