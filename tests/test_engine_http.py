@@ -187,7 +187,7 @@ def test_every_filter_and_penalty_is_sent_and_no_prompt_is_text(
 def test_no_request_has_both_a_seed_and_many_samples(
     serve: Callable[..., Server], connect: Open
 ) -> None:
-    """vLLM 0.32 on CPUs dies of a seed beside n = 64, and answers 500 from then on."""
+    """A server counts up from one seed, so that traces would not have those asked for."""
     server = serve()
     engine = connect(server, samples_per_request=64)
     assert not engine.capabilities.seeds

@@ -84,7 +84,7 @@ class _Drawing:
 
     def _page(self, dialect: Dialect, model: str) -> Page:
         sampling = replace(self.request.sampling, max_new_tokens=self.budget)
-        # vLLM 0.32 on CPUs dies of a seed beside n = 64; and n would be given seed, seed + 1, …
+        # With n, seeds would be seed, seed + 1, … and no longer those the caller named.
         alone = self.pool.settings.samples_per_request == 1
         seed = self.request.seeds[self.left[0]] if alone else None
         stops = tuple(sorted(self.served.end_ids))
