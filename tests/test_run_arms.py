@@ -390,3 +390,21 @@ def test_kill_nine_while_training_or_examining_ends_in_the_same_students(tmp_pat
     assert {k: b for k, b in left.items() if k not in timed} == {
         k: b for k, b in right.items() if k not in timed
     }
+
+
+def test_with_too_few_honest_traces_the_ratio_stands_in_and_the_report_says_so(
+    tmp_path: Path,
+) -> None:
+    few = {"sampling": {"n": 12}}
+    calibrated = ScriptedRun(tmp_path / "a", settings=few | {"pure": {"selection": "calibrated"}})
+    ratio = ScriptedRun(tmp_path / "b", settings=few)
+    for run in (calibrated, ratio):
+        run.go()
+    assert calibrated.view is not None
+    assert any("PURE took the plain ratio" in fact.text for fact in calibrated.view.facts)
+    assert not calibrated.read("pure", PureScore, "honest")
+    dropped = [
+        {x.trace for x in run.read("selected", Selected, "heal") if x.drop is Drop.PURE}
+        for run in (calibrated, ratio)
+    ]
+    assert dropped[0] == dropped[1]

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from heal.config import Gear
 from heal.engines.base import Sampling
-from heal.errors import UserError
 from heal.method.arms import TRAINED, Arm
-from heal.method.pure import Calibration, calibrate
+from heal.method.pure import MIN_CALIBRATION, Calibration, calibrate
 from heal.prompts import Prompts
 from heal.records import (
     Breakpoint,
@@ -128,15 +127,17 @@ class Run:
         """Those of the hinted or repaired traces that passed every gate."""
         return [trace for key, trace in traces.items() if self.gates[key] is Gate.PASSED]
 
-    def calibration_traces(self) -> list[Trace]:
-        """Unaided correct traces to calibrate PURE on; none unless it is to be calibrated."""
-        settings = self.session.config.pure
-        if not self.wants_calibration():
-            return []
-        problems = self.session.problems
-        correct = (t for t in self.correct(self.unaided))
+    def honest_traces(self) -> list[Trace]:
+        """Unaided correct training traces, at most as many as PURE is calibrated on."""
+        problems, settings = self.session.problems, self.session.config.pure
+        correct = self.correct(self.unaided)
         train = [t for t in correct if problems[t.problem_id].split is Split.TRAIN]
         return sorted(train, key=lambda t: t.key)[: settings.calibration_traces]
+
+    def calibration_traces(self) -> list[Trace]:
+        """Those worth scoring: none unless PURE is to be calibrated and there are enough."""
+        honest = self.honest_traces() if self.wants_calibration() else []
+        return honest if len(honest) >= MIN_CALIBRATION else []
 
     def wants_reliance(self) -> bool:
         """Whether candidates are scored with their hint in view too."""
@@ -152,17 +153,15 @@ class Run:
         return kind in {self.session.config.pure.selection, *(arm.selection for arm in arms)}
 
     def calibrate(self, honest: Sequence[PureScore]) -> None:
-        """Fit PURE's calibration. Raises: UserError when too few honest traces are there."""
+        """Fit PURE's calibration; with too few honest traces `fraction` stands in: a fact."""
         settings = self.session.config.pure
         if not self.wants_calibration():
             return
         try:
             self.calibration = calibrate(honest, settings)
         except ValueError as error:
-            raise UserError(
-                f"selection 'calibrated': {error}; there are {len(honest)}",
-                hint="raise sampling.n, or leave 'calibrated' out of pure and the arms",
-            ) from None
+            found = len(self.honest_traces())
+            self.session.fact(f"PURE took the plain ratio: {error}, and there are {found}", 1)
 
     def usable(self, traces: Mapping[str, Trace], arm: Arm) -> list[Trace]:
         """Correct training traces; assisted ones past the gates too, where an arm has gates."""

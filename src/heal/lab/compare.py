@@ -133,8 +133,10 @@ def compare(world: str, overrides: Sequence[str], observer: Observer, quick: boo
     quick trains fewer arms; either way PURE's rivals are measured on the same traces.
     """
     arms = ", ".join(QUICK_ARMS if quick else ARMS)
-    measured = ("pure.measure_reliance=true", "pure.measure_calibrated=true")
-    config = lab_config(world, [f"arms=[{arms}]", *measured, *overrides])
+    # The court judges the paper's reading of PURE; `heal-calibrated` is the arm with the other one.
+    pure = ("selection=fraction", "measure_reliance=true", "measure_calibrated=true")
+    settings = (f"arms=[{arms}]", *(f"pure.{setting}" for setting in pure))
+    config = lab_config(world, [*settings, *overrides])
     execute(config, observer)
     with Store.open(Path(config.run), write=False) as store:
         return hold_court(store, config)

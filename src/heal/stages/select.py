@@ -34,6 +34,8 @@ def candidates(
     suspicion: dict[str, float] = {}
     dropped: set[str] = set()
     kind = arm.selection or settings.selection
+    if kind is Selection.CALIBRATED and calibration is None:
+        kind = Selection.FRACTION
     for origin in (Origin.HINTED, Origin.REPAIRED) if arm.filtered else ():
         own = [t for t in traces if t.origin is origin]
         scored = [profiles[t.key] for t in own if t.key in profiles]
