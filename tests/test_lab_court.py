@@ -12,7 +12,7 @@ from heal.lab.court_page import markdown
 from heal.lab.worlds import WORLDS, world_of
 
 SMALL = (
-    "arms=[base, rft, heal]",
+    "arms=[base, rft, heal, heal-calibrated]",
     "seeds=[0]",
     "problems.args.n=33",
     "sampling.n=12",
@@ -74,3 +74,14 @@ def test_the_page_has_every_table_with_its_n(held: tuple[str, Court]) -> None:
         assert f"**{title}**" in page
     assert page.count("n = ") > 20
     assert "| D1 |" in page
+
+
+def test_an_arm_without_hinted_traces_has_no_set_to_measure(
+    held: tuple[str, Court],
+) -> None:
+    from heal.report.load import load_view
+    from heal.store import Store
+
+    with Store.open(Path(held[1].run), write=False) as store:
+        texts = [fact.text for fact in load_view(store).facts]
+    assert not any(text.startswith("arm rft: sets") for text in texts)

@@ -69,6 +69,8 @@ def misfits(
     if kind is not Selection.CALIBRATED or calibration is None or not arm.filtered:
         return 0
     for origin in (Origin.HINTED, Origin.REPAIRED):
+        if POOL_OF[origin] not in arm.pools:
+            continue
         scored = [profiles[t.key] for t in traces if t.origin is origin and t.key in profiles]
         scores = drop_scores(scored, kind, settings, calibration=calibration)
         found += not calibration_fits(scores, calibration, settings)
