@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.scripted_run import Watch
 
+from heal.errors import UserError
 from heal.lab.compare import Court, compare, lab_config
 from heal.lab.court_page import markdown
 from heal.lab.worlds import WORLDS, world_of
@@ -85,3 +86,9 @@ def test_an_arm_without_hinted_traces_has_no_set_to_measure(
     with Store.open(Path(held[1].run), write=False) as store:
         texts = [fact.text for fact in load_view(store).facts]
     assert not any(text.startswith("arm rft: sets") for text in texts)
+
+
+def test_a_world_that_is_not_there_is_named_with_those_that_are() -> None:
+    with pytest.raises(UserError, match="no world 'mazes'") as caught:
+        lab_config("mazes", [])
+    assert caught.value.hint == "--world rows or walks"

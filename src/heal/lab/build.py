@@ -21,7 +21,7 @@ from heal.lab.lessons import Lesson, student_lesson, teacher_lesson
 from heal.lab.tokenizer import END, PAD, make_tokenizer
 from heal.lab.traces import Writer
 from heal.lab.world import Dials
-from heal.lab.worlds import WORLDS
+from heal.lab.worlds import world_named
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ def build(
     import torch
     import transformers
 
-    home = WORLDS[world]
+    home = world_named(world)
     writer = Writer(home, dials or home.dials)
     dials = writer.dials
     scale = 0.01 if quick else 1.0

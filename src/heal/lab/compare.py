@@ -15,6 +15,7 @@ import numpy as np
 from heal.config import Config, Pure, load
 from heal.execute import execute
 from heal.lab.truth import Truth, judge, split_steps
+from heal.lab.worlds import world_named
 from heal.method.entropy import step_values
 from heal.method.gear import find_breakpoint
 from heal.method.intervals import Interval, auroc, wilson
@@ -122,7 +123,8 @@ class Court:
 
 
 def lab_config(world: str, overrides: Sequence[str]) -> Config:
-    """The lab's recipe for one of its worlds, with overrides."""
+    """The lab's recipe for one of its worlds, with overrides. Raises: UserError."""
+    world = world_named(world).name
     models = (f"{who}.model=pkg://heal.lab/assets/{world}/{who}" for who in ("teacher", "student"))
     return load(RECIPE, [f"problems.args.world={world}", *models, *overrides])
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from heal.errors import UserError
 from heal.lab.rows import Rows
 from heal.lab.walks import Walks
 from heal.lab.world import Problem, World
 
 WORLDS: dict[str, World] = {world.name: world for world in (Rows(), Walks())}
+
+
+def world_named(name: str) -> World:
+    """A world by its name. Raises: UserError if there is none."""
+    if name not in WORLDS:
+        raise UserError(f"the lab has no world {name!r}", hint=f"--world {' or '.join(WORLDS)}")
+    return WORLDS[name]
 
 
 def world_of(text: str) -> World:
