@@ -149,11 +149,12 @@ class Session:
 
     def _note_servers(self, opened: Mapping[str, Any]) -> None:
         """Store how each server has fared in this process, beside what earlier ones noted."""
-        distinct = {id(opened[name]): (name, opened[name]) for name in _ENGINES if name in opened}
+        # One engine may be teacher and scorer: it keeps its first name, or it would be counted twice.
+        distinct = {id(opened[name]): name for name in reversed(_ENGINES) if name in opened}
         rows = [
             (f"{self.process}-{name}-{facts.url}", "", facts)
-            for name, engine in distinct.values()
-            if isinstance(engine, Served)
+            for name in distinct.values()
+            if isinstance(engine := opened[name], Served)
             for facts in engine.servers()
         ]
         if rows:

@@ -1,0 +1,55 @@
+"""How servers fared is stored once for each engine, whatever it is used as."""
+
+from pathlib import Path
+
+from tests.scripted_run import Watch
+
+from heal.config import parse
+from heal.records import ServerFacts
+from heal.session import Session
+from heal.store import Store
+
+RECIPE = {
+    "run": "run",
+    "problems": {"path": "problems.jsonl"},
+    "teacher": {"engine": "scripted", "model": "script.json"},
+}
+
+
+class Counting:
+    """An engine of one server that has answered so many requests."""
+
+    answered = 0
+
+    def servers(self) -> list[ServerFacts]:
+        return [ServerFacts("http://a", self.answered, self.answered, {}, 0, 0, 0.0)]
+
+    def close(self) -> None:
+        pass
+
+
+def answers(store: Store) -> list[int]:
+    return [facts.answered for facts in store.live("server", ServerFacts).values()]
+
+
+def test_an_engine_that_also_scores_is_counted_once(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "run") as store:
+        session = Session(parse(RECIPE), store, Watch())
+        engine = Counting()
+        session.__dict__["teacher"] = engine
+        engine.answered = 304
+        session._note_servers(session.__dict__)
+        session.__dict__["scorer"] = engine
+        engine.answered = 612
+        session.close()
+        assert answers(store) == [612]
+
+
+def test_engines_opened_anew_add_up(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "run") as store:
+        session = Session(parse(RECIPE), store, Watch())
+        for count in (5, 7):
+            session.__dict__["teacher"] = engine = Counting()
+            engine.answered = count
+            session.close()
+        assert sorted(answers(store)) == [5, 7]
