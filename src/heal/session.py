@@ -149,7 +149,7 @@ class Session:
 
     def _note_servers(self, opened: Mapping[str, Any]) -> None:
         """Store how each server has fared in this process, beside what earlier ones noted."""
-        # One engine may be teacher and scorer: it keeps its first name, or it would be counted twice.
+        # One engine may be teacher and scorer: under two names it would be counted twice.
         distinct = {id(opened[name]): name for name in reversed(_ENGINES) if name in opened}
         rows = [
             (f"{self.process}-{name}-{facts.url}", "", facts)
