@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.http_server import Model, Server, reset
+from tests.http_server import Model, Server, Severable, reset
 from tests.llama_process import SLOTS, params
 from tests.tiny_models import make_checkpoint
 
@@ -39,43 +39,15 @@ PROBLEMS, SEEDS, TOKENS = 3, 4, 8
 Fault = Callable[[int, dict[str, Any]], str]
 
 
-class Proxy(ThreadingHTTPServer):
+class Proxy(Severable):
     """Hands requests on to a server, unless `fault(number, body)` names something worse."""
-
-    daemon_threads = True
-    block_on_close = False
-    allow_reuse_address = True
 
     def __init__(self, upstream: str, fault: Fault, port: int = 0) -> None:
         self.upstream, self.fault = urlsplit(upstream).netloc, fault
         self.posts = 0
         self.computed: Counter[tuple[Any, ...]] = Counter()
         """Answers the real server has worked out, by prompt and seed."""
-        self.count, self.open = threading.Lock(), set[Any]()
-        super().__init__(("127.0.0.1", port), Handler)
-        self.port = self.server_address[1]
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self.open.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Severed connections are the point here."""
-
-    def kill(self) -> None:
-        self.shutdown()
-        self.server_close()
-        for connection in tuple(self.open):
-            reset(connection)
+        super().__init__(port, Handler)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -126,24 +126,17 @@ def write_byte_tokenizer(folder: Path) -> Path:
     return folder
 
 
-class Server(ThreadingHTTPServer):
-    """The server; `kill` severs what is open, `start` listens again at the same port."""
+class Severable(ThreadingHTTPServer):
+    """Serves from the start; `kill` severs what is open, as the death of a process does."""
 
     daemon_threads = True
     block_on_close = False
     allow_reuse_address = True
     request_queue_size = 256
 
-    def __init__(self, model: Model | Script, port: int = 0) -> None:
-        self.model, self.fault = model, NONE
-        self.well = True
-        self.served = "tiny"
-        self.posts: list[dict[str, Any]] = []
-        self.answered: list[dict[str, Any]] = []
-        self.under_way = self.most_under_way = 0
-        self.count = threading.Lock()
-        self.open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", port), Handler)
+    def __init__(self, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.count, self.open = threading.Lock(), set[Any]()
+        super().__init__(("127.0.0.1", port), handler)
         self.port = self.server_address[1]
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -167,6 +160,19 @@ class Server(ThreadingHTTPServer):
         self.server_close()
         for connection in tuple(self.open):
             reset(connection)
+
+
+class Server(Severable):
+    """The server, over a small model or a script; `fault` says how it misbehaves."""
+
+    def __init__(self, model: Model | Script, port: int = 0) -> None:
+        self.model, self.fault = model, NONE
+        self.well = True
+        self.served = "tiny"
+        self.posts: list[dict[str, Any]] = []
+        self.answered: list[dict[str, Any]] = []
+        self.under_way = self.most_under_way = 0
+        super().__init__(port, Handler)
 
 
 def reset(connection: socket.socket) -> None:

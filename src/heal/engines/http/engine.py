@@ -37,6 +37,8 @@ from heal.engines.http.work import (
     score,
     write,
 )
+from heal.engines.local.tokens import Tokens
+from heal.engines.text import Speaker
 from heal.errors import CapabilityError, UserError
 from heal.records import ServerFacts
 
@@ -47,8 +49,10 @@ Request = TypeVar("Request", GenRequest, ScoreRequest)
 Result = TypeVar("Result", Generated, Scored)
 
 
-class HttpEngine:
+class HttpEngine(Speaker):
     """An `Engine` over one or many servers of one model."""
+
+    tokens: Tokens
 
     def __init__(
         self, loop: Loop, connected: Connected, tokenizer: ServedTokenizer, settings: Settings
@@ -65,22 +69,6 @@ class HttpEngine:
         gc.freeze()
         self.capabilities = _capabilities(connected, tokenizer, settings)
         loop.run(_started(self._pool))
-
-    def render(self, user: str, *, system: str | None = None) -> tuple[int, ...]:
-        """Ids of a conversation up to the opened assistant turn."""
-        return self.tokens.render(user, system)
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of bare text."""
-        return self.tokens.encode(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out."""
-        return self.tokens.decode(ids)
-
-    def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
-        """Each id's bytes."""
-        return self.tokens.bytes_of(ids)
 
     def generate(self, requests: Iterable[GenRequest]) -> Iterator[Generated]:
         """Continuations as they arrive. Raises: EngineError once no server answers any more."""

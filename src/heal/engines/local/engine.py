@@ -22,13 +22,14 @@ from heal.engines.local.decode import DecodeLoop, Policy
 from heal.engines.local.model import Model
 from heal.engines.local.scoring import score_batches
 from heal.engines.local.tokens import Tokens
+from heal.engines.text import Speaker
 from heal.errors import CapabilityError, UserError
 
 _PREFIX_SHARE = 4
 """Prompts kept for later requests may take one part in so many of the memory for rows."""
 
 
-class LocalEngine:
+class LocalEngine(Speaker):
     """An `Engine` over a transformers model."""
 
     def __init__(self, model: Model, tokens: Tokens, model_id: str, settings: Settings) -> None:
@@ -44,22 +45,6 @@ class LocalEngine:
             context=model.context,
             vocabulary=model.vocabulary,
         )
-
-    def render(self, user: str, *, system: str | None = None) -> tuple[int, ...]:
-        """Ids of a conversation up to the opened assistant turn."""
-        return self.tokens.render(user, system)
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of bare text."""
-        return self.tokens.encode(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out."""
-        return self.tokens.decode(ids)
-
-    def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
-        """Each id's bytes."""
-        return self.tokens.bytes_of(ids)
 
     def generate(self, requests: Iterable[GenRequest]) -> Iterator[Generated]:
         """Continuations as they end."""

@@ -9,38 +9,19 @@ import queue
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from heal.config import Engines, ModelRef
 from heal.engines.base import Generated, GenRequest, Scored, ScoreRequest
 from heal.engines.ray.feed import Member, Refusal
 from heal.engines.ray.pool import Answers, Pool
+from heal.engines.text import Speaker, Text
 from heal.errors import CapabilityError, EngineError
 
 Request = TypeVar("Request", GenRequest, ScoreRequest)
 
 
-class Text(Protocol):
-    """The part of an engine that needs no model."""
-
-    def render(self, user: str, system: str | None) -> tuple[int, ...]:
-        """Ids up to the opened assistant turn."""
-        ...
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of bare text."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids."""
-        ...
-
-    def bytes_of(self, ids: Sequence[int]) -> list[bytes]:
-        """Each id's bytes."""
-        ...
-
-
-class RayEngine:
+class RayEngine(Speaker):
     """An `Engine` over an actor pool."""
 
     def __init__(self, pool: Pool, text: Text) -> None:
@@ -49,22 +30,6 @@ class RayEngine:
         self.model_id = held.model_id
         self.capabilities = held.capabilities
         self.end_ids = held.end_ids
-
-    def render(self, user: str, *, system: str | None = None) -> tuple[int, ...]:
-        """Ids of a conversation up to the opened assistant turn."""
-        return self.tokens.render(user, system)
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of bare text."""
-        return self.tokens.encode(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out."""
-        return self.tokens.decode(ids)
-
-    def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
-        """Each id's bytes."""
-        return self.tokens.bytes_of(ids)
 
     def generate(self, requests: Iterable[GenRequest]) -> Iterator[Generated]:
         """Continuations, ticket by ticket. Raises: EngineError when the pool fails."""
