@@ -5,6 +5,7 @@ page are tested on answers written from their documented schema. The last test r
 server.
 """
 
+import asyncio
 import importlib.util
 import inspect
 import itertools
@@ -13,7 +14,8 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ from heal.engines.http.dialects.base import Ask
 from heal.engines.http.engine import HttpEngine as Engine
 from heal.engines.http.engine import open_http
 from heal.engines.http.failures import BadAnswerError, retry_after_s
+from heal.engines.http.loop import Loop
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import CapabilityError, EngineError, UserError
 from heal.execute import overview
@@ -866,6 +869,32 @@ def test_a_whole_run_over_servers_that_come_and_go_ends_as_one_without(
         assert one == other, name
     with Store.open(there.folder, write=False) as store:
         assert "in flight at a crash, so paid for again at most: 0" in list(overview(store))
+
+
+def test_what_is_cancelled_leaves_its_place_to_nobody_else_who_is() -> None:
+    loop, held = Loop(), list[int]()
+    place, taken = asyncio.Semaphore(1), threading.Event()
+
+    async def hold(number: int) -> None:
+        async with place:
+            held.append(number)
+            taken.set()
+            await asyncio.sleep(60)
+
+    def slowly(items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            yield item
+            time.sleep(0.005)
+
+    try:
+        running = [loop.submit(hold(number)) for number in range(20)]
+        assert taken.wait(10)
+        loop.cancel(slowly(running))
+        wait(running, timeout=10)
+        loop.run(asyncio.sleep(0.01))
+    finally:
+        loop.close()
+    assert held == [0]
 
 
 def test_how_servers_fared_is_stored_and_adds_up_over_the_processes_of_a_run(

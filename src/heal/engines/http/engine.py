@@ -173,8 +173,7 @@ class HttpEngine(Speaker):
                 under_way -= finished
                 yield result
         finally:
-            for task in tuple(running):
-                task.cancel()
+            self._loop.cancel(running)
 
     def _why_not_generate(self, request: GenRequest) -> str | None:
         s, context = request.sampling, self.capabilities.context

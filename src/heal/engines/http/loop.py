@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -24,6 +24,17 @@ class Loop:
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Start a coroutine and wait for what it returns."""
         return self.submit(work).result()
+
+    def cancel(self, running: Iterable["Future[Any]"]) -> None:
+        """End these together: one by one, each would leave its place to the next."""
+        ending = tuple(running)
+
+        def end() -> None:
+            for future in ending:
+                future.cancel()
+
+        if ending:
+            self._loop.call_soon_threadsafe(end)
 
     def close(self) -> None:
         """Cancel what is under way and end the thread; closing twice is harmless."""
