@@ -343,7 +343,13 @@ def with_student(home: Path) -> ScriptedRun:
         "prompts": {"solve": "{problem}", "solve_hinted": "{problem} Hint: {hint}"},
         "pace": {"epochs": 0.5},
         "train": {"threads": 1, "max_length": 900},
-        "evaluate": {"samples": 2, "teacher_n": 10, "max_new_tokens": 4, "bootstrap": 200},
+        "evaluate": {
+            "samples": 2,
+            "teacher_n": 10,
+            "max_new_tokens": 4,
+            "bootstrap": 200,
+            "scored_token_cost": 0.5,  # timed, it would decide how much rft_more can buy
+        },
         "engine": {"local": {"threads": 1}},
     }
     parts = world(*map(easy, ("apples", "melons", "limes", "dates")), extreme("plums"))
@@ -380,9 +386,6 @@ def test_kill_nine_while_training_or_examining_ends_in_the_same_students(tmp_pat
         kill(run.home, stage, k)
     run.go()
     other = with_student(tmp_path / "whole")
-    with Store.open(run.folder, write=False) as killed, Store.open(other.folder) as store:
-        # what a scored token costs is measured in seconds, and decides what rft_more can buy
-        store.set_meta("scored_token_cost", killed.meta("scored_token_cost"))
     other.go()
     left, right = run.live(), other.live()
     assert left.keys() == right.keys()

@@ -280,6 +280,9 @@ class Evaluate(Section):
     max_new_tokens: int | None = Field(None, ge=1)
     """None takes `sampling.max_new_tokens`."""
     bootstrap: int = Field(10_000, ge=100)
+    scored_token_cost: float | None = Field(None, ge=0)
+    """What a scored token counts beside a sampled one in the bill that `rft_more` and `star` may
+    spend. None times both once and keeps the answer, so two runs of one config may differ in it."""
 
 
 class LocalEngine(Section):

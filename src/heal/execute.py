@@ -74,6 +74,7 @@ REACH: tuple[tuple[str, str], ...] = (
     ("arms", "locate"),
     ("train", "train"),
     ("evaluate.teacher_n", "sample"),
+    ("evaluate.scored_token_cost", "spend"),
     ("evaluate", "evaluate"),
 )
 """First stage each setting reaches, the most specific first. `run`, `preset`, `limits`, `engine`

@@ -23,11 +23,13 @@ Plan = Sequence[tuple[Problem, tuple[int, ...]]]
 def bill_of(run: Run) -> int:
     """What HEAL spends after sampling, in sampled teacher tokens (RESOLUTIONS 1).
 
-    A scored token counts as much as it takes in time beside a sampled one on this engine, as
-    measured once and then kept, so that a rerun asks for the same.
+    A scored token counts what `evaluate.scored_token_cost` says, else as much as it takes in time
+    beside a sampled one on this engine, measured once and kept, so that a rerun asks for the same.
     """
     store, main = run.session.store, run.main_lift
-    cost = store.meta("scored_token_cost")
+    cost = run.session.config.evaluate.scored_token_cost
+    if cost is None:
+        cost = store.meta("scored_token_cost")
     if cost is None:
         cost = relative_cost(store.meta("work") or {})
         store.set_meta("scored_token_cost", cost)

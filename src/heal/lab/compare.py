@@ -56,6 +56,8 @@ ARMS = (
     "heal-calibrated",
 )
 """Every arm a comparison needs (METHOD §5), and PURE's second reading."""
+SCORED_TOKEN_COST = 0.5
+"""Timed in four courts at 0.36 to 0.51; fixed, so that a court says the same anywhere."""
 QUICK_ARMS = ("base", "rft", "rft_more", "heal")
 
 KEEP_HONEST = 0.95
@@ -135,9 +137,14 @@ def compare(world: str, overrides: Sequence[str], observer: Observer, quick: boo
     quick trains fewer arms; either way PURE's rivals are measured on the same traces.
     """
     arms = ", ".join(QUICK_ARMS if quick else ARMS)
-    # The court judges the paper's reading of PURE; `heal-calibrated` is the arm with the other one.
-    pure = ("selection=fraction", "measure_reliance=true", "measure_calibrated=true")
-    settings = (f"arms=[{arms}]", *(f"pure.{setting}" for setting in pure))
+    settings = (
+        f"arms=[{arms}]",
+        # The court judges the paper's reading of PURE; `heal-calibrated` has the other one.
+        "pure.selection=fraction",
+        "pure.measure_reliance=true",
+        "pure.measure_calibrated=true",
+        f"evaluate.scored_token_cost={SCORED_TOKEN_COST}",
+    )
     config = lab_config(world, [*settings, *overrides])
     execute(config, observer)
     with Store.open(Path(config.run), write=False) as store:

@@ -1,19 +1,20 @@
 """Our forward pass for Llama-like decoders (Llama, SmolLM2, Mistral, Qwen2, Qwen3).
 
 In: a transformers module, whose weights are re-laid once: q, k and v fused, gate and up fused, norm
-gains folded into the matrix that follows, matrices stored [in, out] (MKL multiplies those a fifth
-faster than [out, in] at 64 rows), rotary pairs interleaved so that a rotation is one complex
-product, and query heads ordered (group, kv head) so that a group's heads are query tokens.
+gains folded into the matrix that follows, rotary pairs interleaved so that a rotation is one
+complex product, and query heads ordered (group, kv head) so that a group's heads are query tokens.
 Out: logits. Knows nothing of requests, rows or sampling: attention comes in as a function.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from heal.engines.local.matrices import Dense, Int8, Matrix
 
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [N, G, Hkv, D], k [N, Hkv, D], v [N, Hkv, D]) → [N, G, Hkv, D] or [N, G·Hkv·D]."""
@@ -37,18 +38,14 @@ def supports(config: Any) -> bool:
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer's re-laid weights; a bias is None where the model has none."""
+    """One decoder layer's re-laid weights."""
 
-    qkv: Tensor
-    qkv_bias: Tensor | None
-    qk_gain: Tensor | None
+    qkv: Matrix
+    out: Matrix
+    gate_up: Matrix
+    down: Matrix
+    qk_gain: Tensor | None = None
     """[H + Hkv, D]: Qwen3's per-head norms of q and k."""
-    out: Tensor
-    out_bias: Tensor | None
-    gate_up: Tensor
-    gate_up_bias: Tensor | None
-    down: Tensor
-    down_bias: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -77,15 +74,27 @@ class Body:
         self.embedding: Tensor = model.get_input_embeddings().weight.detach()
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
         self.width = self.embedding.shape[1]
-        self.head, self.head_bias = _head(model)
+        self.head: Matrix = _head(model)
         self.vocabulary = self.head.shape[1]
         self.rotation = _rotation(model, context)
-        self._scratch = self.head.new_empty((0, self.vocabulary))
+        self._scratch = self.embedding.new_empty((0, self.vocabulary))
         self._space: _Workspace | None = None
         self.layers: list[Layer] = []
         for index in range(len(model.model.layers)):
             self.layers.append(_layer(model.model.layers[index], self.heads))
             model.model.layers[index] = torch.nn.Identity()
+
+    def quantize(self) -> None:
+        """Round every matrix to 8-bit integers, layer by layer; embeddings stay as they are."""
+        self.head = _quantized(self.head)
+        for index, layer in enumerate(self.layers):
+            self.layers[index] = replace(
+                layer,
+                qkv=_quantized(layer.qkv),
+                out=_quantized(layer.out),
+                gate_up=_quantized(layer.gate_up),
+                down=_quantized(layer.down),
+            )
 
     def hidden(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """Normalised hidden states [N, d] of N tokens, whatever sequences they belong to."""
@@ -95,32 +104,35 @@ class Body:
         for index, layer in enumerate(self.layers):
             q, k, v = self._qkv(layer, x, turn, space)
             mixed = attention(index, q, k, v).reshape(x.shape[0], -1)
-            _add_product(x, mixed, layer.out, layer.out_bias)
-            gate_up = _linear(
-                self._norm(x, space.normed), layer.gate_up, layer.gate_up_bias, space.gate_up
-            )
+            layer.out.add_product(x, mixed)
+            gate_up = layer.gate_up.product(self._norm(x, space.normed), space.gate_up)
             gate, up = gate_up.chunk(2, dim=-1)
-            _add_product(x, F.silu(gate, inplace=True).mul_(up), layer.down, layer.down_bias)
+            layer.down.add_product(x, F.silu(gate, inplace=True).mul_(up))
         return self._norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [N, V]."""
-        return _linear(hidden, self.head, self.head_bias).float()
+        return self.head.product(hidden).float()
 
     def step_logits(self, hidden: Tensor) -> Tensor:
         """The same in memory that the next call overwrites: fresh pages cost time."""
-        if self.head_bias is not None or self.dtype is not torch.float32:
+        if self.dtype is not torch.float32:
             return self.logits(hidden)
         if len(self._scratch) < len(hidden):
             self._scratch = hidden.new_empty((len(hidden), self.vocabulary))
-        return _linear(hidden, self.head, None, self._scratch[: len(hidden)])
+        return self.head.product(hidden, self._scratch[: len(hidden)])
 
     def _workspace(self, tokens: int) -> "_Workspace":
         if tokens > _KEPT_TOKENS:
-            return _Workspace.of(self.layers[0], tokens)
+            return self._new_workspace(tokens)
         if self._space is None or len(self._space.normed) < tokens:
-            self._space = _Workspace.of(self.layers[0], tokens)
+            self._space = self._new_workspace(tokens)
         return self._space.first(tokens)
+
+    def _new_workspace(self, tokens: int) -> "_Workspace":
+        layer = self.layers[0]
+        sizes = (self.width, layer.qkv.shape[1], layer.gate_up.shape[1])
+        return _Workspace(*(self.embedding.new_empty((tokens, size)) for size in sizes))
 
     def _norm(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         if self.dtype is not torch.float32:
@@ -134,7 +146,7 @@ class Body:
         self, layer: Layer, x: Tensor, turn: Tensor, space: "_Workspace"
     ) -> tuple[Tensor, Tensor, Tensor]:
         heads, tokens = self.heads, x.shape[0]
-        fused = _linear(self._norm(x, space.normed), layer.qkv, layer.qkv_bias, space.qkv)
+        fused = layer.qkv.product(self._norm(x, space.normed), space.qkv)
         fused = fused.view(tokens, heads.query + 2 * heads.kv, heads.dim)
         turned = fused[:, : heads.query + heads.kv]
         if layer.qk_gain is not None:
@@ -152,12 +164,6 @@ class _Workspace:
     qkv: Tensor
     gate_up: Tensor
 
-    @classmethod
-    def of(cls, layer: Layer, tokens: int) -> "_Workspace":
-        width, qkv = layer.qkv.shape
-        sizes = (width, qkv, layer.gate_up.shape[1])
-        return cls(*(layer.qkv.new_empty((tokens, size)) for size in sizes))
-
     def first(self, tokens: int) -> "_Workspace":
         return _Workspace(self.normed[:tokens], self.qkv[:tokens], self.gate_up[:tokens])
 
@@ -169,19 +175,6 @@ def _rotated(x: Tensor, turn: Tensor) -> Tensor:
     return pairs.flatten(-2).to(x.dtype)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
-    if bias is None:
-        return torch.mm(x, weight, out=out)
-    return torch.addmm(bias, x, weight, out=out)
-
-
-def _add_product(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """x += y · weight + bias, inside the product."""
-    if bias is not None:
-        x.add_(bias)
-    x.addmm_(y, weight)
-
-
 def _heads(model: Any) -> Heads:
     config, attention = model.config, model.model.layers[0].self_attn
     kv = int(config.num_key_value_heads)
@@ -189,10 +182,10 @@ def _heads(model: Any) -> Heads:
     return Heads(kv, group, int(attention.head_dim), float(attention.scaling))
 
 
-def _head(model: Any) -> tuple[Tensor, Tensor | None]:
+def _head(model: Any) -> Dense:
     linear = model.get_output_embeddings()
     gain = model.model.norm.weight.detach()
-    return _transposed(linear.weight.detach(), gain), _detached(linear.bias)
+    return Dense(_transposed(linear.weight.detach(), gain), _detached(linear.bias))
 
 
 def _rotation(model: Any, context: int) -> Tensor:
@@ -217,16 +210,14 @@ def _layer(module: Any, heads: Heads) -> Layer:
         gate_up_bias = torch.cat([mlp.gate_proj.bias, mlp.up_proj.bias]).detach()
     columns = attention.o_proj.weight.t()  # [H·D, d], rows ordered like q's heads
     out = columns.unflatten(0, (heads.kv, heads.group, heads.dim)).transpose(0, 1)
+    into_qkv = module.input_layernorm.weight.detach()
+    into_gate_up = module.post_attention_layernorm.weight.detach()
     return Layer(
-        qkv=_transposed(qkv.detach(), module.input_layernorm.weight.detach()),
-        qkv_bias=bias,
+        qkv=Dense(_transposed(qkv.detach(), into_qkv), bias),
+        out=Dense(out.flatten(0, 2).detach().contiguous(), _detached(attention.o_proj.bias)),
+        gate_up=Dense(_transposed(gate_up.detach(), into_gate_up), gate_up_bias),
+        down=Dense(_transposed(mlp.down_proj.weight.detach()), _detached(mlp.down_proj.bias)),
         qk_gain=_qk_gain(attention, heads),
-        out=out.flatten(0, 2).detach().contiguous(),
-        out_bias=_detached(attention.o_proj.bias),
-        gate_up=_transposed(gate_up.detach(), module.post_attention_layernorm.weight.detach()),
-        gate_up_bias=gate_up_bias,
-        down=_transposed(mlp.down_proj.weight.detach()),
-        down_bias=_detached(mlp.down_proj.bias),
     )
 
 
@@ -256,6 +247,10 @@ def _qk_gain(attention: Any, heads: Heads) -> Tensor | None:
 def _transposed(weight: Tensor, gain: Tensor | None = None) -> Tensor:
     scaled = weight if gain is None else (weight.float() * gain.float()).to(weight.dtype)
     return scaled.t().contiguous()
+
+
+def _quantized(matrix: Matrix) -> Matrix:
+    return Int8.of(matrix) if isinstance(matrix, Dense) else matrix
 
 
 def _detached(bias: Tensor | None) -> Tensor | None:
