@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine import growing, measure, reading, servers, writing
+from engine import growing, measure, reading, rounding, servers, writing
 from engine.measure import Row, median
 from engine.subjects import SMOLLM2, Subjects
 
@@ -26,6 +26,7 @@ ROWS: dict[str, Callable[[Subjects], Row]] = {
     "llamacpp-f32": servers.llamacpp_f32,
     "step": writing.step,
     "latency": writing.latency,
+    "int8": rounding.int8,
     "scoring": reading.scoring,
     "tree": reading.tree,
     "repairs": reading.repairs,

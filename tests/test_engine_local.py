@@ -23,6 +23,7 @@ from heal.engines.local import attention, loading, sampling
 from heal.engines.local.cohort import _filled_holes
 from heal.engines.local.decode import DecodeLoop, Policy
 from heal.engines.local.engine import LocalEngine, open_local
+from heal.engines.local.matrices import Dense, Int8, Watched
 from heal.engines.local.native import NativeModel
 from heal.engines.local.rows import repeats_itself
 from heal.engines.local.scoring import batches_by_length, tokens_of
@@ -589,3 +590,62 @@ def test_a_closed_engine_does_not_write(checkpoint: Path) -> None:
     opened.close()
     with pytest.raises(RuntimeError, match="closed"):
         opened.generate([])
+
+
+# ── int8 ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def rounded(checkpoint: Path) -> LocalEngine:
+    return open_local(str(checkpoint), Settings(rows=8, threads=1, weights="int8"))
+
+
+def test_int8_weights_are_another_model_with_nearly_the_same_values(
+    engine: LocalEngine, rounded: LocalEngine
+) -> None:
+    assert rounded.model_id == f"{engine.model_id}-int8"
+    ids = tuple(range(40, 90))
+    (exact,), (near,) = (
+        list(e.score([ScoreRequest("a", ids[:8], ids[8:])])) for e in (engine, rounded)
+    )
+    assert 0 < np.abs(exact.logprob - near.logprob).max() < 0.05
+    assert 0 < np.abs(exact.entropy_lo - near.entropy_lo).max() < 0.05
+
+
+def test_int8_rows_do_not_feel_each_other(rounded: LocalEngine) -> None:
+    asked_for = [asked(rounded, name, 4) for name in ("one", "two", "three")]
+    together = {(g.request, g.index): g.ids.tolist() for g in rounded.generate(asked_for)}
+    alone = with_settings(rounded, rows=1)
+    assert together == {(g.request, g.index): g.ids.tolist() for g in alone.generate(asked_for)}
+
+
+@given(st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_an_int8_product_is_near_the_exact_one_whatever_the_columns_sizes(
+    rows: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    sizes = 10.0 ** torch.randint(-3, 4, (96,))
+    x, weight = torch.randn(rows, 96) * sizes, torch.randn(96, 40) / sizes[:, None]
+    watched = Watched.of(Dense(weight, torch.randn(40)))
+    exact = watched.product(x)
+    found = Int8.of(watched).product(x)
+    assert float((found - exact).abs().max()) < 0.1 * float(exact.abs().max())
+    row = Int8.of(watched).product(x[:1])
+    assert torch.equal(row[0], found[0])
+
+
+def test_int8_is_refused_where_it_cannot_run(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="dtype=float32"):
+        open_local(str(checkpoint), Settings(weights="int8", dtype="bfloat16"))
+    other = make_checkpoint(tmp_path, "gpt2")
+    with pytest.raises(CapabilityError, match="only Llama-like"):
+        open_local(str(other), Settings(weights="int8"))
+
+
+def test_int8_is_refused_where_integer_products_saturate(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: true(a, b).clamp(-(2**23), 2**23))
+    with pytest.raises(CapabilityError, match="overflow"):
+        open_local(str(checkpoint), Settings(weights="int8"))

@@ -53,6 +53,11 @@ class Subjects:
         return without_ends(open_local(self.name, Settings(rows=128)))
 
     @cached_property
+    def int8(self) -> LocalEngine:
+        """The same with its weights rounded to 8 bits."""
+        return without_ends(open_local(self.name, Settings(rows=128, weights="int8")))
+
+    @cached_property
     def module(self) -> Any:
         """The same weights as transformers has them."""
         return loading.load_module(loading.locate(self.name), "float32", "cpu")

@@ -59,11 +59,11 @@ def products(body: Any, rows: int) -> None:
     logits = x.new_empty(rows, body.vocabulary)
     with torch.inference_mode():
         for layer in body.layers:
-            torch.mm(x, layer.qkv, out=qkv)
-            x.clone().addmm_(mixed, layer.out)
-            torch.mm(x, layer.gate_up, out=gate_up)
-            x.clone().addmm_(inner, layer.down)
-        torch.mm(x, body.head, out=logits)
+            layer.qkv.product(x, qkv)
+            layer.out.add_product(x.clone(), mixed)
+            layer.gate_up.product(x, gate_up)
+            layer.down.add_product(x.clone(), inner)
+        body.head.product(x, logits)
 
 
 def limit(engine: LocalEngine, rows: int, steps: int = 8) -> float:
@@ -170,7 +170,8 @@ def _kv_read(s: Subjects, tokens: int) -> float:
 @contextmanager
 def clocks() -> Iterator[dict[str, float]]:
     """Seconds spent in decode steps and in their parts. Prefill is not counted."""
-    from heal.engines.local import body, cohort, decode, native
+    from heal.engines.local import cohort, decode, native
+    from heal.engines.local.matrices import Dense
 
     spent = dict.fromkeys(("step", "steps", "products", "attention", "sampler"), 0.0)
     inside = [False]
@@ -203,8 +204,8 @@ def clocks() -> Iterator[dict[str, float]]:
         return found
 
     with (
-        mock.patch.object(body, "_linear", timed("products", body._linear)),
-        mock.patch.object(body, "_add_product", timed("products", body._add_product)),
+        mock.patch.object(Dense, "product", timed("products", Dense.product)),
+        mock.patch.object(Dense, "add_product", timed("products", Dense.add_product)),
         mock.patch.object(cohort.Cohort, "attend", timed("attention", cohort.Cohort.attend)),
         mock.patch.object(decode, "_draw", timed("sampler", decode._draw)),
         mock.patch.object(native.NativeModel, "step", stepped),
@@ -213,14 +214,16 @@ def clocks() -> Iterator[dict[str, float]]:
 
 
 def latency(s: Subjects) -> Row:
-    """One row alone."""
+    """One row alone, with float32 weights and with int8."""
     chosen = s.sampling(max_new_tokens=min(64, s.new_tokens))
     asked = s.requests(1, chosen)
-    single = with_rows(s.engine, 1)
-    ours(single, s.requests(1, replace(chosen, max_new_tokens=2)))
+    single, rounded = with_rows(s.engine, 1), with_rows(s.int8, 1)
+    for one in (single, rounded):
+        ours(one, s.requests(1, replace(chosen, max_new_tokens=2)))
     values = interleaved(
         {
             "ours": lambda: 1e3 / ours(single, asked),
+            "ours int8": lambda: 1e3 / ours(rounded, asked),
             "generate": lambda: 1e3 / generate(s.module, asked, chosen),
             "matmul limit": lambda: 1e3 / limit(s.engine, 1, 20),
         },
@@ -236,9 +239,10 @@ def latency(s: Subjects) -> Row:
         values,
         {
             "generate / ours": paired(values["generate"], values["ours"]),
+            "generate / ours int8": paired(values["generate"], values["ours int8"]),
             "generate / matmul limit": paired(values["generate"], values["matmul limit"]),
         },
-        "generate / ours ≥ 2",
+        "generate / ours ≥ 2, int8 opt-in",
         s.conditions,
         {
             "weights read per token, MB": weights,

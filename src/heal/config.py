@@ -291,6 +291,9 @@ class LocalEngine(Section):
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """bfloat16 and float16 are slow on CPUs without AMX or AVX512-BF16."""
+    weights: Literal["as_given", "int8"] = "as_given"
+    """int8 rounds weights and inputs to 8 bits: faster, with small errors (docs/engines.md), and
+    another model to everything stored. CPU and float32 only."""
     rows: int = Field(64, ge=1)
     """Traces decoded at once, across problems; fewer where `memory_gb` does not hold them."""
     memory_gb: float | None = Field(None, gt=0)

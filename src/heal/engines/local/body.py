@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from heal.engines.local.matrices import Dense, Int8, Matrix
+from heal.engines.local.matrices import Dense, Matrix
 
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [N, G, Hkv, D], k [N, Hkv, D], v [N, Hkv, D]) → [N, G, Hkv, D] or [N, G·Hkv·D]."""
@@ -84,16 +84,16 @@ class Body:
             self.layers.append(_layer(model.model.layers[index], self.heads))
             model.model.layers[index] = torch.nn.Identity()
 
-    def quantize(self) -> None:
-        """Round every matrix to 8-bit integers, layer by layer; embeddings stay as they are."""
-        self.head = _quantized(self.head)
+    def change(self, matrix: Callable[[Matrix], Matrix]) -> None:
+        """Put another matrix in the place of each, layer by layer; embeddings stay as they are."""
+        self.head = matrix(self.head)
         for index, layer in enumerate(self.layers):
             self.layers[index] = replace(
                 layer,
-                qkv=_quantized(layer.qkv),
-                out=_quantized(layer.out),
-                gate_up=_quantized(layer.gate_up),
-                down=_quantized(layer.down),
+                qkv=matrix(layer.qkv),
+                out=matrix(layer.out),
+                gate_up=matrix(layer.gate_up),
+                down=matrix(layer.down),
             )
 
     def hidden(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
@@ -247,10 +247,6 @@ def _qk_gain(attention: Any, heads: Heads) -> Tensor | None:
 def _transposed(weight: Tensor, gain: Tensor | None = None) -> Tensor:
     scaled = weight if gain is None else (weight.float() * gain.float()).to(weight.dtype)
     return scaled.t().contiguous()
-
-
-def _quantized(matrix: Matrix) -> Matrix:
-    return Int8.of(matrix) if isinstance(matrix, Dense) else matrix
 
 
 def _detached(bias: Tensor | None) -> Tensor | None:

@@ -127,18 +127,42 @@ def open_local(model: str, settings: Settings | None = None) -> LocalEngine:
     context = _context(module.config, settings, source)
     ends = _declared_ends(module, tokenizer)
     tokens = Tokens(tokenizer, str(source.path), ends)
-    return LocalEngine(
-        _fastest(module, context, opener, settings), tokens, loading.fingerprint(source), settings
-    )
+    fast, model_id = _fastest(module, context, opener, settings), loading.fingerprint(source)
+    if settings.weights == "int8":
+        _quantize(fast, source)
+        model_id += "-int8"
+    return LocalEngine(fast, tokens, model_id, settings)
 
 
 def _opener(source: loading.Source, settings: Settings) -> Callable[[], Any]:
     return lambda: loading.load_module(source, settings.dtype, settings.device)
 
 
+def _quantize(model: Model, source: loading.Source) -> None:
+    from heal.engines.local.matrices import int8_is_exact
+    from heal.engines.local.native import NativeModel
+
+    if not isinstance(model, NativeModel):
+        raise CapabilityError(
+            f"{source.path}: only Llama-like models can be rounded to int8",
+            hint="--set engine.local.weights=as_given",
+        )
+    if not int8_is_exact():
+        raise CapabilityError(
+            "this processor's 8-bit products overflow", hint="--set engine.local.weights=as_given"
+        )
+    model.quantize()
+
+
 def _prepare_torch(settings: Settings) -> None:
     import torch
 
+    if settings.weights == "int8" and (settings.dtype, settings.device) != ("float32", "cpu"):
+        raise UserError(
+            f"engine.local.weights=int8 runs on device=cpu with dtype=float32, not on device="
+            f"{settings.device} with dtype={settings.dtype}",
+            hint="--set engine.local.weights=as_given",
+        )
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     try:

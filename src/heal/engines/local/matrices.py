@@ -1,8 +1,8 @@
 """The matrices of a decoder, in floating point or as 8-bit integers; a bias belongs to its matrix.
 
-A product of few rows takes as long as reading the weights takes, so integers of a quarter of the
-size make it that much faster; a product of many rows gains from integer instructions. The price is
-rounding: a quantized model is another model, and its name says so.
+A product of few rows takes as long as reading the weights takes, and one of many rows as long as
+its multiplications: integers make both faster. The price is rounding, of the weights and of what is
+multiplied: a quantized model is another model, and its id says so.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 STEPS = 127
-"""An absolute value of 1, as an 8-bit integer; −128 stays unused, so that signs are symmetric."""
+"""What the largest absolute value becomes; −128 stays unused, so that signs are symmetric."""
 
 
 class Matrix(Protocol):
@@ -68,25 +68,70 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Int8:
-    """Stored [N, K], seen as [K, N]; one scale per column, and one per row of what is multiplied.
+class Watched:
+    """A matrix that remembers how large its inputs were."""
 
-    Sums are exact integers and scales belong to one row, so what a row gives does not depend on the
-    rows beside it, not even in its last bit.
+    matrix: Dense
+    largest: Tensor
+    """[K]: the largest absolute value seen in each column of x."""
+
+    @classmethod
+    def of(cls, matrix: Dense) -> "Watched":
+        """One that has seen nothing."""
+        return cls(matrix, matrix.weight.new_zeros(matrix.shape[0]))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """K and N."""
+        return self.matrix.shape
+
+    @property
+    def nbytes(self) -> int:
+        """As of the matrix."""
+        return self.matrix.nbytes
+
+    def product(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """x · self + bias."""
+        torch.maximum(self.largest, x.abs().amax(dim=0), out=self.largest)
+        return self.matrix.product(x, out)
+
+    def add_product(self, x: Tensor, y: Tensor) -> None:
+        """x += y · self + bias."""
+        x.add_(self.product(y))
+
+
+@dataclass(frozen=True)
+class Int8:
+    """Stored [N, K], seen as [K, N]: one scale per column, and one per row of what is multiplied.
+
+    Few columns of x are far larger than the others, and would leave them no steps: each is divided
+    by the geometric mean of what x and the weights have there, and the weights multiplied by it
+    (SmoothQuant, arXiv 2211.10438). Sums are exact and scales belong to one row, so what a row
+    gives does not depend on the rows beside it, not even in its last bit.
     """
 
     weight: Tensor
     """int8."""
     scale: Tensor
-    """float32 [N]: what 1 stands for, divided by `STEPS`."""
+    """float32 [N]: the size of a step."""
+    smooth: Tensor
+    """float32 [K]: what x is multiplied by."""
     bias: Tensor | None = None
 
     @classmethod
-    def of(cls, matrix: Dense) -> "Int8":
-        """The nearest one."""
-        columns = matrix.weight.float().t()
-        weight, scale = _rounded(columns)
-        return cls(weight.t(), scale.squeeze(1) / STEPS, matrix.bias)
+    def of(cls, watched: Watched) -> "Int8":
+        """The nearest one for inputs like those that were seen."""
+        columns = watched.matrix.weight.t().float()  # [N, K]
+        tiny = torch.finfo(torch.float32).tiny
+        weights = columns.abs().amax(dim=0).clamp_min_(tiny)
+        inputs = watched.largest.float().clamp_min(tiny)
+        # A column of x that was never used, or never matters, stays as it is.
+        used = (watched.largest > 0) & (columns != 0).any(dim=0)
+        smooth = torch.where(used, (weights / inputs).sqrt(), 1.0)
+        columns = columns / smooth
+        scale = _step(columns)
+        rounded = (columns / scale).round_().to(torch.int8)
+        return cls(rounded.t(), scale.squeeze(1), smooth, watched.matrix.bias)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -96,13 +141,14 @@ class Int8:
     @property
     def nbytes(self) -> int:
         """Integers and scales."""
-        return self.weight.nbytes + self.scale.nbytes
+        return self.weight.nbytes + self.scale.nbytes + self.smooth.nbytes
 
     def product(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """x · self + bias; the rows of x are rounded as well."""
-        rounded, size = _rounded(x)
-        sums = torch._int_mm(rounded, self.weight)
-        found = torch.mul(sums, self.scale, out=out).mul_(size / STEPS)
+        """x · self + bias."""
+        smooth = x * self.smooth
+        step = _step(smooth)
+        sums = torch._int_mm(smooth.div_(step).round_().to(torch.int8), self.weight)
+        found = torch.mul(sums, self.scale, out=out).mul_(step)
         return found if self.bias is None else found.add_(self.bias)
 
     def add_product(self, x: Tensor, y: Tensor) -> None:
@@ -110,16 +156,16 @@ class Int8:
         x.add_(self.product(y))
 
 
-def _rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 [M, K] and the float32 [M, 1] that `STEPS` stands for in each row."""
-    size = rows.abs().amax(dim=-1, keepdim=True).clamp_min_(torch.finfo(torch.float32).tiny)
-    return (rows * (STEPS / size)).round_().to(torch.int8), size
+def _step(rows: Tensor) -> Tensor:
+    """[M, 1]: the largest absolute value of each row over `STEPS`."""
+    largest = torch.linalg.vector_norm(rows, ord=torch.inf, dim=-1, keepdim=True)
+    return largest.div_(STEPS).clamp_min_(torch.finfo(torch.float32).tiny)
 
 
 def int8_is_exact() -> bool:
     """Whether this processor's integer products neither saturate nor wrap."""
-    rows = torch.full((2, 1536), STEPS, dtype=torch.int8)
-    rows[1] = -STEPS
+    signs = torch.tensor([[1], [-1]], dtype=torch.int8)
+    rows = (STEPS * signs).expand(2, 1536).contiguous()
     columns = torch.full((8, 1536), STEPS, dtype=torch.int8)
-    expected = torch.tensor([[1536 * STEPS**2] * 8, [-1536 * STEPS**2] * 8], dtype=torch.int32)
+    expected = (signs.int() * 1536 * STEPS**2).expand(2, 8)
     return torch.equal(torch._int_mm(rows, columns.t()), expected)

@@ -16,8 +16,12 @@ from heal.engines.base import Scored, ScoreRequest
 from heal.engines.local.attention import attend, attend_causal
 from heal.engines.local.body import Body
 from heal.engines.local.cohort import Cohort, Prefix, consolidated
+from heal.engines.local.matrices import Dense, Int8, Matrix, Watched
 from heal.engines.local.model import Memory, Start, assemble, distribution
 from heal.engines.local.prefixes import PrefixCache
+
+_WATCHED_TOKENS = 512
+"""So many show how large a matrix's inputs get, before it is quantized."""
 
 
 class NativeModel:
@@ -36,6 +40,21 @@ class NativeModel:
         self.prefixes = PrefixCache(prefix_bytes)
         self.prefilled = 0
         """Prompt tokens that went through the model so far."""
+
+    @torch.inference_mode()
+    def quantize(self) -> None:
+        """Round every matrix to 8-bit integers.
+
+        How large inputs are is seen on random tokens: text of the model's own gave no smaller error
+        (LOG.md), and needs a tokenizer.
+        """
+        dice = np.random.default_rng(0)
+        length = min(64, self.context)
+        texts = dice.integers(self.vocabulary, size=(_WATCHED_TOKENS // 64, length))
+        self.body.change(_watched)
+        self._prefilled([tuple(text) for text in texts.tolist()])
+        self.body.change(_rounded)
+        self.prefixes = PrefixCache(self.prefixes.limit)  # what it held is the old model's
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Sequence[Start]:
@@ -150,6 +169,14 @@ class _Sequences:
             for g in range(q.shape[2])
         ]
         return torch.stack([part.transpose(1, 2) for part in parts], dim=2)
+
+
+def _watched(matrix: Matrix) -> Matrix:
+    return Watched.of(matrix) if isinstance(matrix, Dense) else matrix
+
+
+def _rounded(matrix: Matrix) -> Matrix:
+    return Int8.of(matrix) if isinstance(matrix, Watched) else matrix
 
 
 def _cloned(x: Tensor) -> Tensor:
