@@ -121,7 +121,7 @@ class Int8:
     @classmethod
     def of(cls, watched: Watched) -> "Int8":
         """The nearest one for inputs like those that were seen."""
-        columns = watched.matrix.weight.t().float()  # [N, K]
+        columns = watched.matrix.weight.t().float().contiguous()  # [N, K]
         tiny = torch.finfo(torch.float32).tiny
         weights = columns.abs().amax(dim=0).clamp_min_(tiny)
         inputs = watched.largest.float().clamp_min(tiny)
