@@ -29,6 +29,7 @@ ROWS: dict[str, Callable[[Subjects], Row]] = {
     "int8": rounding.int8,
     "scoring": reading.scoring,
     "tree": reading.tree,
+    "siblings": reading.siblings,
     "repairs": reading.repairs,
     "growth-requests": growing.requests,
     "growth-lengths": growing.lengths,

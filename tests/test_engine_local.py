@@ -26,7 +26,8 @@ from heal.engines.local.engine import LocalEngine, open_local
 from heal.engines.local.matrices import Dense, Int8, Watched
 from heal.engines.local.native import NativeModel
 from heal.engines.local.rows import repeats_itself
-from heal.engines.local.scoring import batches_by_length, tokens_of
+from heal.engines.local.scoring import batches_by_length
+from heal.engines.local.siblings import Family, families, ids_of
 from heal.engines.local.standard import StandardModel
 from heal.errors import CapabilityError, UserError
 from heal.records import Finish
@@ -86,8 +87,8 @@ def test_heads_tied_or_not_and_any_grouping_score_as_transformers_does(
     fast = NativeModel(loading.load_module(loading.locate(str(folder)), "float32", "cpu"), 256)
     ids = tuple(range(5, 45))
     asked = ScoreRequest("s", ids[:7], ids[7:], (Probe(0, (9, 8), 0), Probe(20, (9, 8, 7), 1)))
-    (found,) = fast.score([asked])
-    (expected,) = StandardModel(module, 256).score([asked])
+    (found,) = fast.score([Family((asked,), 0)])
+    (expected,) = StandardModel(module, 256).score([Family((asked,), 0)])
     np.testing.assert_allclose(found.logprob, expected.logprob, atol=1e-4)
     np.testing.assert_allclose(found.entropy_lo, expected.entropy_lo, atol=1e-4)
     for mine, theirs in zip(found.probe_logprob, expected.probe_logprob, strict=True):
@@ -206,7 +207,7 @@ def test_a_bad_score_request_costs_no_sibling(
     score = NativeModel.score
 
     def failing(self: NativeModel, batch: Any) -> Any:
-        if any(r.id == "bad" for r in batch):
+        if any(r.id == "bad" for family in batch for r in family.requests):
             raise RuntimeError("lost")
         return score(self, batch)
 
@@ -274,13 +275,75 @@ def test_filling_holes_keeps_every_live_row_and_moves_few(alive: list[bool]) -> 
     assert moved <= (~mask[: len(order)]).sum()
 
 
-@given(st.lists(st.integers(1, 300), max_size=40), st.integers(64, 2000))
-def test_score_batches_keep_every_request_and_the_budget(sizes: list[int], budget: int) -> None:
-    requests = [ScoreRequest(str(i), (1,) * n, (2,)) for i, n in enumerate(sizes)]
-    batches = list(batches_by_length(requests, budget))
-    assert sorted(r.id for b in batches for r in b) == sorted(r.id for r in requests)
+def written(name: str, context: str, target: str, *probes: int) -> ScoreRequest:
+    """Letters as ids, and a probe of three ids after so many target tokens."""
+    branches = tuple(Probe(at, (7, 8, 9), 1) for at in probes)
+    return ScoreRequest(name, tuple(map(ord, context)), tuple(map(ord, target)), branches)
+
+
+TEXTS = st.text("ab", max_size=60)
+SCORINGS = st.lists(st.tuples(st.text("ab", min_size=1, max_size=60), TEXTS), max_size=24)
+
+
+@given(SCORINGS, st.integers(64, 400))
+def test_score_batches_keep_every_request_and_the_budget(
+    texts: list[tuple[str, str]], budget: int
+) -> None:
+    requests = [written(str(i), *text) for i, text in enumerate(texts)]
+    batches = list(batches_by_length(families(requests), budget))
+    found = [r.id for batch in batches for family in batch for r in family.requests]
+    assert sorted(found) == sorted(r.id for r in requests)
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(map(tokens_of, batch)) <= budget
+        rows = sum(len(family.requests) for family in batch)
+        assert rows == 1 or rows * max(family.widest for family in batch) <= budget
+
+
+@given(SCORINGS, st.integers(0, 60))
+def test_siblings_share_what_all_of_them_open_with_and_no_probe_leaves(
+    texts: list[tuple[str, str]], at: int
+) -> None:
+    # a common opening, or hardly anything would be worth sharing
+    requests = [
+        written(str(i), "abba" * 5 + context, target, min(at, len(target)))
+        for i, (context, target) in enumerate(texts)
+    ]
+    for family in families(requests):
+        assert (family.shared == 0) == (len(family.requests) == 1)
+        for request in family.requests:
+            assert ids_of(request)[: family.shared] == family.trunk
+            assert len(ids_of(request)) > family.shared
+            assert len(request.context_ids) + request.probes[0].at >= family.shared
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_siblings_score_as_each_alone(tmp_path: Path, kind: str) -> None:
+    opened = open_local(str(make_checkpoint(tmp_path, kind)), Settings(score_tokens=4096))
+    model = opened.model
+    assert isinstance(model, NativeModel)
+    opening, other = "what is 12 times 7? first", "what is 12 times 7? well now"
+    asked_for = [
+        written("a", opening, " we multiply 12 by 7", 5, 12, 20),
+        written("b", opening, " we multiply 12 and add", 15, 15),
+        written("c", opening, " we multiply", 12),
+        written("d", opening, " we multiply 12 by 7"),
+        written("e", "what is 12 times 7? ", "first we multiply 12 by 9", 20),
+        written("f", other, " it is 84", 0),
+        written("g", other, " it is 84", 9),
+        written("h", "a stranger", " comes"),
+        written("i", other, "", 0),
+    ]
+    shared = families(asked_for)
+    assert 1 < len(shared) < len(asked_for)
+    together = {scored.request: scored for scored in opened.score(asked_for)}
+    for request in asked_for:
+        (alone,) = model.score([Family((request,), 0)])
+        found = together[request.id]
+        np.testing.assert_allclose(found.logprob, alone.logprob, atol=1e-5)
+        np.testing.assert_allclose(found.entropy_lo, alone.entropy_lo, atol=1e-5)
+        assert len(found.probe_logprob) == len(request.probes)
+        for mine, theirs in zip(found.probe_logprob, alone.probe_logprob, strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=1e-5)
+        assert found.tokens == alone.tokens
 
 
 def test_a_decode_loop_asks_for_no_more_than_it_has_rows(engine: LocalEngine) -> None:

@@ -22,8 +22,8 @@ def words(s: Subjects, tokens: int, seed: int) -> tuple[int, ...]:
 
 def scoring(s: Subjects) -> Row:
     """Log-probs and entropies of 8 traces of 400 tokens, against forwards that give logits."""
-    context = words(s, 60, 0)
-    asked = [ScoreRequest(str(i), context, words(s, 400, i)) for i in range(8)]
+    # Contexts of their own, or ours would share one.
+    asked = [ScoreRequest(str(i), words(s, 60, 100 + i), words(s, 400, i)) for i in range(8)]
     tokens = sum(len(r.context_ids) + len(r.target_ids) for r in asked)
     batches = [asked[i : i + 4] for i in range(0, len(asked), 4)]
 
@@ -100,6 +100,37 @@ def tree(s: Subjects) -> Row:
             "naive / tree": NAIVE_EVERY * paired(each, values["tree"]),
         },
         "time ratio within 10 % of token ratio",
+        _reading(s),
+    )
+
+
+def siblings(s: Subjects) -> Row:
+    """PURE of 8 repairs of one path, whose opening goes through the model once, and one by one."""
+    context, kept, probe = words(s, 60, 2), words(s, 340, 3), words(s, PROBE, 4)
+    probes = tuple(Probe(at, probe, PROBE - 3) for at in range(360, TRACE, TRACE // STEPS))
+    asked = [
+        ScoreRequest(str(i), context, (*kept, *words(s, TRACE - len(kept), 10 + i)), probes)
+        for i in range(8)
+    ]
+    own = TRACE - len(kept) + len(probes) * PROBE
+    opening = len(context) + len(kept)
+    values = interleaved(
+        {
+            "together": lambda: seconds(lambda: list(s.engine.score(asked))),
+            "one by one": lambda: seconds(lambda: [list(s.engine.score([r])) for r in asked]),
+        },
+        s.repeats,
+    )
+    return Row(
+        "siblings",
+        f"PURE of 8 repairs of {TRACE} tokens that share {opening}, {len(probes)} probes each",
+        "s",
+        values,
+        {
+            "time, one by one / together": paired(values["one by one"], values["together"]),
+            "tokens": 8 * (opening + own) / (opening + 8 * own),
+        },
+        "reported",
         _reading(s),
     )
 

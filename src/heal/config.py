@@ -438,7 +438,7 @@ class Config(Section):
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # In both worlds of the lab `calibrated` tells fudged from valid better than the plain ratio,
-    # and its student is better on hard and extreme problems: LOG.md, rows-300 and walks-300.
+    # and its student is better on hard and extreme problems: LOG.md, the two courts.
     "default": {"pure": {"selection": "calibrated"}},
     "paper": {},
 }

@@ -34,16 +34,28 @@ def attend_plain(
     return torch.matmul(weights, v), lse
 
 
-def attend_causal(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
-    """Causal attention of whole sequences: q [B, S, G, Hkv, D], k and v [B, Hkv, S, D] → like q."""
-    # One call per query head of a group reads k and v as they lie; expanding them would copy.
-    parts = [
-        torch.nn.functional.scaled_dot_product_attention(
-            q[:, :, g].transpose(1, 2), k, v, is_causal=True, scale=scale
-        ).transpose(1, 2)
-        for g in range(q.shape[2])
-    ]
-    return torch.stack(parts, dim=2)
+def attend_causal(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
+    """Causal attention of whole sequences: q [B, S, G, Hkv, D], k and v [B, Hkv, S, D].
+
+    Out: like q, and lse [B, S, G, Hkv]. One call per query head of a group reads k and v as they
+    lie; expanding them would copy.
+    """
+    parts = [_causal(q[:, :, g].transpose(1, 2), k, v, scale) for g in range(q.shape[2])]
+    outs, lses = zip(*parts, strict=True)
+    return (
+        torch.stack([out.transpose(1, 2) for out in outs], dim=2),
+        torch.stack([lse.transpose(1, 2) for lse in lses], dim=2),
+    )
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    if q.device.type == "cpu":
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, True, scale=scale
+        )
+        return out, lse
+    hidden = torch.full((q.shape[2], k.shape[2]), float("-inf"), device=q.device).triu_(1)
+    return attend_plain(q, k, v, scale=scale, mask=hidden)
 
 
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heal.engines.base import Scored, ScoreRequest
+from heal.engines.local.siblings import Family
 from heal.records import FloatArray
 
 _CHUNK_ELEMENTS = 1 << 23
@@ -69,8 +70,8 @@ class Model(Protocol):
         """Feed one token per row of all memories; float32 [R, V], valid until the next step."""
         ...
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
-        """Exact log-probs and entropies."""
+    def score(self, batch: Sequence[Family]) -> list[Scored]:
+        """Exact log-probs and entropies of every request."""
         ...
 
 

@@ -1,24 +1,26 @@
 """The fast path: prefill, decode and tree scoring over our own forward pass.
 
-In: token ids. Out: prefixes, logits, and hidden states of scored positions. Every prompt is
-prefilled once; a scoring request's probes are branches of one tree: each attends to the context,
-the target tokens before it and itself, at the positions it would have had.
+In: token ids. Out: prefixes, logits, and the values of scored positions. Every prompt is prefilled
+once; what scoring requests open with alike goes through the model once, and their probes are
+branches of one tree (`trees`).
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from heal.engines.base import Scored, ScoreRequest
-from heal.engines.local.attention import attend, attend_causal
+from heal.engines.base import Scored
 from heal.engines.local.body import Body
 from heal.engines.local.cohort import Cohort, Prefix, consolidated
 from heal.engines.local.matrices import Dense, Int8, Matrix, Watched
 from heal.engines.local.model import Memory, Start, assemble, distribution
 from heal.engines.local.prefixes import PrefixCache
+from heal.engines.local.siblings import Family, tokens_of
+from heal.engines.local.trees import Row, Sequences, Trunk, padded, tree_inputs, tree_mask
 
 _WATCHED_TOKENS = 512
 """So many show how large a matrix's inputs get, before it is quantized."""
@@ -71,11 +73,11 @@ class NativeModel:
         if not prompts:
             return []
         lengths = [len(p) for p in prompts]
-        shape = (len(prompts), max(lengths))
-        ids, positions = _padded(prompts, shape)
-        keeper = _Sequences(self.body, shape, kept=True)
-        hidden = self._hidden(ids, positions, keeper)
-        last = torch.tensor([row * shape[1] + n - 1 for row, n in enumerate(lengths)])
+        width = max(lengths)
+        ids = padded(prompts, width)
+        keeper = Sequences(self.body, (len(prompts), width), kept=True)
+        hidden = self._hidden(ids, _positions(ids), keeper)
+        last = torch.tensor([row * width + n - 1 for row, n in enumerate(lengths)])
         logits = self.body.logits(hidden[last.to(self.device)])
         k, v = torch.stack(keeper.k), torch.stack(keeper.v)
         self.prefilled += sum(lengths)
@@ -114,61 +116,83 @@ class NativeModel:
         return self.body.step_logits(hidden)
 
     @torch.inference_mode()
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
-        """One padded pass over all requests, probes included."""
-        mains = [(*r.context_ids, *r.target_ids) for r in requests]
-        branches = [tuple(i for p in r.probes for i in p.ids) for r in requests]
-        main, twigs = max(map(len, mains)), max(map(len, branches))
-        ids, positions = _tree_inputs(requests, mains, branches, main, twigs)
-        attention = _Sequences(self.body, (len(requests), main), _tree_mask(requests, main, twigs))
-        hidden = self._hidden(ids, positions, attention)
+    def score(self, batch: Sequence[Family]) -> list[Scored]:
+        """One pass over what siblings share, and one padded pass over all the rest."""
+        rows = [Row(request, family.shared) for family in batch for request in family.requests]
+        main, twigs = max(len(row.ids) for row in rows), max(len(row.twigs) for row in rows)
+        trunks, mask = self._trunks(batch), tree_mask(rows, main, twigs)
+        attention = Sequences(self.body, (len(rows), main), mask, [t for t in trunks if t])
+        hidden = self._hidden(*tree_inputs(rows, main, twigs), attention)
+        waiting = iter(zip(rows, hidden.unflatten(0, (len(rows), main + twigs)), strict=True))
         results = []
-        for row, request in enumerate(requests):
-            where, targets = _scored_positions(request, main)
-            mine = hidden[row * (main + twigs) : (row + 1) * (main + twigs)]
-            values = distribution(
-                mine[where.to(self.device)], targets, self.body.logits, self.vocabulary
-            )
-            results.append(assemble(request, *values, len(mains[row]) + len(branches[row])))
+        for family, trunk in zip(batch, trunks, strict=True):
+            shared = None if trunk is None else self._shared_values(family, trunk)
+            for row, own in islice(waiting, len(family.requests)):
+                results.append(self._scored(row, own, main, trunk, shared))
         return results
 
-    def _hidden(self, ids: Tensor, positions: Tensor, attention: "_Sequences") -> Tensor:
+    def _trunks(self, batch: Sequence[Family]) -> list[Trunk | None]:
+        """What each family shares, all in one padded pass."""
+        shared = [family for family in batch if family.shared]
+        if not shared:
+            return [None] * len(batch)
+        width = max(family.shared for family in shared)
+        keeper = Sequences(self.body, (len(shared), width), kept=True)
+        ids = padded([family.trunk for family in shared], width)
+        hidden = self._hidden(ids, _positions(ids), keeper).unflatten(0, (len(shared), width))
+        k, v = torch.stack(keeper.k), torch.stack(keeper.v)
+        trunks, first, number = list[Trunk | None](), 0, 0
+        for family in batch:
+            rows = slice(first, first := first + len(family.requests))
+            if not family.shared:
+                trunks.append(None)
+                continue
+            n = family.shared
+            trunks.append(Trunk(rows, k[:, number, :, :n], v[:, number, :, :n], hidden[number, :n]))
+            number += 1
+        return trunks
+
+    def _shared_values(self, family: Family, trunk: Trunk) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies of the trunk's tokens but the first, [shared − 1]."""
+        start = min(len(request.context_ids) for request in family.requests)
+        values = torch.zeros(2, family.shared - 1)
+        if start < family.shared:
+            targets = torch.tensor(family.trunk[start:])
+            values[0, start - 1 :], values[1, start - 1 :] = distribution(
+                trunk.hidden[start - 1 : -1], targets, self.body.logits, self.vocabulary
+            )
+        return values[0], values[1]
+
+    def _scored(
+        self,
+        row: Row,
+        hidden: Tensor,
+        main: int,
+        trunk: Trunk | None,
+        shared: tuple[Tensor, Tensor] | None,
+    ) -> Scored:
+        (where, targets), (branch_where, branch_targets) = row.targets(), row.probes(main)
+        sources = torch.tensor(where + branch_where, dtype=torch.long, device=self.device)
+        states = hidden[sources]
+        if trunk is not None:
+            states[sources < 0] = trunk.hidden[-1]
+        wanted = torch.tensor(targets + branch_targets, dtype=torch.long)
+        values = distribution(states, wanted, self.body.logits, self.vocabulary)
+        if shared is not None:
+            start = len(row.request.context_ids) - 1
+            values = (
+                torch.cat([shared[0][start:], values[0]]),
+                torch.cat([shared[1][start:], values[1]]),
+            )
+        return assemble(row.request, *values, tokens_of(row.request))
+
+    def _hidden(self, ids: Tensor, positions: Tensor, attention: Sequences) -> Tensor:
         flat = ids.flatten().to(self.device), positions.flatten().to(self.device)
         return self.body.hidden(*flat, attention)
 
 
-class _Sequences:
-    """Attention of whole sequences, each followed by `mask.shape[2]` branch tokens (or none)."""
-
-    def __init__(
-        self, body: Body, shape: tuple[int, int], mask: Tensor | None = None, kept: bool = False
-    ) -> None:
-        self.scale, self.shape = body.heads.scale, shape
-        self.mask = None if mask is None else mask.to(body.device, body.dtype)
-        self.k: list[Tensor] = []
-        self.v: list[Tensor] = []
-        self.kept = kept
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        batch, main = self.shape
-        q = q.unflatten(0, (batch, -1))  # [B, S, G, Hkv, D]
-        # Copies always: the next layer writes over what lies here.
-        k = _cloned(k.unflatten(0, (batch, -1)).transpose(1, 2))  # [B, Hkv, S, D]
-        v = _cloned(v.unflatten(0, (batch, -1)).transpose(1, 2))
-        if self.kept:
-            self.k.append(k)
-            self.v.append(v)
-        out = attend_causal(q[:, :main], k[:, :, :main], v[:, :, :main], scale=self.scale)
-        if self.mask is not None:
-            out = torch.cat([out, self._branches(q[:, main:], k, v)], dim=1)
-        return out.flatten(0, 1)
-
-    def _branches(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        parts = [
-            attend(q[:, :, g].transpose(1, 2), k, v, scale=self.scale, mask=self.mask)[0]
-            for g in range(q.shape[2])
-        ]
-        return torch.stack([part.transpose(1, 2) for part in parts], dim=2)
+def _positions(ids: Tensor) -> Tensor:
+    return torch.arange(ids.shape[1]).expand(ids.shape)
 
 
 def _watched(matrix: Matrix) -> Matrix:
@@ -177,69 +201,6 @@ def _watched(matrix: Matrix) -> Matrix:
 
 def _rounded(matrix: Matrix) -> Matrix:
     return Int8.of(matrix) if isinstance(matrix, Watched) else matrix
-
-
-def _cloned(x: Tensor) -> Tensor:
-    return x.clone(memory_format=torch.contiguous_format)
-
-
-def _padded(rows: Sequence[Sequence[int]], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Ids and positions of right-padded rows."""
-    ids = np.zeros(shape, dtype=np.int64)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = row
-    positions = np.broadcast_to(np.arange(shape[1]), shape)
-    return torch.from_numpy(ids), torch.from_numpy(positions.copy())
-
-
-def _tree_inputs(
-    requests: Sequence[ScoreRequest],
-    mains: Sequence[tuple[int, ...]],
-    branches: Sequence[tuple[int, ...]],
-    main: int,
-    twigs: int,
-) -> tuple[Tensor, Tensor]:
-    ids, positions = _padded(mains, (len(mains), main))
-    twig_ids, twig_positions = _padded(branches, (len(mains), twigs))
-    for row, request in enumerate(requests):
-        start = 0
-        for probe in request.probes:
-            first = len(request.context_ids) + probe.at
-            end = start + len(probe.ids)
-            twig_positions[row, start:end] = torch.arange(first, first + len(probe.ids))
-            start = end
-    return torch.cat([ids, twig_ids], dim=1), torch.cat([positions, twig_positions], dim=1)
-
-
-def _tree_mask(requests: Sequence[ScoreRequest], main: int, twigs: int) -> Tensor | None:
-    """Additive [B, 1, twigs, main + twigs]: what each branch token may attend to."""
-    if not twigs:
-        return None
-    seen = torch.zeros(len(requests), twigs, main + twigs, dtype=torch.bool)
-    seen[:, :, main:] = torch.eye(twigs, dtype=torch.bool)  # padding sees itself, not nothing
-    for row, request in enumerate(requests):
-        start = 0
-        for probe in request.probes:
-            end = start + len(probe.ids)
-            seen[row, start:end, : len(request.context_ids) + probe.at] = True
-            own = torch.ones(end - start, end - start, dtype=torch.bool).tril()
-            seen[row, start:end, main + start : main + end] = own
-            start = end
-    return torch.zeros(seen.shape).masked_fill_(~seen, float("-inf")).unsqueeze(1)
-
-
-def _scored_positions(request: ScoreRequest, main: int) -> tuple[Tensor, Tensor]:
-    """Where each scored token is predicted from, and the token: targets, then probe by probe."""
-    context = len(request.context_ids)
-    where = list(range(context - 1, context - 1 + len(request.target_ids)))
-    targets = list(request.target_ids)
-    start = main
-    for probe in request.probes:
-        sources = [context + probe.at - 1, *range(start, start + len(probe.ids) - 1)]
-        where += sources[probe.score_from :]
-        targets += probe.ids[probe.score_from :]
-        start += len(probe.ids)
-    return torch.tensor(where, dtype=torch.long), torch.tensor(targets, dtype=torch.long)
 
 
 def _prefix(start: Start | None) -> Prefix:

@@ -1,4 +1,4 @@
-"""Scoring requests in batches of like length.
+"""Scoring requests in batches of like length, siblings together.
 
 In: requests (or results already decided), pulled a window at a time. Out: exact values, batch by
 batch. A batch that fails is retried request by request, so that one bad request costs no other.
@@ -9,9 +9,10 @@ from itertools import islice
 
 from heal.engines.base import Scored, ScoreRequest, failed_score
 from heal.engines.local.model import Model
+from heal.engines.local.siblings import Family, families
 
-_WINDOW = 32
-"""Requests sorted by length together."""
+_WINDOW = 64
+"""Requests sorted together."""
 
 
 def score_batches(
@@ -22,41 +23,46 @@ def score_batches(
     while window := list(islice(source, _WINDOW)):
         yield from (item for item in window if isinstance(item, Scored))
         owed = [item for item in window if isinstance(item, ScoreRequest)]
-        for batch in batches_by_length(owed, budget):
+        for batch in batches_by_length(families(owed), budget):
             yield from _score(model, batch)
 
 
-def batches_by_length(
-    requests: Sequence[ScoreRequest], budget: int
-) -> Iterator[list[ScoreRequest]]:
-    """Requests shortest first, cut where padding would exceed the budget (or double a row)."""
-    batch: list[ScoreRequest] = []
-    for request in sorted(requests, key=tokens_of):
-        size = tokens_of(request)
+def batches_by_length(found: Sequence[Family], budget: int) -> Iterator[list[Family]]:
+    """Families narrowest first, cut where padding would exceed the budget (or double a row)."""
+    batch: list[Family] = []
+    for family in sorted(_fitting(found, budget), key=lambda f: f.widest):
         if batch:
-            too_big = (len(batch) + 1) * size > budget
-            if too_big or size > 2 * tokens_of(batch[0]) + 64:
+            too_big = _rows([*batch, family]) * family.widest > budget
+            if too_big or family.widest > 2 * batch[0].widest + 64:
                 yield batch
                 batch = []
-        batch.append(request)
+        batch.append(family)
     if batch:
         yield batch
 
 
-def tokens_of(request: ScoreRequest) -> int:
-    """Tokens that go through the model, probes included."""
-    probes = sum(len(p.ids) for p in request.probes)
-    return len(request.context_ids) + len(request.target_ids) + probes
+def _fitting(found: Iterable[Family], budget: int) -> Iterator[Family]:
+    """Families of no more rows than a batch holds."""
+    for family in found:
+        rows = max(1, budget // family.widest)
+        for start in range(0, len(family.requests), rows):
+            part = family.requests[start : start + rows]
+            yield Family(part, family.shared if len(part) > 1 else 0)
 
 
-def _score(model: Model, batch: Sequence[ScoreRequest]) -> Iterator[Scored]:
+def _rows(batch: Iterable[Family]) -> int:
+    return sum(len(family.requests) for family in batch)
+
+
+def _score(model: Model, batch: Sequence[Family]) -> Iterator[Scored]:
     try:
         results = model.score(batch)
     except Exception as error:
-        if len(batch) > 1:
-            for request in batch:
-                yield from _score(model, [request])
+        requests = [request for family in batch for request in family.requests]
+        if len(requests) > 1:
+            for request in requests:
+                yield from _score(model, [Family((request,), 0)])
             return
-        yield failed_score(batch[0], f"{type(error).__name__}: {error}")
+        yield failed_score(requests[0], f"{type(error).__name__}: {error}")
         return
     yield from results

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from heal.engines.base import Scored, ScoreRequest
 from heal.engines.local.model import Memory, Start, assemble, distribution
+from heal.engines.local.siblings import Family
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,9 @@ class StandardModel:
         return torch.cat(logits)
 
     @torch.inference_mode()
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+    def score(self, batch: Sequence[Family]) -> list[Scored]:
         """Each request, and each of its probes, by itself."""
-        return [self._score(request) for request in requests]
+        return [self._score(request) for family in batch for request in family.requests]
 
     def _score(self, request: ScoreRequest) -> Scored:
         passes = [(request.context_ids, request.target_ids)]
