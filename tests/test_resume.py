@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.scripted_run import (
     ScriptedRun,
+    counts,
     easy,
     extreme,
     hard,
@@ -268,6 +269,26 @@ def test_a_typo_in_the_first_run_does_not_claim_the_folder(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"scrip\.json"):
         run.go("teacher.model=scrip.json")
     run.go(until="sample")
+
+
+def test_traces_are_judged_while_later_ones_are_drawn(
+    tmp_path: Path, undisturbed: ScriptedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    put = Store.put
+
+    def watched(self: Store, table: str, *rest: Any) -> None:
+        written.append(table)
+        put(self, table, *rest)
+
+    monkeypatch.setattr(Store, "put", watched)
+    run = ScriptedRun(tmp_path)
+    run.go(until="sample")
+    assert written.count("sample") == written.count("check") == 120
+    assert written.index("check") < 10
+    watch = run.go()
+    assert counts(watch.lines["verify"])[0] == 120
+    assert run.live() == undisturbed.live()
 
 
 # --- kill at any moment ------------------------------------------------------------------------

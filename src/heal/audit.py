@@ -198,7 +198,7 @@ def _check(
     fresh = {key: trace for key, trace in wanted.items() if key not in stored}
     same = settings.verifier == s.config.problems.verifier
     verifier = s.verifier if same else open_verifier(settings)
-    for key, found in verify(fresh, problems, verifier) if fresh else ():
+    for key, found in verify(fresh.items(), problems, verifier) if fresh else ():
         s.store.put("audit_check", key, fresh[key].problem_id, found)
         stored[key] = found
     return {check.trace: check for check in stored.values()}

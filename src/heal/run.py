@@ -216,7 +216,7 @@ class Run:
         self.keep(table, [key for key, _, _ in listed], tag)
 
     def draw(self, table: str, draws: Iterable[Draw]) -> dict[str, Trace]:
-        """Traces the draws ask for, by key; only what is owed is sampled."""
+        """Traces the draws ask for, by key; only what is owed is sampled, and judged meanwhile."""
         s = self.session
         wanted, sampling, seed = list(draws), teacher_sampling(s), s.config.seed
         hint_of = {
@@ -229,6 +229,7 @@ class Run:
             Trace,
             list(hint_of),
             lambda done, claim: draw_traces(wanted, s.teacher, sampling, seed, done, claim),
+            s.judge,
         )
         # Under other settings a hint has another name but may say the same, and give the same key.
         renamed = {

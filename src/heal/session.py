@@ -68,6 +68,11 @@ Item = TypeVar("Item", bound=Keyed)
 Produce = Callable[[Collection[str], Claim], Iterator[Item]]
 
 
+def _exhaust(items: Iterator[Any]) -> None:
+    for _ in items:
+        pass
+
+
 class TokenCapError(HealError):
     """The run reached `limits.teacher_tokens`; everything drawn so far is stored."""
 
@@ -89,6 +94,8 @@ class Session:
     """Those of them that failed, by table and cause."""
     checked: set[str] = field(default_factory=set)
     """Keys of every verdict this run has asked for."""
+    judged: set[str] = field(default_factory=set)
+    """Keys of the verdicts that fell while this process was drawing."""
     process: str = field(default_factory=lambda: uuid4().hex)
     """Tells the facts of this process's engines from those of earlier ones."""
     noted: float = field(default_factory=time.monotonic)
@@ -163,29 +170,42 @@ class Session:
         self.noted = time.monotonic()
 
     def collect(
-        self, table: str, kind: type[Item], keys: Sequence[str], produce: Produce[Item]
+        self,
+        table: str,
+        kind: type[Item],
+        keys: Sequence[str],
+        produce: Produce[Item],
+        follow: Callable[[Iterator[Item]], None] = _exhaust,
     ) -> dict[str, Item]:
         """Do what is owed of `keys`, store it as it arrives, and return all of it, as asked.
 
-        What failed in an earlier process is owed again: its cause may have been mended.
+        What failed in an earlier process is owed again: its cause may have been mended. `follow`
+        gets what arrives once it is stored, and has to take all of it.
         """
         stored = self.store.read(table, kind, keys)
         items = {key: item for key, item in stored.items() if _error(item) is None}
         self._bill(items.values())
         self.observer.stored(len(items))
         if len(items) < len(set(keys)):
-            started = time.monotonic()
-            fresh = []
-            claim = partial(self.store.claim, table)
-            for item in produce(frozenset(items), claim):
-                self.store.put(table, item.key, item.problem_id, item)
-                fresh.append(item)
-                self._count(table, item)
-                if time.monotonic() - self.noted > NOTE_S:
-                    self._note_servers(self.__dict__)
-            self._note_work(table, fresh, time.monotonic() - started)
+            fresh: list[Item] = []
+            arriving = produce(frozenset(items), partial(self.store.claim, table))
+            follow(self._taken(table, arriving, fresh))
             items |= {item.key: item for item in fresh}
         return {key: items[key] for key in keys if key in items}
+
+    def _taken(self, table: str, arriving: Iterable[Item], fresh: list[Item]) -> Iterator[Item]:
+        """Store what arrives, add it to `fresh`, and pass it on."""
+        seconds, asked = 0.0, time.monotonic()
+        for item in arriving:
+            self.store.put(table, item.key, item.problem_id, item)
+            fresh.append(item)
+            self._count(table, item)
+            if time.monotonic() - self.noted > NOTE_S:
+                self._note_servers(self.__dict__)
+            seconds += time.monotonic() - asked
+            yield item
+            asked = time.monotonic()  # what is done with it meanwhile is not this table's work
+        self._note_work(table, fresh, seconds + time.monotonic() - asked)
 
     def _note_work(self, table: str, items: Sequence[Any], seconds: float) -> None:
         """Add to what each kind of work took here: the ledger's relative cost of a scored token."""
@@ -220,6 +240,22 @@ class Session:
                 hint="raise the cap and run the same command again to go on",
             )
 
+    def judge(self, traces: Iterable[Trace]) -> None:
+        """Have traces verified while later ones are drawn."""
+        done, problem_of = self.store.keys("check"), dict[str, str]()
+
+        def owed() -> Iterator[tuple[str, Trace]]:
+            for trace in traces:
+                problem = self.problems[trace.problem_id]
+                key = check_key(trace, problem, self.config.problems)
+                if key not in done and trace.error is None:  # failed ones may be drawn again
+                    problem_of[key] = problem.id
+                    yield key, trace
+
+        for key, found in verify(owed(), self.problems, self.verifier):
+            self.store.put("check", key, problem_of[key], found)
+            self.judged.add(key)
+
     def check(self, traces: Iterable[Trace], *, shown: bool = False) -> dict[str, Check]:
         """Verdicts of traces, by trace key; only new ones are verified.
 
@@ -231,14 +267,17 @@ class Session:
         done = self.store.keys("check")
         fresh = {key: trace for key, trace in wanted.items() if key not in done}
         if shown:
-            self.observer.stored(len(wanted) - len(fresh))
-        for key, found in verify(fresh, self.problems, self.verifier) if fresh else ():
+            self.observer.stored(len(wanted.keys() - fresh.keys() - self.judged))
+        for key, found in verify(fresh.items(), self.problems, self.verifier) if fresh else ():
             self.store.put("check", key, fresh[key].problem_id, found)
             if shown:
                 self.observer.advance(found.verdict, 0)
         self.checked |= wanted.keys()
         self.store.set_live("check", self.checked)
         found_all = self.store.read("check", Check, wanted)
+        if shown:
+            for key in self.judged & wanted.keys():
+                self.observer.advance(found_all[key].verdict, 0)
         return {check.trace: check for check in found_all.values()}
 
 

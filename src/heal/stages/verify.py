@@ -4,12 +4,13 @@ In: traces and their problems. Out: one `Check` each, in any order. A truncated 
 handed to a verifier: it is `TRUNCATED`, whatever it says.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from heal.config import Problems
 from heal.keys import content_key
 from heal.records import Check, Problem, Trace
 from heal.verifiers import Verifier
+from heal.verifiers.base import Item
 
 
 def check_key(trace: Trace, problem: Problem, settings: Problems) -> str:
@@ -22,13 +23,15 @@ def check_key(trace: Trace, problem: Problem, settings: Problems) -> str:
 
 
 def verify(
-    traces: Mapping[str, Trace], problems: Mapping[str, Problem], verifier: Verifier
+    traces: Iterable[tuple[str, Trace]], problems: Mapping[str, Problem], verifier: Verifier
 ) -> Iterator[tuple[str, Check]]:
-    """(key, verdict) of every trace given by key."""
-    by_trace = {trace.key: key for key, trace in traces.items()}
-    items = (
-        (trace.key, trace.text, trace.finish, problems[trace.problem_id])
-        for trace in traces.values()
-    )
-    for check in verifier.verify_all(items):
-        yield by_trace[check.trace], check
+    """(key, verdict) of every (key, trace), as they are decided; `traces` is read lazily."""
+    keys: dict[str, str] = {}
+
+    def items() -> Iterator[Item]:
+        for key, trace in traces:
+            keys[trace.key] = key
+            yield trace.key, trace.text, trace.finish, problems[trace.problem_id]
+
+    for check in verifier.verify_all(items()):
+        yield keys[check.trace], check
