@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,26 @@ def test_an_answer_that_hangs_the_checker_is_unverifiable_and_the_next_is_checke
     assert hung.detail == "the checker took longer than 1.5 s"
     assert hung.answer == "9^{9^{9^{9}}}"
     assert after.verdict is Verdict.CORRECT
+
+
+def test_a_slow_check_does_not_hold_up_where_traces_come_from() -> None:
+    verifier, drawn = open_verifier(settings("math", timeout_s=1.5)), list[str]()
+    roots = [f"\\boxed{{\\sqrt{{{n}}}+1}}" for n in range(2, 202)]
+
+    def traces() -> Iterator[Any]:
+        for text in ("\\boxed{9^{9^{9^{9}}}}", *roots):
+            drawn.append(text)
+            yield text, text, Finish.STOP, problem("1+\\sqrt{7}")
+
+    try:
+        checks = verifier.verify_all(traces())
+        first = next(checks)
+        drawn_by_then = len(drawn)
+        found = Counter(check.verdict for check in (first, *checks))
+    finally:
+        verifier.close()
+    assert drawn_by_then == 201
+    assert found == {Verdict.UNVERIFIABLE: 1, Verdict.WRONG: 199, Verdict.CORRECT: 1}
 
 
 def test_preflight_names_gold_answers_the_verifier_cannot_use(math: Verifier) -> None:

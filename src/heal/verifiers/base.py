@@ -117,34 +117,40 @@ class Verifier:
                 yield key, outcome
                 continue
             waiting.setdefault(outcome.ticket, []).append((key, outcome.answer))
-            self._ask(outcome)
-            yield from self._answered(waiting)
+            yield from self._answered(waiting, self._ask(outcome))
         while waiting:
-            self._poll(wait=True)
-            yield from self._answered(waiting)
+            yield from self._answered(waiting, self._poll(wait=True))
 
-    def _ask(self, question: Question) -> None:
+    def _ask(self, question: Question) -> list[str]:
+        """Hand a question to the pool, and take what it knows by now; tickets that are decided.
+
+        Never waits: where questions come from, an engine would wait with it.
+        """
         assert self._pool is not None, "only readers with a pool ask questions"
         ticket = question.ticket
-        if ticket not in self._known and ticket not in self._asked:
+        if ticket in self._known:
+            return [ticket]
+        if ticket not in self._asked:
             self._asked.add(ticket)
             self._pool.submit(Job(ticket, question.candidate, question.reference))
-        self._poll(wait=self._pool.is_full)
+        return self._poll(wait=False)
 
-    def _poll(self, wait: bool) -> None:
+    def _poll(self, wait: bool) -> list[str]:
         assert self._pool is not None
-        for reply in self._pool.poll(wait):
+        replies = self._pool.poll(wait)
+        for reply in replies:
             self._asked.discard(reply.ticket)
             self._known[reply.ticket] = Finding(reply.verdict, detail=reply.detail)
-        while len(self._known) > _REMEMBERED:
+        while len(self._known) > max(_REMEMBERED, len(replies)):
             del self._known[next(iter(self._known))]
+        return [reply.ticket for reply in replies]
 
     def _answered(
-        self, waiting: dict[str, list[tuple[str, str | None]]]
+        self, waiting: dict[str, list[tuple[str, str | None]]], tickets: Iterable[str]
     ) -> Iterator[tuple[str, Finding]]:
-        for ticket in [ticket for ticket in waiting if ticket in self._known]:
+        for ticket in tickets:
             known = self._known[ticket]
-            for key, answer in waiting.pop(ticket):
+            for key, answer in waiting.pop(ticket, ()):
                 yield key, Finding(known.verdict, answer, known.detail)
 
 

@@ -90,11 +90,6 @@ class WorkerPool:
         """Jobs submitted and not yet replied to."""
         return len(self._queue) + sum(len(worker.batch) for worker in self._workers)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the caller should poll before it submits more."""
-        return self.pending >= 2 * _BATCH * self._n
-
     def submit(self, job: Job) -> None:
         """Queue a job; `poll` sends it."""
         self._queue.append(job)
