@@ -28,7 +28,7 @@ JSON_PER_TOKEN = 1_500
 """Bytes a server sends per scored token with its 20 likeliest (a vLLM answer, measured)."""
 TRACE_BYTES = 41_636
 """Bytes of a run folder per stored trace of 4,000 tokens, measured: `--store`."""
-TRACES_S = {"one trace per request, with its seed": 282, "32 traces per request": 3_771}
+TRACES_S = {"one trace per request, with its seed": 4_011, "32 traces per request": 10_738}
 """Driver: traces per second of one core, measured (benchmarks/bench_driver.py, 1,000 tokens)."""
 
 
@@ -234,7 +234,7 @@ def hour_lines() -> Iterator[str]:
         slow, fast = (hours(c, gpus, written_s, read_s) for c in (plain, cached))
         yield (
             f"{gpus:>6}  {name:<17}{slow:>8,.1f}{fast:>12,.1f}{rows:>11,}"
-            f"{traces_s:>10,.1f}{traces_s / one:>14.3f}{traces_s / many:>12.4f}"
+            f"{traces_s:>10,.1f}{traces_s / one:>14.4f}{traces_s / many:>12.4f}"
         )
 
 
