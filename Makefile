@@ -6,7 +6,7 @@ VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all test-vllm vllm-server check bench bench-engine bench-method wheel clean
+.PHONY: setup demo test test-all test-vllm vllm-server check bench bench-engine bench-method court-rows court-walks wheel clean
 
 setup: $(READY)
 
@@ -53,10 +53,15 @@ bench: bench-engine bench-method
 bench-engine: $(READY)
 	$(BIN)/python benchmarks/bench_engine.py
 
-# Every arm, 3 seeds, 300 problems of each world: a bit more than an hour; it resumes.
+# Every arm, 5 training seeds, 300 problems of each world that no choice was made on: a world on each
+# core, about an hour. It resumes.
 bench-method: $(READY)
-	$(BIN)/heal lab compare --world rows --json runs/rows-compare/court.json
-	$(BIN)/heal lab compare --world walks --json runs/walks-compare/court.json
+	$(MAKE) -j2 court-rows court-walks
+
+court-rows court-walks: court-%: $(READY)
+	$(BIN)/heal lab compare --world $* --seeds 5 --set run=runs/$*-court \
+	  --set problems.args.seed=3 --json runs/$*-court.json
+	$(BIN)/heal lab budgets --world $* --set problems.args.seed=3 --json runs/$*-budgets.json
 
 wheel: $(READY)
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation -w dist .

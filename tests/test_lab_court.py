@@ -13,7 +13,7 @@ from heal.lab.court_page import markdown
 from heal.lab.worlds import WORLDS, world_of
 
 SMALL = (
-    "arms=[base, rft, heal, heal-calibrated]",
+    "arms=[base, rft, heal, heal-ratio]",
     "seeds=[0]",
     "problems.args.n=33",
     "sampling.n=12",
@@ -63,7 +63,7 @@ def test_cuts_are_judged_by_every_breakpoint_and_every_failed_trace_is_accounted
 def test_detectors_are_measured_on_the_same_traces(held: tuple[str, Court]) -> None:
     for pool in ("D2", "D3"):
         rows = [row for row in held[1].detection if row.pool == pool]
-        assert {"fraction", "calibrated", "reliance", "mean_nll", "random"} <= {
+        assert {"fraction", "calibrated", "surprisal", "reliance", "mean_nll", "random"} <= {
             row.name for row in rows
         }
         assert len({(row.valid, row.fudged) for row in rows}) == 1

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from heal.config import Pure
 from heal.method.pure import (
     calibrate,
     calibrated_score,
-    calibration_fits,
     commitment,
     drop_scores,
+    fits,
     select,
     step_ratios,
+    step_surprisal,
     steps_to_probe,
+    surprisal,
     trace_score,
 )
 from heal.records import Drop, HintedScore, PureScore, Selected, Selection, Trace
@@ -29,7 +32,15 @@ RANKED = [k for k in Selection if k is not Selection.CALIBRATED]
 
 
 def profile(
-    uncertainty, log_ppl=None, *, first=1, scorable=None, trace="t", problem="p", tokens=None
+    uncertainty,
+    log_ppl=None,
+    *,
+    first=1,
+    scorable=None,
+    trace="t",
+    problem="p",
+    tokens=None,
+    answers=None,
 ):
     """A profile from U_1 … U_K; U_0 is never read."""
     steps = len(uncertainty)
@@ -42,6 +53,7 @@ def profile(
         step_tokens=[10] * steps if tokens is None else tokens,
         first_step=first,
         scorable=[True] * steps if scorable is None else scorable,
+        answer_surprisal=np.asarray(answers if answers else [0.1] * steps, np.float32),
         hinted_log_ppl=0.3,
     )
 
@@ -135,7 +147,13 @@ def test_every_ranked_selection_drops_the_same_number(sizes, kind, share, seed):
     settings = Pure(drop=share)
     rng = np.random.default_rng(seed)
     candidates = [
-        profile(rng.random(4) * 2, rng.random(4), trace=f"{p}{i}", problem=p)
+        profile(
+            rng.random(4) * 2,
+            rng.random(4),
+            trace=f"{p}{i}",
+            problem=p,
+            answers=list(rng.random(4)),
+        )
         for p, n in sizes.items()
         for i in range(n)
     ]
@@ -179,6 +197,8 @@ def test_a_selection_without_its_measurements_is_refused():
         select([bare], Selection.RELIANCE, SETTINGS)
     kept_whole = PureScore("k", "p", "t", np.zeros(1), np.ones(2), [5], 2, [True])
     assert drop_scores([kept_whole], Selection.RELIANCE, SETTINGS) == {"t": math.inf}
+    with pytest.raises(ValueError, match="surprisal"):
+        select([bare], Selection.SURPRISAL, SETTINGS)
     with pytest.raises(ValueError, match="calibration"):
         select([bare], Selection.CALIBRATED, SETTINGS)
     with pytest.raises(ValueError, match="20"):
@@ -224,7 +244,7 @@ def test_where_nearly_all_look_abnormal_calibrated_drops_a_share_instead():
     pool = [simulated(rng, f"l{i}", leap=1.5) for i in range(90)]
     pool += [simulated(rng, f"h{i}") for i in range(10)]
     scores = drop_scores(pool, Selection.CALIBRATED, SETTINGS, calibration=calibration)
-    assert not calibration_fits(scores, calibration, SETTINGS)
+    assert not fits(scores, calibration.lines[Selection.CALIBRATED], SETTINGS)
     dropped = select(pool, Selection.CALIBRATED, SETTINGS, calibration=calibration)
     assert len(dropped) == 20
     assert min(scores[t] for t in dropped) >= max(scores[t] for t in scores.keys() - dropped)
@@ -240,8 +260,52 @@ def test_calibrated_looks_only_near_commitment():
         log_ppl = np.full(8, 0.5)
         log_ppl[k - 1] = 9
         score = calibrated_score(profile(u, log_ppl), SETTINGS, calibration)
-        counted += [k] * (score > calibration.threshold)
+        counted += [k] * (score > calibration.lines[Selection.CALIBRATED])
     assert counted == [3, 4, 5, 6, 7]
+
+
+def test_surprisal_is_the_costliest_new_mention_and_nothing_speaks_for_a_trace_without_one():
+    nan = math.nan
+    assert surprisal(profile([1, 1, 1], answers=[9, nan, 2], first=2)) == 2
+    assert surprisal(profile([1, 1, 1], answers=[9, nan, nan], first=2)) is None
+    silent = profile([1], answers=[nan], trace="silent")
+    spoken = [profile([1], answers=[i], trace=str(i)) for i in range(4)]
+    assert select([silent, *spoken], Selection.SURPRISAL, SETTINGS) == {"silent"}
+
+
+def test_surprisal_drops_what_honest_traces_do_not_reach_however_much_that_is():
+    rng = np.random.default_rng(3)
+
+    def said(trace, low, high):
+        return profile([2, 0.02, 0.02], answers=[math.nan, rng.uniform(low, high), 0], trace=trace)
+
+    calibration = calibrate([said(str(i), 0, 1) for i in range(200)], SETTINGS)
+    assert calibration.lines[Selection.SURPRISAL] == pytest.approx(0.95, abs=0.05)
+    pool = [said(f"f{i}", 3, 9) for i in range(60)] + [said(f"h{i}", 0, 0.9) for i in range(40)]
+    dropped = select(pool, Selection.SURPRISAL, SETTINGS, calibration=calibration)
+    assert dropped == {c.trace for c in pool if c.trace[0] == "f"}
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=30), st.data())
+def test_a_mention_costs_its_tokens_wherever_they_are_cut(lengths, data):
+    text = b"so 69 and 17 make 86, which is 86.0 and not 186 or 8.6"
+    logprob = -np.asarray(data.draw(st.lists(st.floats(0, 5), min_size=60, max_size=60)))
+    cuts = np.minimum(np.cumsum(lengths), len(text))
+    edges = sorted({0, *cuts.tolist(), len(text)})
+    pieces = [text[a:b] for a, b in pairwise(edges)]
+    logprob = logprob[: len(pieces)].astype(np.float32)
+    at = text.index(b"86")
+    touched = [i for i, a in enumerate(edges[:-1]) if a < at + 2 and edges[i + 1] > at]
+    found = step_surprisal(pieces, logprob, [len(pieces)], "86")
+    assert found[0] == pytest.approx(-logprob[touched].sum(), rel=1e-5, abs=1e-6)
+
+
+def test_mentions_count_for_the_step_they_begin_in():
+    pieces = [b"It is ", b"4", b".\n\n", b"Then ", b"7", b".\n\n", b"4", b" 7", b" done"]
+    logprob = -np.arange(1, 10, dtype=np.float32)
+    found = step_surprisal(pieces, logprob, [3, 6, 8], "4, 7")
+    assert found.tolist() == [2, 5, 8]
+    assert np.isnan(step_surprisal(pieces, logprob, [3, 6, 8], "12")).all()
 
 
 def reliance_run(tmp_path: Path, *rules: dict, **pure) -> ScriptedRun:

@@ -404,7 +404,7 @@ def test_with_too_few_honest_traces_the_ratio_stands_in_and_the_report_says_so(
     for run in (calibrated, ratio):
         run.go()
     assert calibrated.view is not None
-    assert any("PURE took the plain ratio" in fact.text for fact in calibrated.view.facts)
+    assert any("PURE dropped a fixed share" in fact.text for fact in calibrated.view.facts)
     assert not calibrated.read("pure", PureScore, "honest")
     dropped = [
         {x.trace for x in run.read("selected", Selected, "heal") if x.drop is Drop.PURE}

@@ -15,7 +15,7 @@ from heal.errors import UserError
 from heal.execute import IDENTITY, count_lost, first_stage, flatten
 from heal.lines import finishes, tally
 from heal.method.audit import PureAudit, Separation, separation
-from heal.method.pure import commitment, drop_scores
+from heal.method.pure import LINED, commitment, drop_scores
 from heal.records import (
     AuditItem,
     AuditSide,
@@ -240,7 +240,7 @@ def _detectors(
 ) -> dict[str, Separation]:
     pure, seed = run.session.config.pure, run.session.config.seed
     kinds = list(DETECTORS)
-    kinds[1:1] = [Selection.CALIBRATED] if run.calibration else []
+    kinds[1:1] = LINED if run.calibration else []
     kinds += [Selection.RELIANCE] if run.wants_reliance() else []
     found = {}
     for kind in kinds:

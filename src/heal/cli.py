@@ -204,6 +204,29 @@ def lab_compare(
         json_file.write_text(json.dumps(as_json(court), indent=1, default=str), encoding="utf-8")
 
 
+@lab_app.command(name="budgets")
+def lab_budgets(
+    overrides: Overrides = [],  # noqa: B006
+    world: World = "rows",
+    problems: Annotated[int, typer.Option(help="Lab problems.", min=13)] = 300,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures here.")
+    ] = None,
+) -> None:
+    """What adaptive sampling and the repair bandit save against the fixed plan."""
+    import json
+    from dataclasses import asdict
+
+    from heal.lab.budgets import compare_budgets
+    from heal.lab.court_page import budgets
+
+    given = [f"run=runs/{world}-budgets", f"problems.args.n={problems}", *overrides]
+    found = _watched(lambda observer: compare_budgets(world, given, observer))
+    typer.echo(budgets(found))
+    if json_file is not None:
+        json_file.write_text(json.dumps([asdict(b) for b in found], indent=1), encoding="utf-8")
+
+
 def _run(config: Path, overrides: list[str], until: str | None, adopt: bool) -> None:
     from heal.config import load
     from heal.execute import execute

@@ -40,6 +40,7 @@ ArmName = Literal[
     "heal-restart",
     "heal-no-pure",
     "heal-random-drop",
+    "heal-ratio",
     "heal-calibrated",
 ]
 """`base` is the untouched student; `heal.method.arms` says what the others are."""
@@ -197,8 +198,9 @@ class Pure(Section):
     """Perplexity-uncertainty filtering (METHOD §3)."""
 
     selection: Selection = Selection.FRACTION
-    """`fraction` is the paper's ratio. The preset `default` takes `calibrated`, which falls back to
-    `fraction` where there are too few honest traces to learn from."""
+    """`fraction` is the paper's ratio. The preset `default` takes `surprisal`: how surprising the
+    answer is to the unhinted teacher where the trace writes it. With too few honest traces to
+    draw a line by, `calibrated` becomes `fraction`, and `surprisal` drops a share as that does."""
     drop: float = Field(0.2, ge=0, lt=1)
     """λ: share of a problem's candidates dropped."""
     epsilon: float = Field(0.01, gt=0)
@@ -210,16 +212,18 @@ class Pure(Section):
     min_candidates: int = Field(5, ge=1)
     """Problems with fewer are pooled."""
     calibration_traces: int = Field(200, ge=20)
-    """`calibrated`: so many unaided correct traces are scored to learn what honest steps look
-    like."""
+    """`calibrated`, `surprisal`: so many unaided correct traces are scored to learn what honest
+    ones look like; those of problems the teacher mostly solves, if they are enough."""
     drop_at_most: float = Field(0.75, gt=0, le=1)
-    """`calibrated`: where more of a set than this is above the threshold, honest unaided traces are
-    no measure for that set; the worst `drop` share goes instead, and the report says so."""
+    """`calibrated`, `surprisal`: where more of a set than this is above the line, honest unaided
+    traces are no measure for that set; the worst `drop` share goes instead, and the report says
+    so."""
     measure_reliance: bool = False
     """Also score every candidate with its hint in view, which the selection `reliance` asks for
     by itself; switch it on to compare detectors on the same traces."""
     measure_calibrated: bool = False
-    """Also score unaided correct traces, which the selection `calibrated` asks for by itself."""
+    """Also score unaided correct traces, which `calibrated` and `surprisal` ask for by
+    themselves."""
 
 
 class Pace(Section):
@@ -437,9 +441,9 @@ class Config(Section):
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # In both worlds of the lab `calibrated` tells fudged from valid better than the plain ratio,
-    # and its student is better on hard and extreme problems: LOG.md, the two courts.
-    "default": {"pure": {"selection": "calibrated"}},
+    # In both worlds of the lab `surprisal` tells fudged from valid better than the plain ratio and
+    # `calibrated`: LOG.md, the answer's own surprise.
+    "default": {"pure": {"selection": "surprisal"}},
     "paper": {},
 }
 """Settings each preset lays under the file; METHOD's own constants are the field defaults."""

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from heal.method.arms import Arm, Extra
 from heal.method.pace import cap
-from heal.records import Origin, Problem, PureScore, Selection, Split, TokenScores, Trace
+from heal.method.pure import LINED
+from heal.records import Origin, Problem, PureScore, Split, TokenScores, Trace
 from heal.run import Run
 from heal.stages.draw import Draw
 from heal.stages.guide import answer_hint
@@ -37,7 +38,7 @@ def bill_of(run: Run) -> int:
     hints = sum(hint.new_tokens for hint in {h.key: h for h in main.hints.values()}.values())
     scored = sum(s.scored_tokens for s in store.live("scores", TokenScores).values())
     scored += sum(s.scored_tokens for s in store.live("pure", PureScore).values())
-    if run.session.config.pure.selection is Selection.CALIBRATED:
+    if run.session.config.pure.selection in LINED:
         honest = store.live("pure", PureScore, tag="honest").values()
         scored += sum(s.scored_tokens for s in honest)
     return round(sampled + hints + cost * scored)

@@ -92,6 +92,7 @@ class Selection(StrEnum):
 
     FRACTION = "fraction"
     CALIBRATED = "calibrated"
+    SURPRISAL = "surprisal"
     RANDOM = "random"
     RELIANCE = "reliance"
     LENGTH = "length"
@@ -279,6 +280,9 @@ class PureScore:
     """b: the first step that was not kept from the parent (1 for a whole trace)."""
     scorable: list[bool]
     """[K]: False for steps that state the answer, which are not scored."""
+    answer_surprisal: FloatArray | None = None
+    """float32[K], nats: the largest −ln p of a mention of the answer, or of a number of it, in each
+    step; NaN where a step mentions none."""
     hinted_log_ppl: float | None = None
     """Mean −ln p of the new steps' tokens with the hint in view; None: not measured."""
     scored_tokens: int = 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from heal.config import Gear
 from heal.engines.base import Sampling
 from heal.method.arms import TRAINED, Arm
-from heal.method.pure import MIN_CALIBRATION, Calibration, calibrate
+from heal.method.pure import LINED, MIN_CALIBRATION, Calibration, calibrate
 from heal.prompts import Prompts
 from heal.records import (
     Breakpoint,
@@ -36,6 +36,7 @@ from heal.session import Session
 from heal.stages.draw import Draw, draw_keys, draw_traces
 from heal.stages.guide import Path
 from heal.stages.repair import gate as ask_gates
+from heal.stages.score import honest
 
 
 @dataclass
@@ -129,10 +130,10 @@ class Run:
 
     def honest_traces(self) -> list[Trace]:
         """Unaided correct training traces, at most as many as PURE is calibrated on."""
-        problems, settings = self.session.problems, self.session.config.pure
+        problems = self.session.problems
         correct = self.correct(self.unaided)
         train = [t for t in correct if problems[t.problem_id].split is Split.TRAIN]
-        return sorted(train, key=lambda t: t.key)[: settings.calibration_traces]
+        return honest(train, self.ceilings, self.session.config.pure)
 
     def calibration_traces(self) -> list[Trace]:
         """Those worth scoring: none unless PURE is to be calibrated and there are enough."""
@@ -145,7 +146,7 @@ class Run:
 
     def wants_calibration(self) -> bool:
         """Whether honest traces are scored too."""
-        return self.session.config.pure.measure_calibrated or self._selects(Selection.CALIBRATED)
+        return self.session.config.pure.measure_calibrated or any(map(self._selects, LINED))
 
     def _selects(self, kind: Selection) -> bool:
         """Whether the run, or an arm of it, selects by this reading."""
@@ -153,7 +154,7 @@ class Run:
         return kind in {self.session.config.pure.selection, *(arm.selection for arm in arms)}
 
     def calibrate(self, honest: Sequence[PureScore]) -> None:
-        """Fit PURE's calibration; with too few honest traces `fraction` stands in: a fact."""
+        """Fit PURE's calibration; with too few honest traces a share is dropped: a fact."""
         settings = self.session.config.pure
         if not self.wants_calibration():
             return
@@ -161,7 +162,7 @@ class Run:
             self.calibration = calibrate(honest, settings)
         except ValueError as error:
             found = len(self.honest_traces())
-            self.session.fact(f"PURE took the plain ratio: {error}, and there are {found}", 1)
+            self.session.fact(f"PURE dropped a fixed share: {error}, and there are {found}", 1)
 
     def usable(self, traces: Mapping[str, Trace], arm: Arm) -> list[Trace]:
         """Correct training traces; assisted ones past the gates too, where an arm has gates."""

@@ -19,7 +19,7 @@ from heal.lab.worlds import world_named
 from heal.method.entropy import step_values
 from heal.method.gear import find_breakpoint
 from heal.method.intervals import Interval, auroc, wilson
-from heal.method.pure import calibrate, drop_scores
+from heal.method.pure import LINED, calibrate, drop_scores
 from heal.method.summary import EvalSummary
 from heal.records import (
     Breakpoint,
@@ -49,13 +49,15 @@ ARMS = (
     "star",
     "heal",
     "heal-shuffled",
+    "heal-reverse",
     "heal-random-cut",
     "heal-restart",
     "heal-no-pure",
     "heal-random-drop",
+    "heal-ratio",
     "heal-calibrated",
 )
-"""Every arm a comparison needs (METHOD §5), and PURE's second reading."""
+"""Every arm a comparison needs (METHOD §5), and PURE's other readings; `heal` is what we ship."""
 SCORED_TOKEN_COST = 0.5
 """Timed in four courts at 0.36 to 0.51; fixed, so that a court says the same anywhere."""
 QUICK_ARMS = ("base", "rft", "rft_more", "heal")
@@ -101,9 +103,12 @@ class Detection:
     name: str
     pool: str
     auroc: Interval | None
+    with_slips: Interval | None
+    """The same with slipped traces among the fudged."""
     fudged_dropped: float
     """Share of fudged traces dropped when 95 % of the valid ones are kept."""
     valid: int
+    slipped: int
     fudged: int
 
 
@@ -139,8 +144,6 @@ def compare(world: str, overrides: Sequence[str], observer: Observer, quick: boo
     arms = ", ".join(QUICK_ARMS if quick else ARMS)
     settings = (
         f"arms=[{arms}]",
-        # The court judges the paper's reading of PURE; `heal-calibrated` has the other one.
-        "pure.selection=fraction",
         "pure.measure_reliance=true",
         "pure.measure_calibrated=true",
         f"evaluate.scored_token_cost={SCORED_TOKEN_COST}",
@@ -264,32 +267,34 @@ def _detection(
     honest = list(store.live("pure", PureScore, tag="honest").values())
     calibration = calibrate(honest, settings) if settings.measure_calibrated else None
     kinds = list(DETECTORS)
-    kinds += [Selection.CALIBRATED] if calibration else []
+    kinds += LINED if calibration else []
     kinds += [Selection.RELIANCE] if settings.measure_reliance else []
     found = []
     for pool, table in (("D2", "hinted"), ("D3", "repair")):
         traces = store.live(table, Trace)
         own = [p for p in profiles if p.trace in traces and p.error is None]
-        truth = {
-            p.trace: judge(problems[p.problem_id].problem, traces[p.trace].text).valid for p in own
-        }
+        truth = {p.trace: judge(problems[p.problem_id].problem, traces[p.trace].text) for p in own}
         for kind in kinds:
             scores = drop_scores(own, kind, settings, seed=seed, calibration=calibration)
-            valid = np.array([s for t, s in scores.items() if truth[t]])
-            fudged = np.array([s for t, s in scores.items() if not truth[t]])
-            found.append(_detect(str(kind), pool, valid, fudged))
+            found.append(_detect(str(kind), pool, scores, truth))
     return tuple(found)
 
 
-def _detect(name: str, pool: str, valid: Any, fudged: Any) -> Detection:
+def _detect(
+    name: str, pool: str, scores: Mapping[str, float], truth: Mapping[str, Truth]
+) -> Detection:
+    valid = np.array([s for t, s in scores.items() if truth[t].valid])
+    slipped = np.array([s for t, s in scores.items() if truth[t].slipped])
+    fudged = np.array([s for t, s in scores.items() if truth[t].fudged])
+    sizes = len(valid), len(slipped), len(fudged)
     if not len(valid) or not len(fudged):
-        return Detection(name, pool, None, float("nan"), len(valid), len(fudged))
-    threshold = np.quantile(valid, KEEP_HONEST)
+        return Detection(name, pool, None, None, float("nan"), *sizes)
+    unsound = np.concatenate([slipped, fudged])
     return Detection(
         name,
         pool,
         auroc(fudged, valid, resamples=2_000, seed=0),
-        float((fudged > threshold).mean()),
-        len(valid),
-        len(fudged),
+        auroc(unsound, valid, resamples=2_000, seed=0),
+        float((fudged > np.quantile(valid, KEEP_HONEST)).mean()),
+        *sizes,
     )

@@ -1,10 +1,11 @@
-"""The court's tables as Markdown: what `heal lab compare` prints and README quotes.
+"""The courts' tables as Markdown: what `heal lab` prints and README quotes.
 
-In: a `Court`. Out: text. Every figure with its interval and n.
+In: a `Court`, or `Budget`s. Out: text. Every figure with its interval and n.
 """
 
 from collections.abc import Iterable, Sequence
 
+from heal.lab.budgets import Budget
 from heal.lab.compare import Court, CutQuality, Detection
 from heal.method.intervals import Interval
 from heal.method.summary import HARD_AND_EXTREME, EvalSummary
@@ -23,7 +24,14 @@ def markdown(court: Court) -> str:
         _table(("breakpoint", "hit", "error kept", "steps off"), map(_cut, court.cuts)),
         "**3. PURE**: telling fudged from valid traces that passed the gates",
         _table(
-            ("detector", "set", "AUROC", "fudged dropped at 95 % kept", "valid / fudged"),
+            (
+                "detector",
+                "set",
+                "AUROC",
+                "with slips among the fudged",
+                "fudged dropped at 95 % kept",
+                "valid / slipped / fudged",
+            ),
             map(_detection, court.detection),
         ),
     ]
@@ -36,6 +44,36 @@ def markdown(court: Court) -> str:
         head = ("set", "problems", "traces", "mean tokens", "doubts per 1,000 words")
         parts += ["HEAL's sets", _table(head, map(_set, court.sets))]
     return "\n\n".join(parts) + "\n"
+
+
+def budgets(found: Sequence[Budget]) -> str:
+    """The plans of `heal lab budgets`, one a row."""
+    head = (
+        "plan",
+        "sampled tokens",
+        "repair tokens",
+        "per valid repair past the gates",
+        "per valid repair kept",
+        "extreme problems covered",
+        "other stratum",
+    )
+    return _table(head, map(_budget, found)) + "\n"
+
+
+def _budget(b: Budget) -> tuple[str, ...]:
+    costs = (_cost(b.per_passed), _cost(b.per_used))
+    return (
+        b.plan,
+        f"{b.sampled:,}",
+        f"{b.repaired:,}",
+        *costs,
+        percent(b.covered),
+        percent(b.misplaced),
+    )
+
+
+def _cost(found: Interval) -> str:
+    return f"{found.mean:,.0f} [{found.low:,.0f}, {found.high:,.0f}]"
 
 
 def percent(found: Interval) -> str:
@@ -70,10 +108,14 @@ def _cut(cut: CutQuality) -> tuple[str, ...]:
 
 
 def _detection(found: Detection) -> tuple[str, ...]:
-    area = found.auroc
-    shown = f"{area.mean:.3f} [{area.low:.3f}, {area.high:.3f}]" if area else "–"
-    dropped = f"{100 * found.fudged_dropped:.0f} %" if area else "–"
-    return (found.name, found.pool, shown, dropped, f"{found.valid:,} / {found.fudged:,}")
+    dropped = f"{100 * found.fudged_dropped:.0f} %" if found.auroc else "–"
+    sizes = f"{found.valid:,} / {found.slipped:,} / {found.fudged:,}"
+    areas = (_area(found.auroc), _area(found.with_slips))
+    return (found.name, found.pool, *areas, dropped, sizes)
+
+
+def _area(found: Interval | None) -> str:
+    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]" if found else "–"
 
 
 def _differences(summary: EvalSummary) -> list[tuple[str, ...]]:

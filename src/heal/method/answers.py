@@ -35,6 +35,7 @@ _DRESSING: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
     (re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])"), lambda m: m[0].replace(",", "")),
 )
 _NUMBER = re.compile(r"(-?)(\d*)(?:\.(\d+))?")
+_NUMBERS = re.compile(r"\d+(?:\.\d+)?")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _ASSERTS = r"(?:=|\bis|\bequals?|\bequal\s+to|\bbe|\banswer\s*:?)\s*[(\[{]*\s*"
 _GOES_ON = r"(?!\w)(?!\s*[-+*/^×·÷])"
@@ -81,6 +82,30 @@ def states_answer(text: str, answer: str) -> bool:
     if not is_short(answer):
         return mention(text, answer) is not None
     return _asserted_pattern(bare).search(plain(text)) is not None
+
+
+def mention_spans(data: bytes, answer: str) -> list[tuple[int, int]]:
+    """Where a text writes the answer: byte spans of its numbers, each by itself, or of its words.
+
+    An answer with numbers is mentioned by any one of them ("4" and "7" of "4, 7"), an answer
+    without by all its words in a row. Case counts for a single letter only.
+    """
+    bare = _bare(answer)
+    numbers = _NUMBERS.findall(bare)
+    parts = numbers or ([bare] if bare else [])
+    spans = {m.span() for part in parts for m in _bytes_pattern(part).finditer(data)}
+    return sorted(spans)
+
+
+@lru_cache(maxsize=4096)
+def _bytes_pattern(part: str) -> re.Pattern[bytes]:
+    if part[0].isdigit():
+        whole, dot, rest = part.partition(".")
+        digits = rb"(?:,|\{,\})?".join(d.encode() for d in whole) + (dot + rest).encode()
+        return re.compile(rb"(?<!\w)(?<!\d\.)" + digits.replace(b".", rb"\.") + rb"(?!\w|\.\d)")
+    words = rb"\s*".join(re.escape(token.encode()) for token in _TOKEN.findall(part))
+    before, after = (rb"(?<!\w)" * part[0].isalnum(), rb"(?!\w)" * part[-1].isalnum())
+    return re.compile(before + words + after, 0 if len(part) == 1 else re.IGNORECASE)
 
 
 def _bare(answer: str) -> str:

@@ -50,6 +50,7 @@ TRAINED: Mapping[str, Arm] = {
     "heal-restart": Arm(breakpoint=Breakpoint.RESTART),
     "heal-no-pure": Arm(filtered=False),
     "heal-random-drop": Arm(selection=Selection.RANDOM),
+    "heal-ratio": Arm(selection=Selection.FRACTION),
     "heal-calibrated": Arm(selection=Selection.CALIBRATED),
 }
 """Every arm but `base`, the untouched student."""

@@ -115,6 +115,24 @@ def auroc(positive: NDArray[Any], negative: NDArray[Any], *, resamples: int, see
     return _percentiles(mean, np.concatenate(draws), len(above) + len(below), 1)
 
 
+def ratio_of_sums(
+    costs: NDArray[Any], gains: NDArray[Any], *, seed: int, resamples: int = 10_000
+) -> Interval:
+    """What a unit of gain costs over all problems; problems are resampled. Infinite without a gain.
+
+    Raises: ValueError without problems.
+    """
+    if not len(costs):
+        raise ValueError("a ratio over no problems")
+    rng, draws = np.random.default_rng(seed), []
+    for rows in _chunks(resamples, len(costs)):
+        counts = _counts(rows, len(costs), rng)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            draws.append((counts @ costs) / (counts @ gains))
+    total = float(costs.sum() / gains.sum()) if gains.sum() else np.inf
+    return _percentiles(total, np.nan_to_num(np.concatenate(draws), nan=np.inf), len(costs), 1)
+
+
 def _problem_draws(
     values: _Array, families: tuple[str, ...], resamples: int, rng: np.random.Generator
 ) -> _Array:

@@ -2,12 +2,14 @@
 
 In: `PureScore` profiles, all under the *unhinted* teacher. Out: a reading per trace and the set of
 traces to drop. High means suspicious in every score here. `fraction` drops a fixed share, so it
-cannot clean a pool that is mostly fudged; `calibrated` can, given traces known to be honest.
+cannot clean a pool that is mostly fudged; `calibrated` and `surprisal` can, given traces known to
+be honest. `fraction` and `calibrated` ask whether the step that settles the answer surprises;
+`surprisal` asks whether the answer itself does, where the trace writes it.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -15,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heal.config import Pure
-from heal.records import PureScore, Selection
+from heal.method.answers import mention_spans
+from heal.records import FloatArray, PureScore, Selection
 
 NEAR_COMMITMENT = 2
 """`calibrated` looks at the steps at most so far from k_c."""
@@ -28,6 +31,8 @@ MIN_SPREAD = 0.05
 MIN_CALIBRATION = 20
 """Fewer honest traces do not have a 95th percentile."""
 HONEST_KEPT = 0.95
+LINED = (Selection.CALIBRATED, Selection.SURPRISAL)
+"""Selections that drop what lies above a line drawn by honest traces."""
 
 _Array = NDArray[np.float64]
 
@@ -56,8 +61,9 @@ class Calibration:
     mean: _Array
     """float64[5, 5]: mean ln PPL in each bin of U (row) and step length (column)."""
     spread: _Array
-    threshold: float
-    """95th percentile of S over the honest traces; above it a trace is dropped."""
+    lines: Mapping[Selection, float]
+    """95th percentile of S over the honest traces, for each selection that has a line; above it a
+    trace is dropped."""
     traces: int
     steps: int
 
@@ -111,10 +117,14 @@ def calibrate(honest: Sequence[PureScore], settings: Pure) -> Calibration:
     u_edges, length_edges = np.quantile(u, inner), np.quantile(length, inner)
     row, column = np.searchsorted(u_edges, u), np.searchsorted(length_edges, length)
     mean, spread = _cell_statistics(row, column, log_ppl)
-    draft = Calibration(u_edges, length_edges, mean, spread, np.inf, len(honest), len(u))
-    peaks = [calibrated_score(score, settings, draft) for score in honest]
-    threshold = float(np.quantile([p for p in peaks if p is not None], HONEST_KEPT))
-    return Calibration(u_edges, length_edges, mean, spread, threshold, len(honest), len(u))
+    draft = Calibration(u_edges, length_edges, mean, spread, {}, len(honest), len(u))
+    peaks = {
+        Selection.CALIBRATED: [calibrated_score(score, settings, draft) for score in honest],
+        Selection.SURPRISAL: [surprisal(score) for score in honest],
+    }
+    read = {kind: [s for s in scores if s is not None] for kind, scores in peaks.items()}
+    lines = {kind: float(np.quantile(s, HONEST_KEPT)) for kind, s in read.items() if s}
+    return replace(draft, lines=lines)
 
 
 def calibrated_score(score: PureScore, settings: Pure, calibration: Calibration) -> float | None:
@@ -130,6 +140,36 @@ def calibrated_score(score: PureScore, settings: Pure, calibration: Calibration)
     return _peak(np.where(_counts(score, first, centre + NEAR_COMMITMENT), z, np.nan))
 
 
+def surprisal(score: PureScore) -> float | None:
+    """S = the largest −ln p of a mention of the answer in steps b … K, nats; None without any.
+
+    What was derived is expected when it is written down. An answer that was only told must enter
+    somewhere, and surprises there; an idea may surprise as well, but in other words. Needs no U.
+    Raises: ValueError for a profile without the measurement.
+    """
+    if score.answer_surprisal is None:
+        raise ValueError(f"{score.trace}: 'surprisal' was not measured")
+    return _peak(np.where(_written(score, scorable=False), score.answer_surprisal, np.nan))
+
+
+def step_surprisal(
+    pieces: Sequence[bytes], logprob: FloatArray, ends: Sequence[int], answer: str
+) -> FloatArray:
+    """The largest −ln p of a mention of the answer that begins in each step; NaN without one.
+
+    pieces, logprob: of the trace's tokens, [T]; ends: of its steps, [K]. A mention costs what the
+    tokens it touches cost together, float32[K], nats.
+    """
+    found = np.full(len(ends), np.nan, np.float32)
+    closes = np.cumsum([len(piece) for piece in pieces])
+    for start, end in mention_spans(b"".join(pieces), answer):
+        first, last = np.searchsorted(closes, (start, end - 1), side="right")
+        step = int(np.searchsorted(ends, first, side="right"))
+        if step < len(ends):
+            found[step] = np.fmax(found[step], -logprob[first : last + 1].sum())
+    return found
+
+
 def select(
     candidates: Sequence[PureScore],
     kind: Selection,
@@ -140,24 +180,24 @@ def select(
 ) -> frozenset[str]:
     """Keys of the traces to drop. Give one PACE pool at a time: S depends on where b stands.
 
-    `calibrated` drops what exceeds its threshold, if `calibration_fits`. Otherwise, and by every
+    `calibrated` and `surprisal` drop what exceeds their line, if it `fits`. Otherwise, and by every
     other kind, the worst `drop` share of each problem's candidates goes, rounded; problems with
     fewer than `min_candidates` are pooled, with their scores z-scored by problem first.
     """
     scores = drop_scores(candidates, kind, settings, seed=seed, calibration=calibration)
-    line = calibration if kind is Selection.CALIBRATED else None
-    if line is not None and calibration_fits(scores, line, settings):
-        return frozenset(t for t, s in scores.items() if s > line.threshold)
+    line = calibration.lines.get(kind) if calibration is not None else None
+    if line is not None and fits(scores, line, settings):
+        return frozenset(t for t, s in scores.items() if s > line)
     return _worst({c.trace: c.problem_id for c in candidates}, scores, settings)
 
 
-def calibration_fits(scores: Mapping[str, float], calibration: Calibration, settings: Pure) -> bool:
+def fits(scores: Mapping[str, float], line: float, settings: Pure) -> bool:
     """Whether honest unaided traces are a measure for these: not nearly all are above the line.
 
     Where an honest idea itself makes the answer certain, nearly every repair looks abnormal beside
     traces that needed no idea: the lab's `rows` would lose 266 of 269 valid repairs.
     """
-    above = sum(score > calibration.threshold for score in scores.values())
+    above = sum(score > line for score in scores.values())
     return above <= settings.drop_at_most * len(scores)
 
 
@@ -172,6 +212,7 @@ def drop_scores(
     """Each trace's suspicion by one kind; the highest go first.
 
         fraction    S = max ℓ_k                calibrated  S = max z near k_c
+        surprisal   S = max −ln p(a mention of the answer)
         random      a seeded number by key     reliance    −Δ = mean ln p(y|x,h) − mean ln p(y|x)
         length      −(tokens written)          mean_nll, max_ppl   over all scorable steps from b
 
@@ -196,6 +237,8 @@ def _suspicion(
             if calibration is None:
                 raise ValueError("selection 'calibrated' needs a calibration")
             return calibrated_score(score, settings, calibration)
+        case Selection.SURPRISAL:
+            return surprisal(score)
         case Selection.RANDOM:
             digest = blake2b(f"{seed}|{score.trace}".encode(), digest_size=6).digest()
             return float(int.from_bytes(digest))

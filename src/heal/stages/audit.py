@@ -8,7 +8,6 @@ each continuation. Reads a run and adds nothing to what it trains on.
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from heal.config import Pure
 from heal.engines.base import Engine
@@ -33,6 +32,7 @@ from heal.stages.draw import Draw
 from heal.stages.guide import answer_hint
 from heal.stages.repair import hinted_ids
 from heal.stages.score import Candidate
+from heal.stages.score import honest as mastered
 
 DRAWS = 4
 """Continuations of each problem under each of the two answers, spread over its prefixes."""
@@ -175,16 +175,21 @@ def ask(cases: Iterable[Case], prompts: Prompts, engine: Engine) -> Iterator[Ask
 
 def honest(material: Material, settings: Pure) -> list[Candidate]:
     """The unaided correct traces a run calibrates PURE on."""
-    problems = material.problems
-    correct = (
-        Candidate(
-            problems[trace.problem_id], trace, check.answer or problems[trace.problem_id].answer
-        )
-        for key, trace in sorted(material.unaided.items())
-        if (check := material.checks[key]).verdict is Verdict.CORRECT
+    problems, checks = material.problems, material.checks
+    correct = [
+        trace
+        for key, trace in material.unaided.items()
+        if checks[key].verdict is Verdict.CORRECT
         and problems[trace.problem_id].split is Split.TRAIN
-    )
-    return list(islice(correct, settings.calibration_traces))
+    ]
+    return [
+        Candidate(
+            problems[trace.problem_id],
+            trace,
+            checks[trace.key].answer or problems[trace.problem_id].answer,
+        )
+        for trace in mastered(correct, material.ceilings, settings)
+    ]
 
 
 def item(found: Continued, *, scored: bool) -> AuditItem:

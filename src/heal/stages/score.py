@@ -11,16 +11,29 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from heal.config import Gear
+from heal.config import Gear, Pure
 from heal.engines.base import Engine, Probe, Scored, ScoreRequest
 from heal.keys import content_key
 from heal.method.answers import states_answer
+from heal.method.pure import MIN_CALIBRATION, step_surprisal
 from heal.prompts import Prompts
-from heal.records import FloatArray, Hint, HintedScore, Problem, PureScore, Trace
+from heal.records import (
+    Ceiling,
+    FloatArray,
+    Hint,
+    HintedScore,
+    Problem,
+    PureScore,
+    Stratum,
+    Trace,
+)
 from heal.stages.draw import Claim
 from heal.stages.repair import hinted_ids
 from heal.stages.sample import solve_ids
 from heal.stages.steps import step_text, trace_steps
+
+PROFILE = "pure, with surprisal"
+"""What a profile holds: one that holds less is owed again."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +47,26 @@ class Candidate:
     """What the teacher was told when it wrote the trace; None for an unaided one."""
 
 
+def honest(
+    correct: Iterable[Trace], ceilings: Mapping[str, Ceiling], settings: Pure
+) -> list[Trace]:
+    """Which unaided correct traces PURE is calibrated on, in a fixed order.
+
+    Those of problems the teacher mostly solves, if they are enough: where it mostly fails, a right
+    answer is often luck (in the lab's `rows` 13 of 17 such traces did not hold).
+    """
+    ordered = sorted(correct, key=lambda t: t.key)
+    mastered = [t for t in ordered if ceilings[t.problem_id].stratum is Stratum.EASY]
+    chosen = mastered if len(mastered) >= MIN_CALIBRATION else ordered
+    return chosen[: settings.calibration_traces]
+
+
 def pure_key(candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine) -> str:
     """Names the profile of a trace under one model, one segmentation and one probe."""
     words = (prompts.solve, prompts.system, prompts.probe, prompts.probe_close, prompts.think_close)
     segmentation = (gear.min_step_tokens, gear.max_step_tokens)
     return content_key(
-        "pure", candidate.trace.key, candidate.answer, words, segmentation, engine.model_id
+        PROFILE, candidate.trace.key, candidate.answer, words, segmentation, engine.model_id
     )
 
 
@@ -181,9 +208,11 @@ def _profile(
     ends = trace_steps(trace, engine, gear, prompts)
     first = first_new_step(trace, ends)
     uncertainty = np.full(len(ends) + 1, np.nan, np.float32)
-    log_ppl = np.full(len(ends), np.nan, np.float32)
+    log_ppl, surprisal = (np.full(len(ends), np.nan, np.float32) for _ in range(2))
     if scored.error is None:
         log_ppl = step_log_ppl(scored.logprob, ends)
+        pieces = engine.token_bytes(trace.ids.tolist())
+        surprisal = step_surprisal(pieces, scored.logprob, ends, candidate.answer)
         uncertainty[first:] = [-values.mean() for values in scored.probe_logprob]
     return PureScore(
         key=scored.request,
@@ -197,6 +226,7 @@ def _profile(
             not states_answer(step_text(trace, ends, k, engine), candidate.answer)
             for k in range(1, len(ends) + 1)
         ],
+        answer_surprisal=surprisal,
         scored_tokens=scored.tokens,
         probe_tokens=sum(len(values) for values in scored.probe_logprob),
         error=scored.error,

@@ -11,7 +11,7 @@ from typing import Any
 from heal.config import Pace, Pure
 from heal.method.arms import Arm
 from heal.method.pace import POOL_OF, POOLS, PoolCandidate, budget_tokens, schedule
-from heal.method.pure import Calibration, calibration_fits, drop_scores, select
+from heal.method.pure import Calibration, drop_scores, fits, select
 from heal.prompts import Prompts, fill
 from heal.records import Example, Origin, Problem, PureScore, Selected, Selection, StagePlan, Trace
 
@@ -64,16 +64,17 @@ def misfits(
     settings: Pure,
     calibration: Calibration | None,
 ) -> int:
-    """Sets of an arm that `calibrated` was to select and honest traces are no measure for."""
+    """Sets of an arm that were to be cut at a line, and honest traces are no measure for."""
     kind, found = arm.selection or settings.selection, 0
-    if kind is not Selection.CALIBRATED or calibration is None or not arm.filtered:
+    line = calibration.lines.get(kind) if calibration is not None else None
+    if line is None or not arm.filtered:
         return 0
     for origin in (Origin.HINTED, Origin.REPAIRED):
         if POOL_OF[origin] not in arm.pools:
             continue
         scored = [profiles[t.key] for t in traces if t.origin is origin and t.key in profiles]
         scores = drop_scores(scored, kind, settings, calibration=calibration)
-        found += not calibration_fits(scores, calibration, settings)
+        found += not fits(scores, line, settings)
     return found
 
 
