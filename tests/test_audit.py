@@ -27,12 +27,22 @@ from heal.method.audit import (
     PureAudit,
     answer_form,
     choose_problems,
+    rank_correlation,
     separation,
     swapped_answer,
 )
+from heal.method.entropy import answer_entropy
 from heal.method.intervals import auroc
 from heal.problems import read_problems
-from heal.records import AuditItem, AuditOutcome, AuditSide, HintedScore, Trace
+from heal.records import (
+    AuditItem,
+    AuditOutcome,
+    AuditSide,
+    HintedScore,
+    SampledUncertainty,
+    Trace,
+)
+from heal.stages.answers import SAMPLES
 from heal.stages.audit import DRAWS
 
 NOUNS = ("apples", "pears", "plums", "limes", "dates", "figs")
@@ -98,13 +108,14 @@ def run(tmp_path: Path) -> ScriptedRun:
     return made
 
 
-def audit(run: ScriptedRun, *overrides: str, n: int = 40) -> PureAudit:
+def audit(run: ScriptedRun, *overrides: str, n: int = 40, sampled_u: bool = False) -> PureAudit:
     before = Path.cwd()
     os.chdir(run.home)
     run.watch = Watch()
     try:
         with unsynced():
-            return audit_pure(load("recipe.yaml", list(overrides)), n, run.watch)
+            settings = load("recipe.yaml", list(overrides))
+            return audit_pure(settings, n, run.watch, sampled_u=sampled_u)
     finally:
         os.chdir(before)
 
@@ -136,7 +147,7 @@ def test_pure_tells_a_leap_and_random_does_not(run: ScriptedRun) -> None:
     assert (pure.auroc.mean, pure.dropped.mean) == (1.0, 1.0)
     assert (pure.swapped, pure.gold, pure.auroc.n_problems) == (24, 24, 6)
     assert chance.auroc.low < 0.5 < chance.auroc.high
-    assert set(found) == {"fraction", "mean_nll", "max_ppl", "length", "random"}
+    assert set(found) == {"fraction", "surprisal", "mean_nll", "max_ppl", "length", "random"}
 
 
 def test_it_leaves_what_select_and_train_see_as_it_was(run: ScriptedRun) -> None:
@@ -329,6 +340,52 @@ def test_another_runs_recipe_is_refused(run: ScriptedRun) -> None:
     (run.home / "other.json").write_text((run.home / "script.json").read_text())
     with pytest.raises(UserError, match=r"teacher\.model was script\.json, is other\.json"):
         audit(run, "teacher.model=other.json")
+
+
+ASKED = [
+    {"match": rf"<assistant>.*{LEAP}.*final answer is \\boxed{{$", "replies": list("1234")},
+    {"match": r"<assistant>Adding.*final answer is \\boxed{$", "replies": ["142} is it", "142 }"]},
+]
+
+
+def test_answers_sampled_after_every_step_give_an_uncertainty_of_their_own(tmp_path: Path) -> None:
+    rows, rules = audited_world()
+    made = ScriptedRun(tmp_path, (rows, ASKED + rules))
+    made.go(until="select")
+    plain = audit(made)
+    found = audit(made, sampled_u=True)
+    assert plain.sampled_u is None
+    assert (found.detectors, found.scored_tokens) == (plain.detectors, plain.scored_tokens)
+    sampled = found.sampled_u
+    assert sampled is not None
+    assert (sampled.traces, sampled.failed, sampled.samples) == (48, 0, SAMPLES)
+    assert sampled.steps == 48 * 3
+    told_apart = {
+        d.trace: np.nanmax(d.entropy) for d in made.read("audit_sampled", SampledUncertainty)
+    }
+    for item in made.read("audit", AuditItem):
+        # Eight draws of four replies, by their seeds; and eight of one answer written two ways.
+        leaps = LEAP in trace_of(made, item).text
+        assert (0.5 < told_apart[item.key] <= math.log(4)) if leaps else told_apart[item.key] == 0
+    again = audit(made, sampled_u=True)
+    assert made.watch.arrived["sampled U"] == 0
+    assert again.sampled_u == sampled
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=20))
+def test_the_entropy_of_answers_is_that_of_their_shares(answers: list[str]) -> None:
+    shares = [n / len(answers) for n in Counter(answers).values()]
+    assert answer_entropy(answers) == pytest.approx(-sum(f * math.log(f) for f in shares))
+    assert -1e-12 <= answer_entropy(answers) <= math.log(len(set(answers))) + 1e-9
+
+
+@given(st.lists(st.integers(-300, 300), min_size=3, max_size=30, unique=True), st.integers(0, 9))
+def test_rank_correlation_sees_order_and_nothing_else(values: list[int], seed: int) -> None:
+    groups = {str(i): [(v, v**3), (v + 0.5, (v + 0.5) ** 3)] for i, v in enumerate(values)}
+    found = rank_correlation(groups, resamples=20, seed=seed)
+    assert found is not None
+    assert found.mean == pytest.approx(1)
+    assert rank_correlation({"p": [(1.0, 2.0), (2.0, 2.0)]}, resamples=5, seed=0) is None
 
 
 PAGE = """\

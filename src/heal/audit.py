@@ -8,14 +8,17 @@ see stays as it is.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from heal.config import Config, Problems
 from heal.errors import UserError
 from heal.execute import IDENTITY, count_lost, first_stage, flatten
 from heal.lines import finishes, tally
-from heal.method.audit import PureAudit, Separation, separation
-from heal.method.pure import LINED, commitment, drop_scores
+from heal.method.audit import PureAudit, SampledU, Separation, rank_correlation, separation
+from heal.method.pure import commitment, drop_scores
 from heal.records import (
     AuditItem,
     AuditSide,
@@ -25,11 +28,13 @@ from heal.records import (
     HintedScore,
     Problem,
     PureScore,
+    SampledUncertainty,
     Selection,
     Trace,
 )
 from heal.run import Run, teacher_sampling
 from heal.session import Observer, Session
+from heal.stages import answers as answering
 from heal.stages import audit as auditing
 from heal.stages import score as scoring
 from heal.stages.draw import draw_keys, draw_traces
@@ -39,21 +44,26 @@ from heal.store import Store
 from heal.verifiers import open_verifier
 
 RESAMPLES = 2_000
+CORRELATION_RESAMPLES = 500
 DETECTORS = (
     Selection.FRACTION,
+    Selection.SURPRISAL,
     Selection.MEAN_NLL,
     Selection.MAX_PPL,
     Selection.LENGTH,
     Selection.RANDOM,
 )
-"""PURE's score and the trivial ones; `calibrated` and `reliance` join them where a run is set to
+"""PURE's scores and the trivial ones; `calibrated` and `reliance` join them where a run is set to
 measure what they need."""
 SHARED = frozenset({"sample", "verify", "locate", "guide", "repair", "score"})
 """Stages whose settings should be those of the run that is read."""
 
 
-def audit_pure(config: Config, n: int, observer: Observer) -> PureAudit:
-    """Audit PURE on up to n problems of a run. Raises: UserError where there is none to audit."""
+def audit_pure(config: Config, n: int, observer: Observer, *, sampled_u: bool = False) -> PureAudit:
+    """Audit PURE on up to n problems of a run. Raises: UserError where there is none to audit.
+
+    sampled_u: also sample short answers after every step of the traces that are scored.
+    """
     folder = Path(config.run)
     with Store.open(folder, write=False):
         pass  # opened to write, a mistyped name would become an empty run
@@ -62,12 +72,12 @@ def audit_pure(config: Config, n: int, observer: Observer) -> PureAudit:
         count_lost(store, observer)
         session = Session(config, store, observer)
         try:
-            return _audit(Run(session), n)
+            return _audit(Run(session), n, sampled_u)
         finally:
             session.close()
 
 
-def _audit(run: Run, n: int) -> PureAudit:
+def _audit(run: Run, n: int, sampled_u: bool) -> PureAudit:
     s = run.session
     material = _material(s.store)
     plan = auditing.plan(material, n, s.config.seed)
@@ -102,6 +112,7 @@ def _audit(run: Run, n: int) -> PureAudit:
         facts={**plan.facts, **{fact: count for fact, count in facts.items() if count}},
         sampled_tokens=sum(t.new_tokens for key, t in traces.items() if key not in taken_over),
         scored_tokens=scored_tokens,
+        sampled_u=_sampled_u(run, found, profiles, items) if sampled_u else None,
     )
 
 
@@ -240,7 +251,7 @@ def _detectors(
 ) -> dict[str, Separation]:
     pure, seed = run.session.config.pure, run.session.config.seed
     kinds = list(DETECTORS)
-    kinds[1:1] = LINED if run.calibration else []
+    kinds[1:1] = [Selection.CALIBRATED] if run.calibration else []
     kinds += [Selection.RELIANCE] if run.wants_reliance() else []
     found = {}
     for kind in kinds:
@@ -251,12 +262,58 @@ def _detectors(
             and (kind is not Selection.RELIANCE or profiles[item.key].hinted_log_ppl is not None)
         ]
         scores = drop_scores(readable, kind, pure, seed=seed, calibration=run.calibration)
-        groups: dict[AuditSide, dict[str, list[float]]] = {side: {} for side in AuditSide}
-        for item in items:
-            if item.key in scores:
-                groups[item.side].setdefault(item.problem_id, []).append(scores[item.key])
-        found[str(kind)] = separation(*groups.values(), resamples=RESAMPLES, seed=seed)
+        found[str(kind)] = _separation(scores, items, seed)
     return found
+
+
+def _separation(scores: Mapping[str, float], items: Sequence[AuditItem], seed: int) -> Separation:
+    groups: dict[AuditSide, dict[str, list[float]]] = {side: {} for side in AuditSide}
+    for item in items:
+        if item.key in scores:
+            groups[item.side].setdefault(item.problem_id, []).append(scores[item.key])
+    return separation(*groups.values(), resamples=RESAMPLES, seed=seed)
+
+
+def _sampled_u(
+    run: Run,
+    found: Sequence[auditing.Continued],
+    profiles: Mapping[str, PureScore],
+    items: Sequence[AuditItem],
+) -> SampledU:
+    """U by sampled answers, for every scored continuation: how alike, and how good a detector."""
+    s, gear, prompts = run.session, run.session.config.gear, run.prompts
+    candidates = [auditing.candidate(f) for f in found if f.trace.key in profiles]
+    s.observer.begin("sampled U", len(candidates))
+    drawn = s.collect(
+        "audit_sampled",
+        SampledUncertainty,
+        [answering.sampled_key(c, prompts, gear, s.teacher) for c in candidates],
+        lambda done, claim: answering.sample_answers(
+            candidates, prompts, gear, s.teacher, s.config.seed, done, claim
+        ),
+    )
+    run.keep("audit_sampled", drawn)
+    read = {d.trace: d for d in drawn.values() if d.error is None}
+    swapped_in = [replace(profiles[t], uncertainty=d.entropy) for t, d in read.items()]
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for trace, d in read.items():
+        both = np.stack([profiles[trace].uncertainty, d.entropy], axis=1)
+        both = both[np.isfinite(both).all(axis=1)]
+        pairs.setdefault(d.problem_id, []).extend(map(tuple, both.tolist()))
+    scores = drop_scores(swapped_in, Selection.FRACTION, s.config.pure, seed=s.config.seed)
+    steps = sum(map(len, pairs.values()))
+    s.observer.end(
+        tally("", "traces", Counter("failed" if d.error else "asked" for d in drawn.values()))
+    )
+    return SampledU(
+        traces=len(read),
+        steps=steps,
+        samples=answering.SAMPLES,
+        correlation=rank_correlation(pairs, resamples=CORRELATION_RESAMPLES, seed=s.config.seed),
+        ratio=_separation(scores, items, s.config.seed),
+        failed=len(drawn) - len(read),
+        sampled_tokens=sum(d.new_tokens for d in drawn.values()),
+    )
 
 
 def _by_side(pairs: Iterable[tuple[AuditSide, str]]) -> dict[str, dict[str, int]]:

@@ -143,6 +143,9 @@ def audit_pure_command(
     config: ConfigFile,
     overrides: Overrides = [],  # noqa: B006
     n: Annotated[int, typer.Option("--n", help="Problems, at most.", min=1)] = 40,
+    sampled_u: Annotated[
+        bool, typer.Option("--sampled-u", help="Sample answers after every step, too.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all figures here.")
     ] = None,
@@ -155,7 +158,9 @@ def audit_pure_command(
     from heal.config import load
     from heal.report.audit_page import page
 
-    found = _watched(lambda observer: audit_pure(load(config, overrides), n, observer))
+    found = _watched(
+        lambda observer: audit_pure(load(config, overrides), n, observer, sampled_u=sampled_u)
+    )
     typer.echo(page(found))
     if json_file is not None:
         json_file.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")

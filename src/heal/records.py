@@ -305,6 +305,19 @@ class HintedScore:
 
 
 @dataclass(frozen=True)
+class SampledUncertainty:
+    """How much short answers differ after each step of one trace: U without a known answer."""
+
+    key: str
+    problem_id: str
+    trace: str
+    entropy: FloatArray
+    """float32[K+1], nats: of the answers sampled after each step; NaN before the first new one."""
+    new_tokens: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class ServerFacts:
     """What one server was asked in one process, and how it fared."""
 

@@ -19,7 +19,7 @@ from heal.lab.worlds import world_named
 from heal.method.entropy import step_values
 from heal.method.gear import find_breakpoint
 from heal.method.intervals import Interval, auroc, wilson
-from heal.method.pure import LINED, calibrate, drop_scores
+from heal.method.pure import calibrate, drop_scores
 from heal.method.summary import EvalSummary
 from heal.records import (
     Breakpoint,
@@ -65,6 +65,7 @@ QUICK_ARMS = ("base", "rft", "rft_more", "heal")
 KEEP_HONEST = 0.95
 DETECTORS = (
     Selection.FRACTION,
+    Selection.SURPRISAL,
     Selection.MEAN_NLL,
     Selection.MAX_PPL,
     Selection.LENGTH,
@@ -267,7 +268,7 @@ def _detection(
     honest = list(store.live("pure", PureScore, tag="honest").values())
     calibration = calibrate(honest, settings) if settings.measure_calibrated else None
     kinds = list(DETECTORS)
-    kinds += LINED if calibration else []
+    kinds[1:1] = [Selection.CALIBRATED] if calibration else []
     kinds += [Selection.RELIANCE] if settings.measure_reliance else []
     found = []
     for pool, table in (("D2", "hinted"), ("D3", "repair")):

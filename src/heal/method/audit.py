@@ -63,6 +63,22 @@ class Separation:
 
 
 @dataclass(frozen=True)
+class SampledU:
+    """U as the entropy of sampled answers, beside U as the surprise of the known one."""
+
+    traces: int
+    steps: int
+    samples: int
+    """Answers after each step."""
+    correlation: Interval | None
+    """Spearman's, over all probed steps; problems are resampled."""
+    ratio: Separation
+    """The paper's ratio with this U in place of its own."""
+    failed: int
+    sampled_tokens: int
+
+
+@dataclass(frozen=True)
 class PureAudit:
     """Everything the answer-swap audit found."""
 
@@ -81,6 +97,8 @@ class PureAudit:
     sampled_tokens: int
     """Sampled for this audit at any time; what the run had drawn itself is not among them."""
     scored_tokens: int
+    sampled_u: SampledU | None = None
+    """None: not asked for."""
     note: str = NOTE
 
     def reached(self, side: AuditSide) -> int:
@@ -150,6 +168,27 @@ def separation(swapped: Groups, gold: Groups, *, resamples: int, seed: int) -> S
     )
     found = [_interval(values, len(problems)) for values in rows]
     return Separation(len(above), len(below), *found)
+
+
+def rank_correlation(
+    groups: Mapping[str, Sequence[tuple[float, float]]], *, resamples: int, seed: int
+) -> Interval | None:
+    """Spearman's correlation of pairs by problem; problems are resampled. None where undefined."""
+    from scipy.stats import rankdata  # `heal --help` must not wait for scipy
+
+    pairs = [np.array(group, np.float64).reshape(-1, 2) for group in groups.values()]
+
+    def spearman(chosen: Iterable[int]) -> float:
+        both = np.concatenate([pairs[i] for i in chosen])
+        ranks = np.stack([rankdata(column) for column in both.T])
+        spreads = ranks.std(axis=1)
+        return float(np.corrcoef(ranks)[0, 1]) if (spreads > 0).all() else np.nan
+
+    if not any(map(len, pairs)):
+        return None
+    rng = np.random.default_rng(seed)
+    draws = [spearman(rng.integers(0, len(pairs), len(pairs))) for _ in range(resamples)]
+    return _interval(np.array([spearman(range(len(pairs))), *draws]), len(pairs))
 
 
 def _auroc(above: _Array, below: _Array, above_weight: _Array, below_weight: _Array) -> _Array:

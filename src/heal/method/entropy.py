@@ -6,6 +6,7 @@ be at temperature 1 over the full vocabulary; tempered ones would give bounds of
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,6 +51,18 @@ def entropy_bounds(
     lo = head_entropy - tail * np.log(np.minimum(np.exp(kth), safe))
     hi = head_entropy - tail * np.log(safe) + tail * np.log(unknown)
     return lo.astype(np.float32), np.maximum(lo, hi).astype(np.float32)
+
+
+def answer_entropy(answers: Sequence[str]) -> float:
+    """Entropy of a few sampled answers, in nats: −Σ f ln f over the share f of each.
+
+    Of n samples it can be at most ln n, and is too low by about (kinds − 1) / 2n on average.
+    Raises: ValueError without answers.
+    """
+    if not answers:
+        raise ValueError("the entropy of no answers")
+    shares = np.array(list(Counter(answers).values())) / len(answers)
+    return float(-(shares * np.log(shares)).sum())
 
 
 def step_values(

@@ -31,6 +31,7 @@ def page(audit: PureAudit) -> str:
             "",
             *_table(audit),
             "",
+            *_sampled(audit),
             *_tail(audit),
         ]
     )
@@ -76,6 +77,19 @@ def _has_no_width(found: Separation) -> bool:
 
 def _figure(found: Interval | None) -> str:
     return "–" if found is None else f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _sampled(audit: PureAudit) -> list[str]:
+    found = audit.sampled_u
+    if found is None:
+        return []
+    text = (
+        f"U as the entropy of {found.samples} sampled answers after each of {found.steps:,} steps"
+        f" ({found.traces:,} traces): Spearman's correlation with U {_figure(found.correlation)};"
+        f" the ratio with it instead of U: AUROC {_figure(found.ratio.auroc)}."
+        f" {found.sampled_tokens:,} tokens sampled for that, {found.failed:,} traces failed."
+    )
+    return [*wrap(text, WIDTH), ""]
 
 
 def _tail(audit: PureAudit) -> list[str]:
