@@ -7,7 +7,7 @@ sheets, the speeds are assumptions, and both are printed beside what follows fro
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,9 +113,10 @@ SERVERS = (
 CHOSEN, SMALLEST = SERVERS[1], SERVERS[3]
 
 
-def config() -> Config:
-    """The defaults of a run, PURE's probes included."""
+def config(uncertainty: bool = False) -> Config:
+    """The defaults of a run; with U, PURE probes every step."""
     tree = {
+        "pure": {"measure_uncertainty": uncertainty},
         "run": "runs/paper",
         "problems": {"path": "problems.jsonl", "held_out": 0.0},
         "teacher": {"model": "teacher"},
@@ -124,10 +125,10 @@ def config() -> Config:
     return parse(tree)
 
 
-def stages() -> list[Cost]:
+def stages(uncertainty: bool = False) -> list[Cost]:
     """Tokens of each part, counted at most."""
     problems = [Problem(str(i), "", "") for i in range(PROBLEMS)]
-    return costs(config(), problems, Assumed(TRACE_TOKENS, PROMPT_TOKENS))
+    return costs(config(uncertainty), problems, Assumed(TRACE_TOKENS, PROMPT_TOKENS))
 
 
 def ended_by_target(found: list[Cost]) -> list[Cost]:
@@ -145,7 +146,7 @@ def ended_by_target(found: list[Cost]) -> list[Cost]:
     ]
 
 
-def with_prefix_cache(found: list[Cost]) -> list[Cost]:
+def with_prefix_cache(found: list[Cost], uncertainty: bool = False) -> list[Cost]:
     """The same where the n traces of a prompt read it once, and a probe reads only itself."""
     whole = PROMPT_TOKENS + TRACE_TOKENS
     steps = TRACE_TOKENS / STEP_TOKENS
@@ -154,7 +155,7 @@ def with_prefix_cache(found: list[Cost]) -> list[Cost]:
         "sample": 1 / TRACES,
         "hinted traces": 1 / config().gear.hinted_samples,
         "repair": 1 / config().gear.candidates,
-        "score": (whole + steps * PROBE_TOKENS) / per_probe,
+        "score": (whole + steps * PROBE_TOKENS) / per_probe if uncertainty else 1,
     }
     return [Cost(c.part, c.read * cached.get(c.part, 1), c.written) for c in found]
 
@@ -191,8 +192,15 @@ def token_lines() -> Iterator[str]:
     for rows in zip(
         (*most, total(most)), (*ended, total(ended)), (*cached, total(cached)), strict=True
     ):
-        numbers = "".join(f"{c.written / 1e9:>9.3f}{c.read / 1e9:>10.3f}" for c in rows)
-        yield f"{rows[0].part:<14}{numbers}"
+        yield _token_row(rows[0].part, rows)
+    probed = stages(uncertainty=True)
+    probed_ended = ended_by_target(probed)
+    ways = (probed, probed_ended, with_prefix_cache(probed_ended, uncertainty=True))
+    yield _token_row("score with U", [next(c for c in way if c.part == "score") for way in ways])
+
+
+def _token_row(name: str, ways: Iterable[Cost]) -> str:
+    return f"{name:<14}" + "".join(f"{c.written / 1e9:>9.3f}{c.read / 1e9:>10.3f}" for c in ways)
 
 
 def memory_lines() -> Iterator[str]:
@@ -236,6 +244,10 @@ def hour_lines() -> Iterator[str]:
             f"{gpus:>6}  {name:<17}{slow:>8,.1f}{fast:>12,.1f}{rows:>11,}"
             f"{traces_s:>10,.1f}{traces_s / one:>14.4f}{traces_s / many:>12.4f}"
         )
+    name, server = SMALLEST
+    speeds = server.written_s(whole) * WRITE_SHARE, server.read_s * READ_SHARE
+    probed = total(ended_by_target(stages(uncertainty=True)))
+    yield f"With U, and no cache: {hours(probed, 1, *speeds):,.1f} hours on one GPU"
 
 
 def disk_lines() -> Iterator[str]:

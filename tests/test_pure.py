@@ -366,6 +366,27 @@ def test_the_hinted_pass_is_paid_once_and_switching_the_selection_is_free(tmp_pa
         }
 
 
+def test_surprisal_asks_for_no_uncertainty_and_a_profile_that_has_it_is_not_paid_again(tmp_path):
+    run = reliance_run(tmp_path, selection="surprisal", measure_uncertainty=False)
+    run.go(until="select")
+    bare = {p.trace: p for p in run.read("pure", PureScore)}
+    assert bare
+    assert not any(p.has_uncertainty or p.probe_tokens for p in bare.values())
+
+    assert run.go("pure.selection=fraction", until="select").arrived["score"] == len(bare)
+    full = {p.trace: p for p in run.read("pure", PureScore)}
+    for trace, profile_ in full.items():
+        assert profile_.has_uncertainty
+        assert profile_.probe_tokens > 0
+        assert profile_.log_ppl.tolist() == bare[trace].log_ppl.tolist()
+        assert np.array_equal(
+            profile_.answer_surprisal, bare[trace].answer_surprisal, equal_nan=True
+        )
+
+    assert run.go(until="select").arrived["score"] == 0
+    assert {p.key for p in run.read("pure", PureScore)} == {p.key for p in full.values()}
+
+
 def test_the_most_reliant_repairs_are_dropped(tmp_path):
     run = reliance_run(tmp_path, selection="reliance")
     run.go(until="select")

@@ -25,6 +25,7 @@ from heal.records import (
     GateResult,
     Origin,
     Problem,
+    PureScore,
     Selected,
     Split,
     Stratum,
@@ -501,8 +502,15 @@ def test_figures_of_any_number_of_steps(steps: int) -> None:
     values = np.linspace(0, 1, steps, dtype=np.float32)
     unsure = np.full(steps + 1, np.nan, np.float32)
     assert "<text" in charts.entropy_chart(values, values, [], 1, "e")
-    assert "<text" in charts.pure_chart(values, unsure, 1, None, "p")
-    assert "commits" in charts.pure_chart(values, np.append(values, 0), 1, steps, "p")
+    one_each = [10] * steps
+
+    def drawn(uncertainty: np.ndarray, surprisal: np.ndarray | None, commitment: int | None) -> str:
+        pure = PureScore("k", "p", "t", values, uncertainty, one_each, 1, [True] * steps, surprisal)
+        return charts.pure_chart(pure, commitment, "p")
+
+    assert "U (nats)" in drawn(unsure, None, None)
+    assert "answer, −ln p" in drawn(unsure, values, None)
+    assert "commits" in drawn(np.append(values, 0), values, steps)
 
 
 def test_figure_of_an_arm_without_an_interval_says_so() -> None:

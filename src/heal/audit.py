@@ -221,12 +221,13 @@ def _score(run: Run, candidates: Sequence[scoring.Candidate]) -> tuple[dict[str,
     keys = [scoring.pure_key(c, prompts, gear, s.scorer) for c in candidates]
     own = {k: p for k, p in s.store.read("pure", PureScore, keys).items() if p.error is None}
     s.store.put_many("audit_pure", ((p.key, p.problem_id, p) for p in own.values()))
+    owed = dict(zip(keys, candidates, strict=True))
     s.observer.begin("score", len(keys))
     found = s.collect(
         "audit_pure",
         PureScore,
         keys,
-        lambda done, claim: scoring.score(candidates, prompts, gear, s.scorer, done, claim),
+        lambda done, claim: scoring.score(owed, prompts, gear, s.scorer, True, done, claim),
     )
     profiles = {p.trace: p for p in found.values() if p.error is None}
     asked = scoring.assisted(candidates, profiles) if run.wants_reliance() else []

@@ -218,6 +218,11 @@ class Pure(Section):
     """`calibrated`, `surprisal`: where more of a set than this is above the line, honest unaided
     traces are no measure for that set; the worst `drop` share goes instead, and the report says
     so."""
+    measure_uncertainty: bool = True
+    """After each new step, also ask how unsure the teacher is of the answer, which `fraction` and
+    `calibrated` ask for by themselves. `surprisal` does without, and the preset `default` leaves it
+    out: a server that reads its whole prompt while scoring (vLLM) reads each trace once for every
+    step of it. Switched on later, what was scored is scored again."""
     measure_reliance: bool = False
     """Also score every candidate with its hint in view, which the selection `reliance` asks for
     by itself; switch it on to compare detectors on the same traces."""
@@ -443,7 +448,7 @@ class Config(Section):
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # In both worlds of the lab `surprisal` tells fudged from valid better than the plain ratio and
     # `calibrated`: LOG.md, the answer's own surprise.
-    "default": {"pure": {"selection": "surprisal"}},
+    "default": {"pure": {"selection": "surprisal", "measure_uncertainty": False}},
     "paper": {},
 }
 """Settings each preset lays under the file; METHOD's own constants are the field defaults."""

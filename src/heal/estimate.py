@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from heal.config import Config
+from heal.method.arms import wants_uncertainty
 from heal.records import Problem, Split
 
 STEP_TOKENS = 40
@@ -56,8 +57,8 @@ def costs(config: Config, problems: Iterable[Problem], a: Assumed) -> list[Cost]
         Cost("guide", paths * (a.prompt_tokens + kept), paths * g.hint_max_tokens),
         Cost("repair", repairs * (a.prompt_tokens + kept), repairs * (a.trace_tokens - kept)),
         Cost("hinted traces", hinted * a.prompt_tokens, hinted * a.trace_tokens),
-        # PURE reads a trace once, and again up to each of its steps
-        Cost("score", (repairs + hinted) * whole * (1 + steps / 2), 0),
+        # PURE reads a trace once; with U, it reads it again up to each of its steps
+        Cost("score", (repairs + hinted) * whole * (1 + wants_uncertainty(config) * steps / 2), 0),
     ]
 
 

@@ -66,6 +66,7 @@ REACH: tuple[tuple[str, str], ...] = (
     ("gear", "locate"),
     ("pure.selection", "score"),
     ("pure.calibration_traces", "score"),
+    ("pure.measure_uncertainty", "score"),
     ("pure.measure_reliance", "score"),
     ("pure.measure_calibrated", "score"),
     ("pure", "select"),

@@ -169,7 +169,7 @@ def repair(run: Run) -> str:
 
 
 def score(run: Run) -> str:
-    """§3: perplexity and uncertainty, step by step, under the unhinted teacher."""
+    """§3: perplexity, surprisal and uncertainty, step by step, under the unhinted teacher."""
     s, gear = run.session, run.session.config.gear
     passed = run.passed(run.hinted)
     for lift in run.lifts.values():
@@ -184,14 +184,14 @@ def score(run: Run) -> str:
         )
         for trace in (*passed, *honest)
     ]
-    reliance = run.wants_reliance()
+    reliance, probes = run.wants_reliance(), run.wants_uncertainty()
     s.observer.begin("score", len(candidates) + reliance * len(passed))
-    keys = [scoring.pure_key(c, run.prompts, gear, s.scorer) for c in candidates]
+    owed = run.profile_keys(candidates)
     scores = s.collect(
         "pure",
         PureScore,
-        keys,
-        lambda done, claim: scoring.score(candidates, run.prompts, gear, s.scorer, done, claim),
+        list(owed),
+        lambda done, claim: scoring.score(owed, run.prompts, gear, s.scorer, probes, done, claim),
     )
     run.pure = {found.trace: found for found in scores.values() if found.error is None}
     measure_reliance(run, candidates if reliance else ())

@@ -290,6 +290,11 @@ class PureScore:
     probe_tokens: int = 0
     error: str | None = None
 
+    @property
+    def has_uncertainty(self) -> bool:
+        """Whether U was asked for at all."""
+        return bool(np.isfinite(self.uncertainty).any())
+
 
 @dataclass(frozen=True)
 class HintedScore:

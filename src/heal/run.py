@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from heal.config import Gear
 from heal.engines.base import Sampling
-from heal.method.arms import TRAINED, Arm
+from heal.method.arms import TRAINED, Arm, selections, wants_uncertainty
 from heal.method.pure import LINED, MIN_CALIBRATION, Calibration, calibrate
 from heal.prompts import Prompts
 from heal.records import (
@@ -36,7 +36,7 @@ from heal.session import Session
 from heal.stages.draw import Draw, draw_keys, draw_traces
 from heal.stages.guide import Path
 from heal.stages.repair import gate as ask_gates
-from heal.stages.score import honest
+from heal.stages.score import Candidate, honest, pure_key
 
 
 @dataclass
@@ -142,16 +142,28 @@ class Run:
 
     def wants_reliance(self) -> bool:
         """Whether candidates are scored with their hint in view too."""
-        return self.session.config.pure.measure_reliance or self._selects(Selection.RELIANCE)
+        config = self.session.config
+        return config.pure.measure_reliance or Selection.RELIANCE in selections(config)
 
     def wants_calibration(self) -> bool:
         """Whether honest traces are scored too."""
-        return self.session.config.pure.measure_calibrated or any(map(self._selects, LINED))
+        config = self.session.config
+        return config.pure.measure_calibrated or not selections(config).isdisjoint(LINED)
 
-    def _selects(self, kind: Selection) -> bool:
-        """Whether the run, or an arm of it, selects by this reading."""
-        arms = self.trained().values()
-        return kind in {self.session.config.pure.selection, *(arm.selection for arm in arms)}
+    def wants_uncertainty(self) -> bool:
+        """Whether U is asked for after each step."""
+        return wants_uncertainty(self.session.config)
+
+    def profile_keys(self, candidates: Sequence[Candidate]) -> dict[str, Candidate]:
+        """The profile each candidate is to have; one with U will do where none is asked for."""
+        s, probes = self.session, self.wants_uncertainty()
+
+        def key(candidate: Candidate, with_u: bool) -> str:
+            return pure_key(candidate, self.prompts, s.config.gear, s.scorer, with_u)
+
+        full = {key(candidate, True): candidate for candidate in candidates}
+        held = full if probes else s.store.read("pure", PureScore, full)
+        return {k if k in held else key(c, False): c for k, c in full.items()}
 
     def calibrate(self, honest: Sequence[PureScore]) -> None:
         """Fit PURE's calibration; with too few honest traces a share is dropped: a fact."""

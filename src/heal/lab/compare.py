@@ -145,6 +145,7 @@ def compare(world: str, overrides: Sequence[str], observer: Observer, quick: boo
     arms = ", ".join(QUICK_ARMS if quick else ARMS)
     settings = (
         f"arms=[{arms}]",
+        "pure.measure_uncertainty=true",
         "pure.measure_reliance=true",
         "pure.measure_calibrated=true",
         f"evaluate.scored_token_cost={SCORED_TOKEN_COST}",

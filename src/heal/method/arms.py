@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from heal.config import Config
 from heal.method.pace import POOLS, Order
 from heal.records import Breakpoint, Selection
 
@@ -54,3 +55,16 @@ TRAINED: Mapping[str, Arm] = {
     "heal-calibrated": Arm(selection=Selection.CALIBRATED),
 }
 """Every arm but `base`, the untouched student."""
+
+
+def selections(config: Config) -> frozenset[Selection]:
+    """Every reading of PURE that a run, or a trained arm of it, selects by."""
+    arms = (TRAINED[name] for name in config.arms if name in TRAINED)
+    own = (arm.selection or config.pure.selection for arm in arms if arm.filtered)
+    return frozenset({config.pure.selection, *own})
+
+
+def wants_uncertainty(config: Config) -> bool:
+    """Whether U is asked for after each step: measured anyway, or selected by."""
+    by_u = {Selection.FRACTION, Selection.CALIBRATED}
+    return config.pure.measure_uncertainty or not by_u.isdisjoint(selections(config))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
-from heal.records import FloatArray
+from heal.records import FloatArray, PureScore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,18 +138,21 @@ def entropy_chart(
 
 
 @_in_style
-def pure_chart(
-    log_ppl: FloatArray, uncertainty: FloatArray, first_step: int, commitment: int | None, name: str
-) -> str:
-    """A repair's profile: ln PPL_k by step above, U_k after each step below."""
-    steps = len(log_ppl)
+def pure_chart(pure: PureScore, commitment: int | None, name: str) -> str:
+    """A repair's profile: ln PPL_k by step above; below, U_k after each step if it was asked for,
+    else the surprisal of the answer in the steps that mention it.
+    """
+    log_ppl, first_step, steps = pure.log_ppl, pure.first_step, len(pure.log_ppl)
+    below, label = pure.uncertainty, "U (nats)"
+    if not pure.has_uncertainty and pure.answer_surprisal is not None:
+        below, label = np.concatenate([[np.nan], pure.answer_surprisal]), "answer, −ln p"
     figure = _figure(2.35)
     top, bottom = figure.subplots(2, 1, sharex=True)
     top.plot(range(1, steps + 1), log_ppl, "o-", color=SECOND, ms=_marker(steps))
     top.set_ylabel("ln PPL (nats)")
-    known = np.flatnonzero(~np.isnan(uncertainty))
-    bottom.plot(known, np.asarray(uncertainty)[known], "o-", color=SECOND, ms=_marker(steps))
-    bottom.set_ylabel("U (nats)")
+    known = np.flatnonzero(~np.isnan(below))
+    bottom.plot(known, np.asarray(below)[known], "o-", color=SECOND, ms=_marker(steps))
+    bottom.set_ylabel(label)
     for axes in (top, bottom):
         axes.axvspan(-0.5, first_step - 0.5, color=SHADE, lw=0)
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
@@ -158,7 +161,7 @@ def pure_chart(
     if commitment is not None:
         _label_line(top, commitment, steps, "commits", ACCENT)
     _step_axis(bottom, steps, first=0)
-    return _svg(figure, name, f"ln PPL and uncertainty over {steps} steps, new from {first_step}")
+    return _svg(figure, name, f"PURE's profile over {steps} steps, new from {first_step}")
 
 
 def _figure(height_in: float) -> "Figure":

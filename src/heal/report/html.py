@@ -235,10 +235,7 @@ def _repair_chart(repair: Repair, number: int) -> Markup | None:
     pure = repair.pure
     if pure is None:
         return None
-    name = f"repair{number}"
-    return Markup(
-        charts.pure_chart(pure.log_ppl, pure.uncertainty, pure.first_step, repair.commitment, name)
-    )
+    return Markup(charts.pure_chart(pure, repair.commitment, f"repair{number}"))
 
 
 def _cut_note(cut: Cut) -> str:
@@ -265,8 +262,11 @@ def _repair_line(step: Step, repair: Repair) -> Line:
     pure, index = repair.pure, step.number - 1
     note = ""
     if pure is not None and not step.kept and 0 <= index < len(pure.log_ppl):
-        unsure = _fixed(float(pure.uncertainty[index + 1]), 2)
-        note = f"ln PPL {_fixed(float(pure.log_ppl[index]), 2)} · U {unsure}"
+        note = f"ln PPL {_fixed(float(pure.log_ppl[index]), 2)}"
+        if pure.has_uncertainty:
+            note += f" · U {_fixed(float(pure.uncertainty[index + 1]), 2)}"
+        if pure.answer_surprisal is not None and np.isfinite(pure.answer_surprisal[index]):
+            note += f" · answer {_fixed(float(pure.answer_surprisal[index]), 2)}"
     settled = step.number > 0 and step.number == repair.commitment
     return Line(step.number, clip(step.text), step.kept, note, "commits" if settled else "")
 

@@ -136,7 +136,9 @@ def _verdicts(
 def _commitments(pure: Mapping[str, PureScore], config: Mapping[str, Any]) -> dict[str, int | None]:
     settings = Pure.model_validate(config.get("pure", {}))
     return {
-        trace: commitment(score, settings) for trace, score in pure.items() if score.error is None
+        trace: commitment(score, settings)
+        for trace, score in pure.items()
+        if score.error is None and score.has_uncertainty
     }
 
 

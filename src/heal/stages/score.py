@@ -32,8 +32,8 @@ from heal.stages.repair import hinted_ids
 from heal.stages.sample import solve_ids
 from heal.stages.steps import step_text, trace_steps
 
-PROFILE = "pure, with surprisal"
-"""What a profile holds: one that holds less is owed again."""
+PROFILE, WITHOUT_U = "pure, with surprisal", "surprisal alone"
+"""What a profile holds: one that holds less than is asked for is owed again."""
 
 
 @dataclass(frozen=True)
@@ -61,28 +61,31 @@ def honest(
     return chosen[: settings.calibration_traces]
 
 
-def pure_key(candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine) -> str:
-    """Names the profile of a trace under one model, one segmentation and one probe."""
+def pure_key(
+    candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine, probes: bool = True
+) -> str:
+    """Names the profile of a trace under one model, one segmentation and one probe, or none."""
     words = (prompts.solve, prompts.system, prompts.probe, prompts.probe_close, prompts.think_close)
     segmentation = (gear.min_step_tokens, gear.max_step_tokens)
+    what = PROFILE if probes else WITHOUT_U
     return content_key(
-        PROFILE, candidate.trace.key, candidate.answer, words, segmentation, engine.model_id
+        what, candidate.trace.key, candidate.answer, words, segmentation, engine.model_id
     )
 
 
 def score(
-    candidates: Sequence[Candidate],
+    owed: Mapping[str, Candidate],
     prompts: Prompts,
     gear: Gear,
     engine: Engine,
+    probes: bool,
     done: Collection[str],
     claim: Claim,
 ) -> Iterator[PureScore]:
-    """Profiles still owed, as they finish."""
-    owed = {pure_key(c, prompts, gear, engine): c for c in candidates}
+    """Profiles still owed, as they finish; `owed` by `pure_key`. Without probes they have no U."""
 
     def request(key: str, candidate: Candidate) -> ScoreRequest:
-        return _request(key, candidate, prompts, gear, engine)
+        return _request(key, candidate, prompts, gear, engine, probes)
 
     for candidate, scored in _asked(owed, done, claim, engine, request):
         yield _profile(scored, candidate, prompts, gear, engine)
@@ -190,15 +193,15 @@ def first_new_step(trace: Trace, ends: Sequence[int]) -> int:
 
 
 def _request(
-    key: str, candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine
+    key: str, candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine, probes: bool
 ) -> ScoreRequest:
-    trace = candidate.trace
-    ends = trace_steps(trace, engine, gear, prompts)
-    first = first_new_step(trace, ends)
-    ids, score_from = probe_ids(candidate.answer, prompts, engine)
-    probes = tuple(Probe(at, ids, score_from) for at in ends[first - 1 :])
+    trace, asked = candidate.trace, tuple[Probe, ...]()
+    if probes:
+        ends = trace_steps(trace, engine, gear, prompts)
+        ids, score_from = probe_ids(candidate.answer, prompts, engine)
+        asked = tuple(Probe(at, ids, score_from) for at in ends[first_new_step(trace, ends) - 1 :])
     context = solve_ids(candidate.problem, prompts, engine)
-    return ScoreRequest(key, context, tuple(trace.ids.tolist()), probes)
+    return ScoreRequest(key, context, tuple(trace.ids.tolist()), asked)
 
 
 def _profile(
@@ -213,7 +216,8 @@ def _profile(
         log_ppl = step_log_ppl(scored.logprob, ends)
         pieces = engine.token_bytes(trace.ids.tolist())
         surprisal = step_surprisal(pieces, scored.logprob, ends, candidate.answer)
-        uncertainty[first:] = [-values.mean() for values in scored.probe_logprob]
+        if scored.probe_logprob:
+            uncertainty[first:] = [-values.mean() for values in scored.probe_logprob]
     return PureScore(
         key=scored.request,
         problem_id=candidate.problem.id,
