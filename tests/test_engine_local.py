@@ -23,7 +23,7 @@ from heal.engines.local import attention, loading, sampling
 from heal.engines.local.cohort import _filled_holes
 from heal.engines.local.decode import DecodeLoop, Policy
 from heal.engines.local.engine import LocalEngine, open_local
-from heal.engines.local.matrices import Dense, Int8, Watched
+from heal.engines.local.matrices import Dense, Int8, Packed, Watched
 from heal.engines.local.native import NativeModel
 from heal.engines.local.rows import repeats_itself
 from heal.engines.local.scoring import batches_by_length
@@ -695,6 +695,44 @@ def test_an_int8_product_is_near_the_exact_one_whatever_the_columns_sizes(
     assert float((found - exact).abs().max()) < 0.1 * float(exact.abs().max())
     row = Int8.of(watched).product(x[:1])
     assert torch.equal(row[0], found[0])
+
+
+@given(st.integers(1, 200), st.sampled_from([8, 80, 96]), st.booleans(), st.integers(0, 99))
+def test_a_packed_product_is_the_plain_one(rows: int, width: int, biased: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    plain = Dense(torch.randn(width, 40), torch.randn(40) if biased else None)
+    packed = Packed.of(plain)
+    wide = torch.randn(rows, 2 * width)
+    x = wide[:, :width]  # as half of a product of two halves lies in memory
+    assert packed.shape == plain.shape
+    assert packed.nbytes == plain.nbytes
+    assert torch.allclose(packed.product(x), plain.product(x), atol=1e-4)
+    sums = torch.randn(rows, 40)
+    expected = sums.clone()
+    packed.add_product(sums, x)
+    plain.add_product(expected, x)
+    assert torch.allclose(sums, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_a_model_is_packed_where_that_pays_and_writes_and_scores_the_same(
+    checkpoint: Path, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heal.engines.local.native.packing_pays", lambda *_: pays)
+    opened = open_local(str(checkpoint), Settings(rows=8))
+    kind = Packed if pays else Dense
+    body = opened.model.body  # type: ignore[union-attr]
+    assert isinstance(body.head, kind)
+    assert all(isinstance(layer.down, kind) for layer in body.layers)
+    monkeypatch.setattr("heal.engines.local.native.packing_pays", lambda *_: False)
+    plain = open_local(str(checkpoint), Settings(rows=8))
+    request = asked(plain, "a question", 4)
+    written = {(g.request, g.index): g.ids.tolist() for g in opened.generate([request])}
+    assert written == {(g.request, g.index): g.ids.tolist() for g in plain.generate([request])}
+    ids = tuple(range(40, 90))
+    (a,), (b,) = (list(e.score([ScoreRequest("a", ids[:8], ids[8:])])) for e in (opened, plain))
+    assert np.abs(a.logprob - b.logprob).max() < 1e-4
+    assert np.abs(a.entropy_lo - b.entropy_lo).max() < 1e-4
 
 
 def test_int8_is_refused_where_it_cannot_run(checkpoint: Path, tmp_path: Path) -> None:

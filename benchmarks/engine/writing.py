@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -171,7 +171,7 @@ def _kv_read(s: Subjects, tokens: int) -> float:
 def clocks() -> Iterator[dict[str, float]]:
     """Seconds spent in decode steps and in their parts. Prefill is not counted."""
     from heal.engines.local import cohort, decode, native
-    from heal.engines.local.matrices import Dense
+    from heal.engines.local.matrices import Dense, Packed
 
     spent = dict.fromkeys(("step", "steps", "products", "attention", "sampler"), 0.0)
     inside = [False]
@@ -203,13 +203,17 @@ def clocks() -> Iterator[dict[str, float]]:
         spent["step"] += clock() - start
         return found
 
-    with (
-        mock.patch.object(Dense, "product", timed("products", Dense.product)),
-        mock.patch.object(Dense, "add_product", timed("products", Dense.add_product)),
-        mock.patch.object(cohort.Cohort, "attend", timed("attention", cohort.Cohort.attend)),
-        mock.patch.object(decode, "_draw", timed("sampler", decode._draw)),
-        mock.patch.object(native.NativeModel, "step", stepped),
-    ):
+    clocked = [
+        (kind, name, timed("products", getattr(kind, name)))
+        for kind in (Dense, Packed)
+        for name in ("product", "add_product")
+    ]
+    clocked.append((cohort.Cohort, "attend", timed("attention", cohort.Cohort.attend)))
+    clocked.append((decode, "_draw", timed("sampler", decode._draw)))
+    clocked.append((native.NativeModel, "step", stepped))
+    with ExitStack() as patched:
+        for holder, name, call in clocked:
+            patched.enter_context(mock.patch.object(holder, name, call))
         yield spent
 
 

@@ -131,11 +131,20 @@ def open_local(model: str, settings: Settings | None = None) -> LocalEngine:
     if settings.weights == "int8":
         _quantize(fast, source)
         model_id += "-int8"
+    else:
+        _pack(fast, settings.rows)
     return LocalEngine(fast, tokens, model_id, settings)
 
 
 def _opener(source: loading.Source, settings: Settings) -> Callable[[], Any]:
     return lambda: loading.load_module(source, settings.dtype, settings.device)
+
+
+def _pack(model: Model, rows: int) -> None:
+    from heal.engines.local.native import NativeModel
+
+    if isinstance(model, NativeModel):
+        model.pack(rows)
 
 
 def _quantize(model: Model, source: loading.Source) -> None:

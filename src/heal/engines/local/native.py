@@ -16,7 +16,7 @@ from torch import Tensor
 from heal.engines.base import Scored
 from heal.engines.local.body import Body
 from heal.engines.local.cohort import Cohort, Prefix, consolidated
-from heal.engines.local.matrices import Dense, Int8, Matrix, Watched
+from heal.engines.local.matrices import Dense, Int8, Matrix, Packed, Watched, packing_pays
 from heal.engines.local.model import Memory, Start, assemble, distribution
 from heal.engines.local.prefixes import PrefixCache
 from heal.engines.local.siblings import Family, tokens_of
@@ -42,6 +42,13 @@ class NativeModel:
         self.prefixes = PrefixCache(prefix_bytes)
         self.prefilled = 0
         """Prompt tokens that went through the model so far."""
+
+    @torch.inference_mode()
+    def pack(self, rows: int) -> None:
+        """Lay the matrices out for whichever library multiplies so many rows faster here."""
+        largest = self.body.layers[0].gate_up
+        if isinstance(largest, Dense) and packing_pays(largest, rows):
+            self.body.change(_packed)
 
     @torch.inference_mode()
     def quantize(self) -> None:
@@ -193,6 +200,10 @@ class NativeModel:
 
 def _positions(ids: Tensor) -> Tensor:
     return torch.arange(ids.shape[1]).expand(ids.shape)
+
+
+def _packed(matrix: Matrix) -> Matrix:
+    return Packed.of(matrix) if isinstance(matrix, Dense) else matrix
 
 
 def _watched(matrix: Matrix) -> Matrix:
