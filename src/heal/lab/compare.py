@@ -104,12 +104,9 @@ class Detection:
     name: str
     pool: str
     auroc: Interval | None
-    with_slips: Interval | None
-    """The same with slipped traces among the fudged."""
     fudged_dropped: float
     """Share of fudged traces dropped when 95 % of the valid ones are kept."""
     valid: int
-    slipped: int
     fudged: int
 
 
@@ -286,17 +283,14 @@ def _detect(
     name: str, pool: str, scores: Mapping[str, float], truth: Mapping[str, Truth]
 ) -> Detection:
     valid = np.array([s for t, s in scores.items() if truth[t].valid])
-    slipped = np.array([s for t, s in scores.items() if truth[t].slipped])
-    fudged = np.array([s for t, s in scores.items() if truth[t].fudged])
-    sizes = len(valid), len(slipped), len(fudged)
+    fudged = np.array([s for t, s in scores.items() if not truth[t].valid])
     if not len(valid) or not len(fudged):
-        return Detection(name, pool, None, None, float("nan"), *sizes)
-    unsound = np.concatenate([slipped, fudged])
+        return Detection(name, pool, None, float("nan"), len(valid), len(fudged))
     return Detection(
         name,
         pool,
         auroc(fudged, valid, resamples=2_000, seed=0),
-        auroc(unsound, valid, resamples=2_000, seed=0),
         float((fudged > np.quantile(valid, KEEP_HONEST)).mean()),
-        *sizes,
+        len(valid),
+        len(fudged),
     )

@@ -24,14 +24,7 @@ def markdown(court: Court) -> str:
         _table(("breakpoint", "hit", "error kept", "steps off"), map(_cut, court.cuts)),
         "**3. PURE**: telling fudged from valid traces that passed the gates",
         _table(
-            (
-                "detector",
-                "set",
-                "AUROC",
-                "with slips among the fudged",
-                "fudged dropped at 95 % kept",
-                "valid / slipped / fudged",
-            ),
+            ("detector", "set", "AUROC", "fudged dropped at 95 % kept", "valid / fudged"),
             map(_detection, court.detection),
         ),
     ]
@@ -108,14 +101,10 @@ def _cut(cut: CutQuality) -> tuple[str, ...]:
 
 
 def _detection(found: Detection) -> tuple[str, ...]:
-    dropped = f"{100 * found.fudged_dropped:.0f} %" if found.auroc else "–"
-    sizes = f"{found.valid:,} / {found.slipped:,} / {found.fudged:,}"
-    areas = (_area(found.auroc), _area(found.with_slips))
-    return (found.name, found.pool, *areas, dropped, sizes)
-
-
-def _area(found: Interval | None) -> str:
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]" if found else "–"
+    area = found.auroc
+    shown = f"{area.mean:.3f} [{area.low:.3f}, {area.high:.3f}]" if area else "–"
+    dropped = f"{100 * found.fudged_dropped:.0f} %" if area else "–"
+    return (found.name, found.pool, shown, dropped, f"{found.valid:,} / {found.fudged:,}")
 
 
 def _differences(summary: EvalSummary) -> list[tuple[str, ...]]:

@@ -36,13 +36,11 @@ class Truth:
     answer: str | None
     correct: bool
     """Whether the answer is right, however it was reached."""
-    slipped: bool = False
-    """Right answer by the true rule, truly applied; but something said before it is false."""
 
     @property
     def fudged(self) -> bool:
-        """Right answer, but by a wrong rule, or not by what the rule says."""
-        return self.correct and not self.valid and not self.slipped
+        """Right answer, but not by reasoning that holds."""
+        return self.correct and not self.valid
 
 
 @dataclass
@@ -74,12 +72,7 @@ def judge(problem_text: str, trace_text: str) -> Truth:
         family=reading.rule.family if reading.rule else None,
         answer=reading.answer,
         correct=correct,
-        slipped=correct and bool(reading.bad) and _only_before(reading.rule_step, reading.bad),
     )
-
-
-def _only_before(rule_step: int | None, bad: list[int]) -> bool:
-    return rule_step is not None and max(bad) < rule_step
 
 
 def split_steps(trace_text: str) -> list[str]:
