@@ -343,7 +343,7 @@ def test_another_runs_recipe_is_refused(run: ScriptedRun) -> None:
 
 
 ASKED = [
-    {"match": rf"<assistant>.*{LEAP}.*final answer is \\boxed{{$", "replies": list("1234")},
+    {"match": rf"<assistant>.*{LEAP}.*final answer is \\boxed{{$", "replies": ["1}", "2}", "3}", "4"]},
     {"match": r"<assistant>Adding.*final answer is \\boxed{$", "replies": ["142} is it", "142 }"]},
 ]
 
@@ -360,6 +360,7 @@ def test_answers_sampled_after_every_step_give_an_uncertainty_of_their_own(tmp_p
     assert sampled is not None
     assert (sampled.traces, sampled.failed, sampled.samples) == (48, 0, SAMPLES)
     assert sampled.steps == 48 * 3
+    assert 0 < sampled.unclosed < 24 * 3 * SAMPLES  # those of "4", which is never closed
     told_apart = {
         d.trace: np.nanmax(d.entropy) for d in made.read("audit_sampled", SampledUncertainty)
     }

@@ -724,8 +724,10 @@ def test_a_model_is_packed_where_that_pays_and_writes_and_scores_the_same(
     body = opened.model.body  # type: ignore[union-attr]
     assert isinstance(body.head, kind)
     assert all(isinstance(layer.down, kind) for layer in body.layers)
-    monkeypatch.setattr("heal.engines.local.native.packing_pays", lambda *_: False)
-    plain = open_local(str(checkpoint), Settings(rows=8))
+    plain = open_local(str(checkpoint), Settings(rows=8, products="mkl"))
+    assert isinstance(plain.model.body.head, Dense)  # type: ignore[union-attr]
+    fixed = open_local(str(checkpoint), Settings(rows=8, products="onednn"))
+    assert isinstance(fixed.model.body.head, Packed)  # type: ignore[union-attr]
     request = asked(plain, "a question", 4)
     written = {(g.request, g.index): g.ids.tolist() for g in opened.generate([request])}
     assert written == {(g.request, g.index): g.ids.tolist() for g in plain.generate([request])}

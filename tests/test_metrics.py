@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from heal.method.intervals import Scores, auroc, mean_score, paired_difference, wilson
+from heal.method.intervals import (
+    Scores,
+    auroc,
+    mean_score,
+    paired_difference,
+    ratio_of_sums,
+    wilson,
+)
 from heal.method.metrics import arm_scores, avg_at_k, doubt_rate, maj_at_k, pass_at_k
 from heal.records import EvalTrace, Finish, Verdict
 
@@ -166,6 +173,21 @@ def test_intervals_name_what_they_rest_on():
 def arm(rng, problem_level, effect, seeds, seed_spread, attempts=8):
     p = np.clip(problem_level + effect + rng.normal(0, seed_spread, (seeds, 1)), 0, 1)
     return make(rng.binomial(attempts, p) / attempts)
+
+
+def test_a_ratio_of_sums_covers_the_truth_and_is_none_where_it_has_no_upper_end() -> None:
+    rng, hits = np.random.default_rng(0), 0
+    for seed in range(200):
+        gains = rng.poisson(2, 60)
+        costs = 100 * gains + rng.normal(0, 40, 60) + 50
+        found = ratio_of_sums(costs, gains, seed=seed, resamples=400)
+        assert found is not None
+        hits += found.low <= 125 <= found.high
+    assert hits >= 0.9 * 200
+    assert ratio_of_sums(np.ones(30), np.eye(30)[0], seed=0) is None
+    assert ratio_of_sums(np.ones(3), np.zeros(3), seed=0) is None
+    with pytest.raises(ValueError, match="no problems"):
+        ratio_of_sums(np.zeros(0), np.zeros(0), seed=0)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """PURE: the ratio counts where METHOD says, and a selection drops exactly what it says."""
 
+import json
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from tests.scripted_run import MAGIC, ScriptedRun, extreme
 
 from heal.config import Pure
+from heal.method.answers import mention_spans
 from heal.method.pure import (
     calibrate,
     calibrated_score,
@@ -26,8 +29,10 @@ from heal.method.pure import (
     trace_score,
 )
 from heal.records import Drop, HintedScore, PureScore, Selected, Selection, Trace
+from heal.store import Store
 
 SETTINGS = Pure()
+FINAL_ANSWERS = Path(__file__).parent / "cases" / "final_answers.jsonl"
 RANKED = [k for k in Selection if k is not Selection.CALIBRATED]
 
 
@@ -201,8 +206,10 @@ def test_a_selection_without_its_measurements_is_refused():
         select([bare], Selection.SURPRISAL, SETTINGS)
     with pytest.raises(ValueError, match="calibration"):
         select([bare], Selection.CALIBRATED, SETTINGS)
-    with pytest.raises(ValueError, match="20"):
-        calibrate([bare] * 19, SETTINGS)
+    silent = calibrate([profile([1, 1])] * 19, SETTINGS)
+    assert (silent.bins, silent.lines) == (None, {})
+    with pytest.raises(ValueError, match="with U"):
+        calibrated_score(bare, SETTINGS, silent)
 
 
 def simulated(rng, trace, leap=0.0):
@@ -224,7 +231,8 @@ def test_calibrated_keeps_about_95_percent_of_honest_traces_and_finds_leaps():
     dropped = select(honest + leaps, Selection.CALIBRATED, SETTINGS, calibration=calibration)
     assert 0.02 < sum(t[0] == "h" for t in dropped) / 400 < 0.10
     assert sum(t[0] == "l" for t in dropped) / 400 > 0.95
-    assert (calibration.traces, calibration.mean.shape) == (300, (5, 5))
+    assert calibration.bins is not None
+    assert (calibration.traces, calibration.bins.mean.shape) == (300, (5, 5))
 
 
 def test_fraction_cannot_clean_a_pool_that_is_mostly_fudged_and_calibrated_can():
@@ -286,6 +294,18 @@ def test_surprisal_drops_what_honest_traces_do_not_reach_however_much_that_is():
     assert dropped == {c.trace for c in pool if c.trace[0] == "f"}
 
 
+def test_a_line_needs_no_u_and_twenty_traces_that_can_be_read():
+    nan = math.nan
+
+    def said(answer):
+        return profile([nan, nan], answers=[nan, answer])
+
+    calibration = calibrate([said(i / 20) for i in range(20)] + [said(nan)] * 99, SETTINGS)
+    assert calibration.lines.keys() == {Selection.SURPRISAL}
+    assert calibration.bins is None
+    assert calibrate([said(0.5)] * 19 + [said(nan)] * 99, SETTINGS).lines == {}
+
+
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=30), st.data())
 def test_a_mention_costs_its_tokens_wherever_they_are_cut(lengths, data):
     text = b"so 69 and 17 make 86, which is 86.0 and not 186 or 8.6"
@@ -306,6 +326,41 @@ def test_mentions_count_for_the_step_they_begin_in():
     found = step_surprisal(pieces, logprob, [3, 6, 8], "4, 7")
     assert found.tolist() == [2, 5, 8]
     assert np.isnan(step_surprisal(pieces, logprob, [3, 6, 8], "12")).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "mentions"),
+    [
+        ("so 69 and 17 make 86.", "86", ["86"]),
+        ("186 or 8.6 or 86.5 or 0.86", "86", []),
+        ("a=8,6 and (1,2)", "86", []),
+        ("(1,2)", "(1,2)", ["1", "2"]),
+        ("all 1,234 apples", "1", []),
+        ("all 1,234 apples", "234", []),
+        ("all 1,234 or 1234 or 1{,}234 apples", "1234", ["1,234", "1234", "1{,}234"]),
+        ("a 12cm rod, 12 cm", "12cm", ["12", "12"]),
+        ("it is 3x", "3x", ["3"]),
+        ("x_1 and H2O", "x_1", ["1"]),
+        (r"that is \sqrt2", r"\sqrt2", ["2"]),
+        (r"so \frac{a}{b} it is", r"\frac{a}{b}", [r"\frac{a}{b}"]),
+        ("so a/b it is", r"\frac{a}{b}", ["a/b"]),
+        ("the point (x, y)", "(x,y)", ["(x, y)"]),
+        ("A train. It is A.", "A", ["A"]),
+        ("New  york it is", "New York", ["New  york"]),
+        ("nothing", "", []),
+    ],
+)
+def test_an_answer_is_mentioned_by_its_numbers_or_else_by_its_words(text, answer, mentions):
+    data = text.encode()
+    assert [data[a:b].decode() for a, b in mention_spans(data, answer)] == mentions
+
+
+def test_whatever_answer_a_trace_ends_on_is_mentioned_in_it():
+    rows = [json.loads(line) for line in FINAL_ANSWERS.read_text().splitlines()]
+    ended = [(row["text"], row["answer"]) for row in rows if row.get("answer")]
+    assert len(ended) > 10
+    unseen = [(t, a) for t, a in ended if a in t and not mention_spans(t.encode(), a)]
+    assert unseen == []
 
 
 def reliance_run(tmp_path: Path, *rules: dict, **pure) -> ScriptedRun:
@@ -385,6 +440,21 @@ def test_surprisal_asks_for_no_uncertainty_and_a_profile_that_has_it_is_not_paid
 
     assert run.go(until="select").arrived["score"] == 0
     assert {p.key for p in run.read("pure", PureScore)} == {p.key for p in full.values()}
+
+
+def test_a_failed_profile_is_owed_again_under_the_name_of_what_is_asked_for_now(tmp_path):
+    run = reliance_run(tmp_path, selection="fraction")
+    run.go(until="select")
+    (first, *_) = run.read("pure", PureScore)
+    broken = replace(first, error="timed out", uncertainty=first.uncertainty * np.nan)
+    with Store.open(run.folder) as store:
+        store.put("pure", broken.key, broken.problem_id, broken)
+    settings = ("pure.selection=surprisal", "pure.measure_uncertainty=false")
+    run.go(*settings, until="select")
+    run.go(until="select")
+    again = {p.trace: p for p in run.read("pure", PureScore)}[first.trace]
+    assert again.error is None
+    assert again.has_uncertainty
 
 
 def test_the_most_reliant_repairs_are_dropped(tmp_path):

@@ -8,6 +8,7 @@ models and runs this file. Without it nothing here runs; what it answered once i
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -207,7 +208,10 @@ def test_three_real_kills_lose_nothing_and_pay_for_no_answer_twice(
     assert len(answered) == 600
     assert set(answered.values()) == {1}
     summary = engine.summary() or ""
-    assert f"3 × paused ({tiny.url})" in summary
+    # Each kill pauses it; one that is slow to come back may be paused again by its trial request.
+    pauses = re.search(rf"(\d+) × paused \({re.escape(tiny.url)}\)", summary)
+    assert pauses is not None
+    assert int(pauses[1]) >= 3
     print(f"restarts took {[f'{s:.0f} s' for s in back_s]}; {summary}")
     engine.close()
 

@@ -252,7 +252,8 @@ def _detectors(
 ) -> dict[str, Separation]:
     pure, seed = run.session.config.pure, run.session.config.seed
     kinds = list(DETECTORS)
-    kinds[1:1] = [Selection.CALIBRATED] if run.calibration else []
+    lines = run.calibration.lines if run.calibration else {}
+    kinds[1:1] = [Selection.CALIBRATED] if Selection.CALIBRATED in lines else []
     kinds += [Selection.RELIANCE] if run.wants_reliance() else []
     found = {}
     for kind in kinds:
@@ -313,6 +314,7 @@ def _sampled_u(
         correlation=rank_correlation(pairs, resamples=CORRELATION_RESAMPLES, seed=s.config.seed),
         ratio=_separation(scores, items, s.config.seed),
         failed=len(drawn) - len(read),
+        unclosed=sum(d.unclosed for d in read.values()),
         sampled_tokens=sum(d.new_tokens for d in drawn.values()),
     )
 

@@ -222,7 +222,7 @@ class Pure(Section):
     """After each new step, also ask how unsure the teacher is of the answer, which `fraction` and
     `calibrated` ask for by themselves. `surprisal` does without, and the preset `default` leaves it
     out: a server that reads its whole prompt while scoring (vLLM) reads each trace once for every
-    step of it. Switched on later, what was scored is scored again."""
+    step of it. Switched on later, what was scored is scored again; `heal audit pure` always asks."""
     measure_reliance: bool = False
     """Also score every candidate with its hint in view, which the selection `reliance` asks for
     by itself; switch it on to compare detectors on the same traces."""
@@ -303,6 +303,9 @@ class LocalEngine(Section):
     weights: Literal["as_given", "int8"] = "as_given"
     """int8 rounds weights and inputs to 8 bits: faster, with small errors (docs/engines.md), and
     another model to everything stored. CPU and float32 only."""
+    products: Literal["auto", "mkl", "onednn"] = "auto"
+    """Which library multiplies float32 matrices on a CPU; auto times both when the model is opened.
+    Values differ in their last bits, so fix it where two runs must agree to the last tie."""
     rows: int = Field(64, ge=1)
     """Traces decoded at once, across problems; fewer where `memory_gb` does not hold them."""
     memory_gb: float | None = Field(None, gt=0)

@@ -319,6 +319,8 @@ class SampledUncertainty:
     entropy: FloatArray
     """float32[K+1], nats: of the answers sampled after each step; NaN before the first new one."""
     new_tokens: int = 0
+    unclosed: int = 0
+    """Answers that had not ended when they were cut off."""
     error: str | None = None
 
 

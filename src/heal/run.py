@@ -133,7 +133,11 @@ class Run:
         problems = self.session.problems
         correct = self.correct(self.unaided)
         train = [t for t in correct if problems[t.problem_id].split is Split.TRAIN]
-        return honest(train, self.ceilings, self.session.config.pure)
+        chosen, mastered = honest(train, self.ceilings, self.session.config.pure)
+        if chosen and not mastered:
+            fact = "PURE's honest traces are of all problems, for too few are of easy ones"
+            self.session.facts[fact] = len(chosen)
+        return chosen
 
     def calibration_traces(self) -> list[Trace]:
         """Those worth scoring: none unless PURE is to be calibrated and there are enough."""
@@ -162,19 +166,25 @@ class Run:
             return pure_key(candidate, self.prompts, s.config.gear, s.scorer, with_u)
 
         full = {key(candidate, True): candidate for candidate in candidates}
-        held = full if probes else s.store.read("pure", PureScore, full)
+        stored = {} if probes else s.store.read("pure", PureScore, full)
+        held = {k for k in full if probes or (k in stored and stored[k].error is None)}
         return {k if k in held else key(c, False): c for k, c in full.items()}
 
     def calibrate(self, honest: Sequence[PureScore]) -> None:
-        """Fit PURE's calibration; with too few honest traces a share is dropped: a fact."""
-        settings = self.session.config.pure
+        """Draw PURE's lines; without enough honest traces for one a share goes instead: a fact."""
         if not self.wants_calibration():
             return
-        try:
-            self.calibration = calibrate(honest, settings)
-        except ValueError as error:
-            found = len(self.honest_traces())
-            self.session.fact(f"PURE dropped a fixed share: {error}, and there are {found}", 1)
+        self.calibration = calibrate(honest, self.session.config.pure)
+        unlined = (
+            selections(self.session.config).intersection(LINED) - self.calibration.lines.keys()
+        )
+        for kind in sorted(unlined):
+            instead = " by the plain ratio" if kind is Selection.CALIBRATED else ""
+            self.session.fact(
+                f"PURE dropped a fixed share{instead}: '{kind}' needs {MIN_CALIBRATION} unaided "
+                f"correct traces that it can read, and there are too few among {len(honest)}",
+                1,
+            )
 
     def usable(self, traces: Mapping[str, Trace], arm: Arm) -> list[Trace]:
         """Correct training traces; assisted ones past the gates too, where an arm has gates."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from heal.errors import UserError
 from heal.execute import execute
 from heal.lab.compare import lab_config
 from heal.lab.truth import judge
@@ -50,9 +51,9 @@ class Budget:
     """Tokens of unaided traces of training problems."""
     repaired: int
     """Tokens of hints and repairs."""
-    per_passed: Interval
+    per_passed: Interval | None
     """Tokens of hints and repairs per valid repair past the gates."""
-    per_used: Interval
+    per_used: Interval | None
     """The same per valid repair that PURE and PACE keep: what the student is shown."""
     covered: Interval
     """Extreme problems with a valid repair among those kept."""
@@ -86,6 +87,11 @@ def _count(
 ) -> Budget:
     problems, repairs = store.live("problem", Problem), store.live("repair", Trace)
     extreme = sorted(p for p, stratum in strata.items() if stratum is Stratum.EXTREME)
+    if not extreme:
+        raise UserError(
+            f"none of {len(strata)} training problems is extreme, so there is nothing to repair",
+            hint="ask for more with --problems",
+        )
     gates = store.live("gate", GateResult)
     kept = {
         x.trace

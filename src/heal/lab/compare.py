@@ -266,7 +266,8 @@ def _detection(
     honest = list(store.live("pure", PureScore, tag="honest").values())
     calibration = calibrate(honest, settings) if settings.measure_calibrated else None
     kinds = list(DETECTORS)
-    kinds[1:1] = [Selection.CALIBRATED] if calibration else []
+    lines = calibration.lines if calibration else {}
+    kinds[1:1] = [Selection.CALIBRATED] if Selection.CALIBRATED in lines else []
     kinds += [Selection.RELIANCE] if settings.measure_reliance else []
     found = []
     for pool, table in (("D2", "hinted"), ("D3", "repair")):

@@ -65,8 +65,8 @@ def _budget(b: Budget) -> tuple[str, ...]:
     )
 
 
-def _cost(found: Interval) -> str:
-    return f"{found.mean:,.0f} [{found.low:,.0f}, {found.high:,.0f}]"
+def _cost(found: Interval | None) -> str:
+    return f"{found.mean:,.0f} [{found.low:,.0f}, {found.high:,.0f}]" if found else "–"
 
 
 def percent(found: Interval) -> str:

@@ -8,6 +8,7 @@ Which answer a trace ends on is for `heal.answers`, and whether it is correct fo
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 from heal.answers import boxed, same_text
 
@@ -35,7 +36,7 @@ _DRESSING: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
     (re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])"), lambda m: m[0].replace(",", "")),
 )
 _NUMBER = re.compile(r"(-?)(\d*)(?:\.(\d+))?")
-_NUMBERS = re.compile(r"\d+(?:\.\d+)?")
+_NUMBERS = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:\.\d+)?")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _ASSERTS = r"(?:=|\bis|\bequals?|\bequal\s+to|\bbe|\banswer\s*:?)\s*[(\[{]*\s*"
 _GOES_ON = r"(?!\w)(?!\s*[-+*/^×·÷])"
@@ -87,25 +88,42 @@ def states_answer(text: str, answer: str) -> bool:
 def mention_spans(data: bytes, answer: str) -> list[tuple[int, int]]:
     """Where a text writes the answer: byte spans of its numbers, each by itself, or of its words.
 
-    An answer with numbers is mentioned by any one of them ("4" and "7" of "4, 7"), an answer
-    without by all its words in a row. Case counts for a single letter only.
+    An answer with numbers is mentioned by any one of them ("4" and "7" of "4, 7"), whole numbers
+    only; an answer without by all its words in a row, as it is written or without LaTeX dressing.
     """
-    bare = _bare(answer)
-    numbers = _NUMBERS.findall(bare)
-    parts = numbers or ([bare] if bare else [])
-    spans = {m.span() for part in parts for m in _bytes_pattern(part).finditer(data)}
-    return sorted(spans)
+    raw = answer.strip().rstrip(".")
+    numbers = [_number_bytes(raw, match) for match in _NUMBERS.finditer(raw)]
+    patterns = numbers or [_words_bytes(form) for form in {raw, _bare(answer)} if form]
+    return sorted({match.span() for pattern in patterns for match in pattern.finditer(data)})
 
 
 @lru_cache(maxsize=4096)
-def _bytes_pattern(part: str) -> re.Pattern[bytes]:
-    if part[0].isdigit():
-        whole, dot, rest = part.partition(".")
-        digits = rb"(?:,|\{,\})?".join(d.encode() for d in whole) + (dot + rest).encode()
-        return re.compile(rb"(?<!\w)(?<!\d\.)" + digits.replace(b".", rb"\.") + rb"(?!\w|\.\d)")
-    words = rb"\s*".join(re.escape(token.encode()) for token in _TOKEN.findall(part))
-    before, after = (rb"(?<!\w)" * part[0].isalnum(), rb"(?!\w)" * part[-1].isalnum())
-    return re.compile(before + words + after, 0 if len(part) == 1 else re.IGNORECASE)
+def _number_pattern(whole: str, rest: str, letter_before: bool, letter_after: bool) -> Any:
+    groups = [whole[max(0, end - 3) : end] for end in range(len(whole), 0, -3)][::-1]
+    digits = r"(?:,|\{,\}|\\,)?".join(groups) + rest.replace(".", r"\.")
+    # a letter beside it in the answer itself ("12cm", "x_1") may stand beside it in the text
+    before = r"(?<!\d)(?<!\d\.)" if letter_before else r"(?<!\w)(?<!\d\.)"
+    if len(groups[0]) == 3:
+        before += r"(?<!\d,)(?<!\d\{,\})"  # the end of a longer number
+    after = r"(?!\d|\.\d)" if letter_after else r"(?!\w|\.\d)"
+    goes_on = "" if rest else r"(?!(?:,|\{,\})\d{3}(?!\d))"
+    return re.compile((before + digits + after + goes_on).encode())
+
+
+def _number_bytes(raw: str, match: re.Match[str]) -> Any:
+    whole, dot, rest = match[0].partition(".")
+    before, after = raw[: match.start()][-1:], raw[match.end() :][:1]
+    beside = (c.isalpha() or c == "_" for c in (before or " ", after or " "))
+    return _number_pattern(whole.replace(",", ""), dot + rest, *beside)
+
+
+@lru_cache(maxsize=4096)
+def _words_bytes(form: str) -> Any:
+    words = rb"\s*".join(re.escape(token.encode()) for token in _TOKEN.findall(form))
+    before, after = rb"(?<!\w)" * form[0].isalnum(), rb"(?!\w)" * form[-1].isalnum()
+    if form in ("A", "I"):
+        after += rb"(?! [a-z])"  # a word of English, not a choice
+    return re.compile(before + words + after, 0 if len(form) == 1 else re.IGNORECASE)
 
 
 def _bare(answer: str) -> str:

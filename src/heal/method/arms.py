@@ -67,4 +67,5 @@ def selections(config: Config) -> frozenset[Selection]:
 def wants_uncertainty(config: Config) -> bool:
     """Whether U is asked for after each step: measured anyway, or selected by."""
     by_u = {Selection.FRACTION, Selection.CALIBRATED}
-    return config.pure.measure_uncertainty or not by_u.isdisjoint(selections(config))
+    measured = config.pure.measure_uncertainty or config.pure.measure_calibrated
+    return measured or not by_u.isdisjoint(selections(config))

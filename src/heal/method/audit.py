@@ -75,6 +75,8 @@ class SampledU:
     ratio: Separation
     """The paper's ratio with this U in place of its own."""
     failed: int
+    unclosed: int
+    """Answers that had not ended when they were cut off."""
     sampled_tokens: int
 
 

@@ -117,9 +117,10 @@ def auroc(positive: NDArray[Any], negative: NDArray[Any], *, resamples: int, see
 
 def ratio_of_sums(
     costs: NDArray[Any], gains: NDArray[Any], *, seed: int, resamples: int = 10_000
-) -> Interval:
-    """What a unit of gain costs over all problems; problems are resampled. Infinite without a gain.
+) -> Interval | None:
+    """What a unit of gain costs over all problems; problems are resampled.
 
+    None where the upper end would be unbounded: too many resamples have no gain at all.
     Raises: ValueError without problems.
     """
     if not len(costs):
@@ -127,10 +128,13 @@ def ratio_of_sums(
     rng, draws = np.random.default_rng(seed), []
     for rows in _chunks(resamples, len(costs)):
         counts = _counts(rows, len(costs), rng)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            draws.append((counts @ costs) / (counts @ gains))
-    total = float(costs.sum() / gains.sum()) if gains.sum() else np.inf
-    return _percentiles(total, np.nan_to_num(np.concatenate(draws), nan=np.inf), len(costs), 1)
+        paid, gained = counts @ costs, counts @ gains
+        draws.append(np.divide(paid, gained, out=np.full(rows, np.inf), where=gained > 0))
+    ratios = np.concatenate(draws)
+    if np.isinf(ratios).mean() >= (1 - CONFIDENCE) / 2:
+        return None
+    worst = ratios[np.isfinite(ratios)].max()
+    return _percentiles(costs.sum() / gains.sum(), np.minimum(ratios, worst), len(costs), 1)
 
 
 def _problem_draws(

@@ -53,19 +53,26 @@ class PureReading:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """How surprising honest steps are, by U and by length; fitted by `calibrate`."""
+class Bins:
+    """How surprising honest steps are, by U and by length."""
 
     u_edges: _Array
     length_edges: _Array
     mean: _Array
     """float64[5, 5]: mean ln PPL in each bin of U (row) and step length (column)."""
     spread: _Array
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What honest traces look like; fitted by `calibrate`."""
+
+    bins: Bins | None
+    """None where too few of them have a U."""
     lines: Mapping[Selection, float]
-    """95th percentile of S over the honest traces, for each selection that has a line; above it a
-    trace is dropped."""
+    """95th percentile of S over the honest traces, by selection; above it a trace is dropped. None
+    for a selection that fewer than `MIN_CALIBRATION` of them have a score for."""
     traces: int
-    steps: int
 
 
 def steps_to_probe(first_step: int, steps: int) -> range:
@@ -105,36 +112,49 @@ def trace_score(score: PureScore, settings: Pure) -> PureReading:
 
 
 def calibrate(honest: Sequence[PureScore], settings: Pure) -> Calibration:
-    """Fit ln PPL in quintile bins of U_k × step length on unaided correct traces.
+    """Draw a line for each selection that has one, from unaided correct traces.
 
-    Raises: ValueError with fewer than `MIN_CALIBRATION` readable traces.
+    `surprisal` needs no U; `calibrated` needs it, to fit ln PPL in quintile bins of U_k × length.
     """
-    rows = [_calibration_steps(score) for score in honest]
-    u, length, log_ppl = np.concatenate([np.zeros((3, 0)), *rows], axis=1)
-    if sum(row.shape[1] > 0 for row in rows) < MIN_CALIBRATION:
-        raise ValueError(f"calibration needs {MIN_CALIBRATION} unaided correct traces with probes")
-    inner = np.arange(1, BINS) / BINS
-    u_edges, length_edges = np.quantile(u, inner), np.quantile(length, inner)
-    row, column = np.searchsorted(u_edges, u), np.searchsorted(length_edges, length)
-    mean, spread = _cell_statistics(row, column, log_ppl)
-    draft = Calibration(u_edges, length_edges, mean, spread, {}, len(honest), len(u))
-    peaks = {
-        Selection.CALIBRATED: [calibrated_score(score, settings, draft) for score in honest],
-        Selection.SURPRISAL: [surprisal(score) for score in honest],
-    }
+    bins = _fitted_bins(honest)
+    draft = Calibration(bins, {}, len(honest))
+    peaks = {Selection.SURPRISAL: [surprisal(score) for score in honest]}
+    if bins is not None:
+        peaks[Selection.CALIBRATED] = [calibrated_score(x, settings, draft) for x in honest]
     read = {kind: [s for s in scores if s is not None] for kind, scores in peaks.items()}
-    lines = {kind: float(np.quantile(s, HONEST_KEPT)) for kind, s in read.items() if s}
+    lines = {
+        kind: float(np.quantile(scores, HONEST_KEPT))
+        for kind, scores in read.items()
+        if len(scores) >= MIN_CALIBRATION
+    }
     return replace(draft, lines=lines)
 
 
+def _fitted_bins(honest: Sequence[PureScore]) -> Bins | None:
+    rows = [_calibration_steps(score) for score in honest]
+    if sum(row.shape[1] > 0 for row in rows) < MIN_CALIBRATION:
+        return None
+    u, length, log_ppl = np.concatenate(rows, axis=1)
+    inner = np.arange(1, BINS) / BINS
+    u_edges, length_edges = np.quantile(u, inner), np.quantile(length, inner)
+    row, column = np.searchsorted(u_edges, u), np.searchsorted(length_edges, length)
+    return Bins(u_edges, length_edges, *_cell_statistics(row, column, log_ppl))
+
+
 def calibrated_score(score: PureScore, settings: Pure, calibration: Calibration) -> float | None:
-    """S = max z of ln PPL_k within ±2 steps of k_c (of K if it never committed), k ≥ b."""
+    """S = max z of ln PPL_k within ±2 steps of k_c (of K if it never committed), k ≥ b.
+
+    Raises: ValueError for a calibration without bins.
+    """
+    bins = calibration.bins
+    if bins is None:
+        raise ValueError("selection 'calibrated' needs a calibration on traces with U")
     log_ppl = np.asarray(score.log_ppl, np.float64)
     uncertainty = np.asarray(score.uncertainty[1:], np.float64)
-    row = np.searchsorted(calibration.u_edges, uncertainty)
-    column = np.searchsorted(calibration.length_edges, np.asarray(score.step_tokens))
+    row = np.searchsorted(bins.u_edges, uncertainty)
+    column = np.searchsorted(bins.length_edges, np.asarray(score.step_tokens))
     row = np.minimum(row, BINS - 1)  # NaN sorts past the end; those steps do not count anyway
-    z = (log_ppl - calibration.mean[row, column]) / calibration.spread[row, column]
+    z = (log_ppl - bins.mean[row, column]) / bins.spread[row, column]
     centre = commitment(score, settings) or len(log_ppl)
     first = max(score.first_step, centre - NEAR_COMMITMENT)
     return _peak(np.where(_counts(score, first, centre + NEAR_COMMITMENT), z, np.nan))

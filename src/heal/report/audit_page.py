@@ -87,7 +87,8 @@ def _sampled(audit: PureAudit) -> list[str]:
         f"U as the entropy of {found.samples} sampled answers after each of {found.steps:,} steps"
         f" ({found.traces:,} traces): Spearman's correlation with U {_figure(found.correlation)};"
         f" the ratio with it instead of U: AUROC {_figure(found.ratio.auroc)}."
-        f" {found.sampled_tokens:,} tokens sampled for that, {found.failed:,} traces failed."
+        f" {found.sampled_tokens:,} tokens sampled for that, {found.failed:,} traces failed,"
+        f" {found.unclosed:,} answers were cut off."
     )
     return [*wrap(text, WIDTH), ""]
 

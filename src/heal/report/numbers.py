@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from heal.method.intervals import wilson
 from heal.method.metrics import doubt_rate
 from heal.method.pace import POOLS
+from heal.method.pure import surprisal
 from heal.records import (
     Drop,
     Gate,
@@ -323,11 +324,17 @@ def all_facts(view: RunView) -> tuple[Fact, ...]:
             sum(k is None for k in view.commitments.values()),
             len(view.commitments),
         ),
+        Fact("trace whose new steps never write its answer", _unmentioned(view), n_pure),
         Fact("near-duplicate dropped", drops[Drop.NEAR_DUPLICATE], len(view.selected)),
         *_refused_long(view),
         *_left_out(view),
     ]
     return tuple(fact for fact in (*counted, *view.facts) if fact.count)
+
+
+def _unmentioned(view: RunView) -> int:
+    read = [p for p in view.pure if p.error is None and p.answer_surprisal is not None]
+    return sum(surprisal(p) is None for p in read)
 
 
 def _refused_long(view: RunView) -> list[Fact]:

@@ -23,7 +23,9 @@ from heal.stages.score import Candidate, first_new_step, pure_key
 from heal.stages.steps import trace_steps
 
 SAMPLES = 8
-"""Answers after each step."""
+"""Answers after each step, at temperature 1 over the full vocabulary, as U itself is."""
+UNCLOSED = "(not closed)"
+"""All answers that go on for twice the known one's length count as one kind, and are counted."""
 
 
 def sampled_key(candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine) -> str:
@@ -48,6 +50,7 @@ def sample_answers(
     missing: dict[str, int] = {}
     answers: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     tokens: dict[str, int] = defaultdict(int)
+    unclosed: dict[str, int] = defaultdict(int)
     errors: dict[str, str] = {}
     asked: dict[str, tuple[str, int]] = {}
 
@@ -66,6 +69,14 @@ def sample_answers(
                 seeds = tuple(seed_for(seed, name, index) for index in range(SAMPLES))
                 yield GenRequest(name, (*context, *written, *opening), seeds, sampling)
 
+    # Nothing new was written: no step to ask after (a think-model may close its thinking at once).
+    for key in [
+        key for key, c in owed.items() if first_new_step(c.trace, ends[key]) > len(ends[key])
+    ]:
+        trace = owed.pop(key).trace
+        nothing = np.full(len(ends[key]) + 1, np.nan, np.float32)
+        yield SampledUncertainty(key, trace.problem_id, trace.key, nothing)
+
     for generated in engine.generate(requests()):
         key, k = asked[generated.request]
         missing[key] -= 1
@@ -73,15 +84,23 @@ def sample_answers(
         if generated.error is not None:
             errors[key] = generated.error
         else:
-            text = engine.decode(generated.ids.tolist())
-            answers[key][k].append(_answer(text, prompts))
+            answer = _answer(engine.decode(generated.ids.tolist()), prompts)
+            unclosed[key] += answer is None
+            answers[key][k].append(UNCLOSED if answer is None else answer)
         if not missing[key]:
             entropy = np.full(len(ends[key]) + 1, np.nan, np.float32)
             for step, said in answers.pop(key, {}).items():
                 entropy[step] = answer_entropy(said)
             trace = owed[key].trace
-            error = errors.get(key)
-            yield SampledUncertainty(key, trace.problem_id, trace.key, entropy, tokens[key], error)
+            yield SampledUncertainty(
+                key,
+                trace.problem_id,
+                trace.key,
+                entropy,
+                tokens[key],
+                unclosed[key],
+                errors.get(key),
+            )
 
 
 def _opening_ids(prompts: Prompts, engine: Engine) -> tuple[int, ...]:
@@ -94,6 +113,14 @@ def _room(answer: str, prompts: Prompts, engine: Engine) -> int:
     return 2 * len(engine.encode(answer + prompts.probe_close)) + 2
 
 
-def _answer(text: str, prompts: Prompts) -> str:
+def _answer(text: str, prompts: Prompts) -> str | None:
+    """What stands before the answer is closed, braces of its own left alone; None: it never is."""
     close = prompts.probe_close.strip()
-    return normalise(text.split(close)[0] if close else text)
+    if not close:
+        return normalise(text)
+    depth = 0
+    for at, char in enumerate(text):
+        if depth == 0 and text.startswith(close, at):
+            return normalise(text[:at])
+        depth += (char == "{") - (char == "}")
+    return None

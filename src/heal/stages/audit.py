@@ -188,7 +188,7 @@ def honest(material: Material, settings: Pure) -> list[Candidate]:
             trace,
             checks[trace.key].answer or problems[trace.problem_id].answer,
         )
-        for trace in mastered(correct, material.ceilings, settings)
+        for trace in mastered(correct, material.ceilings, settings)[0]
     ]
 
 

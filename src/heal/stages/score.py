@@ -1,9 +1,10 @@
 """Score: each trace's perplexity-uncertainty profile (METHOD §3).
 
 In: hinted and repaired traces that passed the gates. Out: one `PureScore` each: per step the
-perplexity, and after each step how unsure the teacher still is of the trace's own answer. All of
-it under the *unhinted* teacher: with the hint in view a copied answer looks fluent. Only the
-`reliance` control looks a second time with the hint, and only where it is asked to.
+perplexity, how surprising the trace's own answer is where the step writes it and, where that is
+asked for, how unsure the teacher still is of it after the step. All of it under the *unhinted*
+teacher: with the hint in view a copied answer looks fluent. Only the `reliance` control looks a
+second time with the hint, and only where it is asked to.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -49,16 +50,16 @@ class Candidate:
 
 def honest(
     correct: Iterable[Trace], ceilings: Mapping[str, Ceiling], settings: Pure
-) -> list[Trace]:
-    """Which unaided correct traces PURE is calibrated on, in a fixed order.
+) -> tuple[list[Trace], bool]:
+    """Which unaided correct traces PURE is calibrated on; whether all are of easy problems.
 
     Those of problems the teacher mostly solves, if they are enough: where it mostly fails, a right
     answer is often luck (in the lab's `rows` 13 of 17 such traces did not hold).
     """
     ordered = sorted(correct, key=lambda t: t.key)
     mastered = [t for t in ordered if ceilings[t.problem_id].stratum is Stratum.EASY]
-    chosen = mastered if len(mastered) >= MIN_CALIBRATION else ordered
-    return chosen[: settings.calibration_traces]
+    enough = len(mastered) >= MIN_CALIBRATION
+    return (mastered if enough else ordered)[: settings.calibration_traces], enough
 
 
 def pure_key(

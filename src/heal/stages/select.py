@@ -34,7 +34,7 @@ def candidates(
     suspicion: dict[str, float] = {}
     dropped: set[str] = set()
     kind = arm.selection or settings.selection
-    if kind is Selection.CALIBRATED and calibration is None:
+    if kind is Selection.CALIBRATED and (calibration is None or kind not in calibration.lines):
         kind = Selection.FRACTION
     for origin in (Origin.HINTED, Origin.REPAIRED) if arm.filtered else ():
         own = [t for t in traces if t.origin is origin]

@@ -132,7 +132,7 @@ def open_local(model: str, settings: Settings | None = None) -> LocalEngine:
         _quantize(fast, source)
         model_id += "-int8"
     else:
-        _pack(fast, settings.rows)
+        _pack(fast, settings)
     return LocalEngine(fast, tokens, model_id, settings)
 
 
@@ -140,11 +140,17 @@ def _opener(source: loading.Source, settings: Settings) -> Callable[[], Any]:
     return lambda: loading.load_module(source, settings.dtype, settings.device)
 
 
-def _pack(model: Model, rows: int) -> None:
+def _pack(model: Model, settings: Settings) -> None:
+    from heal.engines.local.matrices import can_pack
     from heal.engines.local.native import NativeModel
 
-    if isinstance(model, NativeModel):
-        model.pack(rows)
+    if settings.products == "onednn" and not can_pack(settings.dtype, settings.device):
+        raise UserError(
+            "engine.local.products=onednn needs a CPU, float32, and a PyTorch built with oneDNN",
+            hint="--set engine.local.products=auto",
+        )
+    if isinstance(model, NativeModel) and can_pack(settings.dtype, settings.device):
+        model.pack(settings.products, settings.rows)
 
 
 def _quantize(model: Model, source: loading.Source) -> None:

@@ -44,10 +44,11 @@ class NativeModel:
         """Prompt tokens that went through the model so far."""
 
     @torch.inference_mode()
-    def pack(self, rows: int) -> None:
-        """Lay the matrices out for whichever library multiplies so many rows faster here."""
+    def pack(self, library: str, rows: int) -> None:
+        """Lay the matrices out for a library; "auto" takes what multiplies so many rows faster."""
         largest = self.body.layers[0].gate_up
-        if isinstance(largest, Dense) and packing_pays(largest, rows):
+        pays = library == "auto" and isinstance(largest, Dense) and packing_pays(largest, rows)
+        if library == "onednn" or pays:
             self.body.change(_packed)
 
     @torch.inference_mode()
