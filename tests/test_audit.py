@@ -343,7 +343,10 @@ def test_another_runs_recipe_is_refused(run: ScriptedRun) -> None:
 
 
 ASKED = [
-    {"match": rf"<assistant>.*{LEAP}.*final answer is \\boxed{{$", "replies": ["1}", "2}", "3}", "4"]},
+    {
+        "match": rf"<assistant>.*{LEAP}.*final answer is \\boxed{{$",
+        "replies": ["1}", "2}", "3}", "4"],
+    },
     {"match": r"<assistant>Adding.*final answer is \\boxed{$", "replies": ["142} is it", "142 }"]},
 ]
 

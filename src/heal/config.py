@@ -222,7 +222,7 @@ class Pure(Section):
     """After each new step, also ask how unsure the teacher is of the answer, which `fraction` and
     `calibrated` ask for by themselves. `surprisal` does without, and the preset `default` leaves it
     out: a server that reads its whole prompt while scoring (vLLM) reads each trace once for every
-    step of it. Switched on later, what was scored is scored again; `heal audit pure` always asks."""
+    step of it. Switched on later, it scores again; `heal audit pure` always asks."""
     measure_reliance: bool = False
     """Also score every candidate with its hint in view, which the selection `reliance` asks for
     by itself; switch it on to compare detectors on the same traces."""
