@@ -6,7 +6,7 @@ VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all test-vllm vllm-server check bench bench-engine bench-method court-rows court-walks wheel clean
+.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method court-rows court-walks wheel clean
 
 setup: $(READY)
 
@@ -27,6 +27,10 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest
+
+# llama.cpp's own server, from a wheel: the contract, every fault, and twenty kills.
+test-servers: $(READY)
+	$(BIN)/python -m pytest -m slow tests/test_engine_http.py tests/test_faults.py
 
 # vLLM pins its own torch, hence an environment of its own; those three do not match that torch.
 $(VLLM_VENV)/.ready:
