@@ -5,14 +5,14 @@ U asks how surprising the *known* answer is; this asks how much the answers diff
 are. It costs samples at every step, so only `heal audit pure --sampled-u` asks for it.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from heal.answers import normalise
 from heal.config import Gear
-from heal.engines.base import Engine, GenRequest, Sampling
+from heal.engines.base import Engine, Generated, GenRequest, Sampling
 from heal.keys import content_key, seed_for
 from heal.method.entropy import answer_entropy
 from heal.prompts import Prompts
@@ -33,6 +33,46 @@ def sampled_key(candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engi
     return content_key("sampled", pure_key(candidate, prompts, gear, engine), SAMPLES)
 
 
+@dataclass
+class _Asking:
+    """One trace, and what was answered after its steps so far."""
+
+    key: str
+    candidate: Candidate
+    ends: Sequence[int]
+    said: dict[int, list[str]] = field(default_factory=dict)
+    heard: int = 0
+    tokens: int = 0
+    unclosed: int = 0
+    error: str | None = None
+
+    @property
+    def steps(self) -> range:
+        """The new steps; none where a think-model closes its thinking right after the prefix."""
+        return range(first_new_step(self.candidate.trace, self.ends), len(self.ends) + 1)
+
+    def hear(self, step: int, generated: Generated, engine: Engine, prompts: Prompts) -> None:
+        """Take in one answer."""
+        self.heard += 1
+        self.tokens += len(generated.ids)
+        if generated.error is not None:
+            self.error = generated.error
+            return
+        answer = _answer(engine.decode(generated.ids.tolist()), prompts)
+        self.unclosed += answer is None
+        self.said.setdefault(step, []).append(UNCLOSED if answer is None else answer)
+
+    def result(self) -> SampledUncertainty:
+        """The entropies of what was said."""
+        entropy = np.full(len(self.ends) + 1, np.nan, np.float32)
+        for step, said in self.said.items():
+            entropy[step] = answer_entropy(said)
+        trace, counts = self.candidate.trace, (self.tokens, self.unclosed)
+        return SampledUncertainty(
+            self.key, trace.problem_id, trace.key, entropy, *counts, self.error
+        )
+
+
 def sample_answers(
     candidates: Sequence[Candidate],
     prompts: Prompts,
@@ -43,64 +83,33 @@ def sample_answers(
     claim: Claim,
 ) -> Iterator[SampledUncertainty]:
     """What is still owed, trace by trace, each as soon as its last answer is there."""
-    owed = {
-        key: c for c in candidates if (key := sampled_key(c, prompts, gear, engine)) not in done
-    }
-    ends = {key: trace_steps(c.trace, engine, gear, prompts) for key, c in owed.items()}
-    missing: dict[str, int] = {}
-    answers: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
-    tokens: dict[str, int] = defaultdict(int)
-    unclosed: dict[str, int] = defaultdict(int)
-    errors: dict[str, str] = {}
-    asked: dict[str, tuple[str, int]] = {}
+    keys = {sampled_key(c, prompts, gear, engine): c for c in candidates}
+    owed = [
+        _Asking(key, c, trace_steps(c.trace, engine, gear, prompts))
+        for key, c in keys.items()
+        if key not in done
+    ]
+    yield from (one.result() for one in owed if not one.steps)
+    asked: dict[str, tuple[_Asking, int]] = {}
 
     def requests() -> Iterator[GenRequest]:
-        for key, candidate in owed.items():
-            claim([key])
-            steps = range(first_new_step(candidate.trace, ends[key]), len(ends[key]) + 1)
-            missing[key] = len(steps) * SAMPLES
-            opening = _opening_ids(prompts, engine)
-            context = solve_ids(candidate.problem, prompts, engine)
-            sampling = Sampling(max_new_tokens=_room(candidate.answer, prompts, engine))
-            for k in steps:
-                name = f"{key}:{k}"
-                asked[name] = (key, k)
-                written = candidate.trace.ids[: ends[key][k - 1]].tolist()
+        opening = _opening_ids(prompts, engine)
+        for one in (one for one in owed if one.steps):
+            claim([one.key])
+            context = solve_ids(one.candidate.problem, prompts, engine)
+            sampling = Sampling(max_new_tokens=_room(one.candidate.answer, prompts, engine))
+            for k in one.steps:
+                name = f"{one.key}:{k}"
+                asked[name] = (one, k)
+                written = one.candidate.trace.ids[: one.ends[k - 1]].tolist()
                 seeds = tuple(seed_for(seed, name, index) for index in range(SAMPLES))
                 yield GenRequest(name, (*context, *written, *opening), seeds, sampling)
 
-    # Nothing new was written: no step to ask after (a think-model may close its thinking at once).
-    for key in [
-        key for key, c in owed.items() if first_new_step(c.trace, ends[key]) > len(ends[key])
-    ]:
-        trace = owed.pop(key).trace
-        nothing = np.full(len(ends[key]) + 1, np.nan, np.float32)
-        yield SampledUncertainty(key, trace.problem_id, trace.key, nothing)
-
     for generated in engine.generate(requests()):
-        key, k = asked[generated.request]
-        missing[key] -= 1
-        tokens[key] += len(generated.ids)
-        if generated.error is not None:
-            errors[key] = generated.error
-        else:
-            answer = _answer(engine.decode(generated.ids.tolist()), prompts)
-            unclosed[key] += answer is None
-            answers[key][k].append(UNCLOSED if answer is None else answer)
-        if not missing[key]:
-            entropy = np.full(len(ends[key]) + 1, np.nan, np.float32)
-            for step, said in answers.pop(key, {}).items():
-                entropy[step] = answer_entropy(said)
-            trace = owed[key].trace
-            yield SampledUncertainty(
-                key,
-                trace.problem_id,
-                trace.key,
-                entropy,
-                tokens[key],
-                unclosed[key],
-                errors.get(key),
-            )
+        one, k = asked[generated.request]
+        one.hear(k, generated, engine, prompts)
+        if one.heard == len(one.steps) * SAMPLES:
+            yield one.result()
 
 
 def _opening_ids(prompts: Prompts, engine: Engine) -> tuple[int, ...]:
