@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--model", default=SMOLLM2)
     parser.add_argument("--new-tokens", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--top-p", type=float, default=0.95)
     parser.add_argument("--quick", action="store_true", help="64 tokens, 3 repeats")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--vllm-url", default=None, help="a vLLM server with the same weights")
@@ -89,7 +90,7 @@ def main() -> None:
     measure.clock.kind = args.clock
     if args.quick:
         args.new_tokens, args.repeats = 64, 3
-    subjects = Subjects(args.model, args.threads, args.new_tokens, args.repeats)
+    subjects = Subjects(args.model, args.threads, args.new_tokens, args.repeats, args.top_p)
     chosen = [name for name in args.rows.split(",") if name]
     if unknown := set(chosen) - {*ROWS, "vllm"}:
         parser.error(f"no such rows: {', '.join(sorted(unknown))}")

@@ -33,7 +33,11 @@ FOLDERS = ROOT / "runs" / "vllm-models"
 START_S = 420.0
 HEAD = 32
 """vLLM's attention on CPUs knows no smaller heads, nor any between this and 64."""
-OPTIONS = ("--dtype", "float32", "--max-num-seqs", "64", "--max-logprobs", "-1")
+OPTIONS = (
+    *("--dtype", "float32", "--max-num-seqs", "64", "--max-logprobs", "-1"),
+    # Its engine dies of a request with a seed whose prompt it reads in parts (docs/engines.md).
+    *("--max-num-batched-tokens", "16384"),
+)
 
 
 def served_folder(model: str, folders: Path = FOLDERS) -> Path:

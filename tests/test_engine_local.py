@@ -19,7 +19,7 @@ from heal.config import Engines, ModelRef
 from heal.config import LocalEngine as Settings
 from heal.engines import model_files, open_engine, resolve_model
 from heal.engines.base import Generated, GenRequest, Probe, Sampling, ScoreRequest
-from heal.engines.local import attention, loading, sampling
+from heal.engines.local import attention, loading, sampling, trees
 from heal.engines.local.cohort import _filled_holes
 from heal.engines.local.decode import DecodeLoop, Policy
 from heal.engines.local.engine import LocalEngine, open_local
@@ -93,6 +93,29 @@ def test_heads_tied_or_not_and_any_grouping_score_as_transformers_does(
     np.testing.assert_allclose(found.entropy_lo, expected.entropy_lo, atol=1e-4)
     for mine, theirs in zip(found.probe_logprob, expected.probe_logprob, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
+def test_branches_in_many_blocks_score_as_each_probe_by_itself(checkpoint: Path) -> None:
+    module = loading.load_module(loading.locate(str(checkpoint)), "float32", "cpu")
+    plain = StandardModel(module, 256)
+    fast = NativeModel(loading.load_module(loading.locate(str(checkpoint)), "float32", "cpu"), 256)
+    dice = np.random.default_rng(4)
+    requests = []
+    # Out of order, of unlike lengths and beyond a block's edge; rows of one batch, unlike too.
+    for name, length, count in (("a", 60, 31), ("b", 24, 11), ("c", 60, 0)):
+        ids = tuple(dice.integers(3, 90, size=length).tolist())
+        probes = tuple(
+            Probe(int(dice.integers(0, length - 6)), tuple(ids[: int(dice.integers(2, 9))]), 1)
+            for _ in range(count)
+        )
+        requests.append(ScoreRequest(name, ids[:7], ids[7:], probes))
+    assert sum(len(probe.ids) for probe in requests[0].probes) > 2 * trees.BLOCK
+    found = fast.score([Family((request,), 0) for request in requests])
+    for mine, request in zip(found, requests, strict=True):
+        (expected,) = plain.score([Family((request,), 0)])
+        np.testing.assert_allclose(mine.logprob, expected.logprob, atol=1e-4)
+        for one, other in zip(mine.probe_logprob, expected.probe_logprob, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_an_unknown_architecture_takes_the_plain_path(tmp_path: Path) -> None:

@@ -30,10 +30,12 @@ QUESTIONS = (
 
 
 class Subjects:
-    """What the rows measure; `new_tokens` and `repeats` are the run's."""
+    """What the rows measure; `new_tokens`, `repeats` and `top_p` are the run's."""
 
-    def __init__(self, model: str, threads: int | None, new_tokens: int, repeats: int) -> None:
-        self.name, self.new_tokens, self.repeats = model, new_tokens, repeats
+    def __init__(
+        self, model: str, threads: int | None, new_tokens: int, repeats: int, top_p: float
+    ) -> None:
+        self.name, self.new_tokens, self.repeats, self.top_p = model, new_tokens, repeats, top_p
         if threads is not None:
             torch.set_num_threads(threads)
         self._folder = tempfile.TemporaryDirectory()
@@ -41,7 +43,8 @@ class Subjects:
     @property
     def conditions(self) -> dict[str, Any]:
         name = self.name.rpartition("/")[2]
-        return {"model": name, "new_tokens": self.new_tokens, **self.machine_conditions}
+        written = {"model": name, "new_tokens": self.new_tokens, "top_p": self.top_p}
+        return {**written, **self.machine_conditions}
 
     @property
     def machine_conditions(self) -> dict[str, Any]:
@@ -78,7 +81,7 @@ class Subjects:
         return path
 
     def sampling(self, **changes: Any) -> Sampling:
-        given = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=self.new_tokens)
+        given = Sampling(temperature=0.6, top_p=self.top_p, max_new_tokens=self.new_tokens)
         return replace(given, **changes)
 
     def requests(self, rows: int, sampling: Sampling) -> list[GenRequest]:

@@ -147,7 +147,7 @@ def step(s: Subjects) -> Row:
             values.setdefault(name, []).append(1e3 * total / spent["steps"])
     return Row(
         "step",
-        f"parts of a step of 128 rows, mean over {chosen.max_new_tokens} tokens, top-p 0.95",
+        f"parts of a step of 128 rows, mean over {chosen.max_new_tokens} tokens, top-p {s.top_p}",
         "ms",
         values,
         {
@@ -272,7 +272,7 @@ def served(s: Subjects, name: str, post: Callable[[GenRequest, int], int], slots
     values = interleaved({"ours": lambda: ours(s.engine, asked), name: theirs}, s.repeats)
     return Row(
         name,
-        f"{name}, {slots} slots, {chosen.max_new_tokens} tokens, ours at 128 rows",
+        f"{name}, {slots} slots, {chosen.max_new_tokens} tokens, top-p {s.top_p}, ours at 128 rows",
         "tok/s",
         values,
         {f"ours / {name}": paired(values["ours"], values[name])},

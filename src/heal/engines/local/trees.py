@@ -17,6 +17,9 @@ from heal.engines.local.attention import attend, attend_causal, merge
 from heal.engines.local.body import Body
 from heal.engines.local.siblings import ids_of
 
+BLOCK = 64
+"""Branch tokens per block."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -67,6 +70,27 @@ class Trunk:
     hidden: Tensor
 
 
+@dataclass(frozen=True)
+class Block:
+    """Branch tokens in a row, and the columns that any of them sees."""
+
+    tokens: slice
+    columns: Tensor
+    mask: Tensor
+    """Additive [B, 1, tokens, columns]."""
+
+
+def branch_blocks(mask: Tensor) -> list[Block]:
+    """Cut `tree_mask` so that early probes are not multiplied with what comes after them."""
+    blocks = []
+    for start in range(0, mask.shape[2], BLOCK):
+        part = mask[:, :, start : start + BLOCK]
+        columns = (part == 0).flatten(0, 2).any(dim=0).nonzero().squeeze(1)
+        tokens = slice(start, start + part.shape[2])
+        blocks.append(Block(tokens, columns, part[..., columns].contiguous()))
+    return blocks
+
+
 class Sequences:
     """Attention of whole sequences, each followed by `mask.shape[2]` branch tokens (or none)."""
 
@@ -79,7 +103,7 @@ class Sequences:
         kept: bool = False,
     ) -> None:
         self.scale, self.shape, self.trunks = body.heads.scale, shape, trunks
-        self.mask = None if mask is None else mask.to(body.device, body.dtype)
+        self.blocks = [] if mask is None else branch_blocks(mask.to(body.device, body.dtype))
         self.k: list[Tensor] = []
         self.v: list[Tensor] = []
         self.kept = kept
@@ -95,18 +119,21 @@ class Sequences:
             self.k.append(k)
             self.v.append(v)
         out, lse = attend_causal(q[:, :main], k[:, :, :main], v[:, :, :main], scale=self.scale)
-        if self.mask is not None:
-            branches, branch_lse = self._branches(q[:, main:], k, v)
-            out, lse = torch.cat([out, branches], dim=1), torch.cat([lse, branch_lse], dim=1)
+        if self.blocks:
+            parts = [self._branches(block, q[:, main:], k, v) for block in self.blocks]
+            out = torch.cat([out, *(branches for branches, _ in parts)], dim=1)
+            lse = torch.cat([lse, *(branches for _, branches in parts)], dim=1)
         for trunk in self.trunks:
             rows = trunk.rows
             above = self._above(q[rows], trunk.k[layer], trunk.v[layer])
             out[rows] = merge(out[rows], lse[rows], *above)
         return out.flatten(0, 1)
 
-    def _branches(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def _branches(self, block: "Block", q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        q = q[:, block.tokens]
+        k, v = k.index_select(2, block.columns), v.index_select(2, block.columns)
         parts = [
-            attend(q[:, :, g].transpose(1, 2), k, v, scale=self.scale, mask=self.mask)
+            attend(q[:, :, g].transpose(1, 2), k, v, scale=self.scale, mask=block.mask)
             for g in range(q.shape[2])
         ]
         outs, lses = zip(*parts, strict=True)
