@@ -126,8 +126,12 @@ def test_another_gold_answer_is_verified_anew() -> None:
 def test_arms_are_compared_on_the_same_dice() -> None:
     one, other = CountingEngine(), CountingEngine()
     run(engine=one)
-    run(replace(EXAM, arm="rft", seed=2, model="other"), other)
+    run(replace(EXAM, arm="rft", model="other"), other)
     assert [r.seeds for r in one.asked] == [r.seeds for r in other.asked]
+    again = CountingEngine()
+    run(replace(EXAM, seed=2), again)
+    drawn = [{seed for r in engine.asked for seed in r.seeds} for engine in (one, again)]
+    assert not drawn[0] & drawn[1]
     assert len({seed for r in one.asked for seed in r.seeds}) == 12
 
 

@@ -339,6 +339,7 @@ def with_student(home: Path) -> ScriptedRun:
     settings = {
         "student": {"model": "student"},
         "arms": STUDENT_ARMS,
+        "seeds": [0, 1],
         "problems": {"held_out": 0.4},
         "prompts": {"solve": "{problem}", "solve_hinted": "{problem} Hint: {hint}"},
         "pace": {"epochs": 0.5},
@@ -360,14 +361,28 @@ def test_a_tiny_student_is_trained_and_examined_in_every_arm(tmp_path: Path) -> 
     run, trained = with_student(tmp_path), STUDENT_ARMS[1:]
     run.go()
     results = run.read("train", TrainResult)
-    assert Counter(r.arm for r in results) == dict.fromkeys(trained, 3)
+    assert Counter((r.arm, r.seed) for r in results) == {
+        (arm, seed): 3 for arm in trained for seed in (0, 1)
+    }
     assert len({sum(r.steps for r in results if r.arm == arm) for arm in trained}) == 1
+    for arm in trained:
+        one, other = (
+            (run.folder / f"students/{arm}-seed{seed}/stage3/model.safetensors").read_bytes()
+            for seed in (0, 1)
+        )
+        assert one != other, f"{arm}: the training seed changes nothing"
     attempts = run.read("evaluate", EvalTrace)
     assert run.view is not None
     held_out = [p.id for p in run.view.problems if p.split is Split.HELD_OUT]
     assert held_out
-    assert Counter((a.arm, a.problem_id) for a in attempts) == dict.fromkeys(
-        ((arm, problem) for arm in STUDENT_ARMS for problem in held_out), 2
+    assert Counter((a.arm, a.seed, a.problem_id) for a in attempts) == dict.fromkeys(
+        (
+            (arm, seed, problem)
+            for arm in STUDENT_ARMS
+            for seed in ((0,) if arm == "base" else (0, 1))
+            for problem in held_out
+        ),
+        2,
     )
     assert run.view.evaluation is not None
     assert {score.arm for score in run.view.evaluation.arms} == set(STUDENT_ARMS)

@@ -3,4 +3,4 @@
 Import from the modules; nothing is re-exported here, so that `import heal` stays instant.
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -8,9 +8,11 @@ content keys, so running again continues, and a changed setting redoes what it r
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from heal import purchase, students
 from heal.engines import read_tokenizer, read_weights, resolve_model
+from heal.keys import seed_for
 from heal.lines import fallback_name, finishes, hint_name, tally
 from heal.method.arms import TRAINED, Extra
 from heal.method.ceiling import ceiling
@@ -296,19 +298,21 @@ def train(run: Run) -> str:
     }
     spend = selecting.budget(sizes[c.main_arm], c.pace, c.train.batch_size) if c.main_arm else None
     for name, arm in run.trained().items():
-        plan = selecting.arm_plan(arm, sizes[name], spend, c.pace, c.seed) if spend else ()
-        s.fact(f"arm {name} not trained: it has no examples", int(not plan))
-        run.plans |= {name: plan} if plan else {}
-    run.record("plan", ((f"{arm}-{p.index}", "", p) for arm in run.plans for p in run.plans[arm]))
-    steps = sum(len(p.batches) for plan in run.plans.values() for p in plan)
-    s.observer.begin("train", steps * len(c.seeds))
+        empty = spend is None or not any(sizes[name].values())
+        s.fact(f"arm {name} not trained: it has no examples", int(empty))
+        if spend is not None and not empty:
+            plan = partial(selecting.arm_plan, arm, sizes[name], spend, c.pace)
+            run.plans |= {(name, n): plan(seed_for(c.seed, "plan", n)) for n in c.seeds}
+    planned = [(arm, n, p) for (arm, n), plan in run.plans.items() for p in plan]
+    run.record("plan", ((f"{arm}-seed{n}-{p.index}", "", p) for arm, n, p in planned))
+    s.observer.begin("train", sum(len(p.batches) for _, _, p in planned))
     results: list[TrainResult] = []
     for name, seed in students.to_train(run):
         folder = s.store.folder / students.student_folder(name, seed)
         for result in train_arm(
             name,
             seed,
-            run.plans[name],
+            run.plans[name, seed],
             run.examples,
             student,
             c.train,
@@ -322,7 +326,7 @@ def train(run: Run) -> str:
             s.store.put("train", result.key, "", result)
             run.models[name, seed] = result.key
     run.keep("train", [result.key for result in results])
-    trained = f"{len(run.plans):,} arms × {len(c.seeds):,} seeds"
+    trained = f"{len({arm for arm, _ in run.plans}):,} arms × {len(c.seeds):,} seeds"
     return tally(trained, "stages", {"trained": len(results)})
 
 

@@ -80,8 +80,8 @@ class Run:
     """By arm."""
     examples: dict[str, Example] = field(default_factory=dict)
     """By trace."""
-    plans: dict[str, tuple[StagePlan, ...]] = field(default_factory=dict)
-    """By arm."""
+    plans: dict[tuple[str, int], tuple[StagePlan, ...]] = field(default_factory=dict)
+    """By arm and training seed."""
     models: dict[tuple[str, int], str] = field(default_factory=dict)
     """Name of the trained weights, by arm and training seed."""
 

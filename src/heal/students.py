@@ -12,8 +12,8 @@ from heal.stages.evaluate import Exam, eval_keys, evaluate
 
 
 def to_train(run: Run) -> list[tuple[str, int]]:
-    """Every (arm, training seed) that has a plan."""
-    return [(arm, seed) for seed in run.session.config.seeds for arm in run.plans]
+    """Every (arm, training seed) that has a plan, a seed's arms one after the other."""
+    return sorted(run.plans, key=lambda planned: run.session.config.seeds.index(planned[1]))
 
 
 def student_folder(arm: str, seed: int) -> str:
@@ -28,7 +28,7 @@ def to_examine(run: Run) -> list[tuple[str, int, str, str]]:
     if c.student is not None and "base" in c.arms:
         found.append(("base", 0, model_files(c.student.model), c.student.model))
     for (arm, seed), model in run.models.items():
-        folder = home / student_folder(arm, seed) / f"stage{len(run.plans[arm])}"
+        folder = home / student_folder(arm, seed) / f"stage{len(run.plans[arm, seed])}"
         found.append((arm, seed, model, str(folder)))
     return found
 

@@ -211,6 +211,14 @@ def select(
     return _worst({c.trace: c.problem_id for c in candidates}, scores, settings)
 
 
+def drop_at_random(
+    candidates: Sequence[PureScore], count: int, settings: Pure, *, seed: int = 0
+) -> frozenset[str]:
+    """Keys of `count` candidates that chance chooses: what PURE's own choice is held against."""
+    scores = drop_scores(candidates, Selection.RANDOM, settings, seed=seed)
+    return frozenset(sorted(scores, key=lambda trace: (-scores[trace], trace))[:count])
+
+
 def fits(scores: Mapping[str, float], line: float, settings: Pure) -> bool:
     """Whether honest unaided traces are a measure for these: not nearly all are above the line.
 

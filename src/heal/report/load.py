@@ -143,14 +143,19 @@ def _commitments(pure: Mapping[str, PureScore], config: Mapping[str, Any]) -> di
 
 
 def _plan_rows(store: Store, config: Mapping[str, Any]) -> tuple[PlanRow, ...]:
+    """Of the first training seed; those of the others differ in what is shown more often."""
+    first = f"-seed{next(iter(config.get('seeds', ())), 0)}"
     chosen = [store.live("selected", Selected, tag=arm) for arm in config.get("arms", ())]
     pool_of = {x.trace: x.pool for selected in chosen for x in selected.values()}
     rows = []
     for key, plan in store.live("plan", StagePlan).items():
+        name = key.rsplit("-", 1)[0]
+        if not name.endswith(first):
+            continue
         shown = [trace for batch in plan.batches for trace in batch]
         rows.append(
             PlanRow(
-                arm=key.rsplit("-", 1)[0],
+                arm=name.removesuffix(first),
                 stage=plan.index,
                 steps=len(plan.batches),
                 presentations=len(shown),

@@ -1,8 +1,8 @@
 """Evaluate: what a student makes of the held-out problems (METHOD §6).
 
 In: held-out problems, a student behind an engine, a verifier. Out: one verified `EvalTrace` per
-attempt, in any order; only what is owed is asked for. The dice of an attempt depend on the problem
-and its number alone, so that arms and training seeds are compared under equal luck.
+attempt, in any order; only what is owed is asked for. The dice of an attempt depend on the problem,
+the training seed and the attempt's number, so that arms are compared under equal luck.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -72,7 +72,7 @@ def _request_key(exam: Exam, problem: Problem) -> str:
     """Everything an attempt's record depends on, but not how many there are."""
     user = fill(exam.prompts.solve, problem=problem.problem)
     asked = (problem.id, problem.answer, user, exam.prompts.system, exam.sampling, exam.run_seed)
-    return content_key("eval", exam.arm, exam.seed, exam.model, exam.verifier, asked)
+    return content_key("attempt", exam.arm, exam.seed, exam.model, exam.verifier, asked)
 
 
 def _attempts(
@@ -92,7 +92,8 @@ def _attempts(
                 continue
             asked[key] = (problem, indices)
             claim([trace_key(key, index) for index in indices])
-            seeds = tuple(seed_for(exam.run_seed, f"eval-{problem.id}", i) for i in indices)
+            dice = f"eval-{exam.seed}-{problem.id}"
+            seeds = tuple(seed_for(exam.run_seed, dice, i) for i in indices)
             yield GenRequest(key, solve_ids(problem, exam.prompts, engine), seeds, exam.sampling)
 
     for generated in engine.generate(requests()):

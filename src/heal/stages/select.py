@@ -11,7 +11,7 @@ from typing import Any
 from heal.config import Pace, Pure
 from heal.method.arms import Arm
 from heal.method.pace import POOL_OF, POOLS, PoolCandidate, budget_tokens, schedule
-from heal.method.pure import Calibration, drop_scores, fits, select
+from heal.method.pure import Calibration, drop_at_random, drop_scores, fits, select
 from heal.prompts import Prompts, fill
 from heal.records import Example, Origin, Problem, PureScore, Selected, Selection, StagePlan, Trace
 
@@ -33,14 +33,17 @@ def candidates(
     """
     suspicion: dict[str, float] = {}
     dropped: set[str] = set()
-    kind = arm.selection or settings.selection
-    if kind is Selection.CALIBRATED and (calibration is None or kind not in calibration.lines):
-        kind = Selection.FRACTION
+    kind = _feasible(arm.selection or settings.selection, calibration)
     for origin in (Origin.HINTED, Origin.REPAIRED) if arm.filtered else ():
         own = [t for t in traces if t.origin is origin]
         scored = [profiles[t.key] for t in own if t.key in profiles]
         suspicion |= drop_scores(scored, kind, settings, seed=seed, calibration=calibration)
-        dropped |= select(scored, kind, settings, seed=seed, calibration=calibration)
+        if arm.selection is Selection.RANDOM:
+            main = _feasible(settings.selection, calibration)
+            as_many = len(select(scored, main, settings, seed=seed, calibration=calibration))
+            dropped |= drop_at_random(scored, as_many, settings, seed=seed)
+        else:
+            dropped |= select(scored, kind, settings, seed=seed, calibration=calibration)
         dropped |= {t.key for t in own if t.key not in profiles}
     found = (
         PoolCandidate(
@@ -55,6 +58,12 @@ def candidates(
         for t in traces
     )
     return [candidate for candidate in found if candidate.pool in arm.pools]
+
+
+def _feasible(kind: Selection, calibration: Calibration | None) -> Selection:
+    """`calibrated` reads by the plain ratio where too few honest traces drew its line."""
+    undrawn = calibration is None or kind not in calibration.lines
+    return Selection.FRACTION if kind is Selection.CALIBRATED and undrawn else kind
 
 
 def misfits(
@@ -126,9 +135,10 @@ def budget(sizes: Mapping[str, Mapping[str, int]], pace: Pace, batch_size: int) 
 def arm_plan(
     arm: Arm, sizes: Mapping[str, Mapping[str, int]], spend: Budget, pace: Pace, seed: int
 ) -> tuple[StagePlan, ...]:
-    """An arm's three stages; () when it has nothing to be trained on."""
-    if not any(sizes.values()):
-        return ()
+    """An arm's three stages. A training seed is this seed: all arms take the same.
+
+    It decides which traces are shown more often, and in what order; the optimizer has no dice.
+    """
     return schedule(
         sizes,
         pace,
