@@ -58,7 +58,7 @@ bench-engine: $(READY)
 	$(BIN)/python benchmarks/bench_engine.py
 
 # Every arm, 5 training seeds, 300 problems of each world that no choice was made on: a world on each
-# core, about an hour. It resumes.
+# core, about 45 minutes. It resumes.
 bench-method: $(READY)
 	$(MAKE) -j2 court-rows court-walks
 

@@ -109,6 +109,9 @@ def test_free_memory_is_half_of_what_the_system_and_the_container_leave(
     (tmp_path / "memory.current").write_text("400\n")
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     assert memory.kv_bytes(None, CPU) == 300
+    (tmp_path / "memory.stat").write_text("anon 50\nactive_file 50\ninactive_file 300\n")
+    assert memory.kv_bytes(None, CPU) == 450
+    (tmp_path / "memory.stat").unlink()
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.kv_bytes(None, CPU) > 300
     assert memory._available(tmp_path / "nothing") is None

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heal.engines.local.tokens import Tokens
 from heal.errors import UserError
 from heal.records import Example
 from heal.stages.rendering import IGNORED, Refusal, Rendered, Renderer, end_of_turn, token_lengths
@@ -57,6 +58,15 @@ def test_the_prompt_bears_no_loss_and_is_the_prompt_of_the_evaluation() -> None:
 def test_a_template_that_deletes_thinking_cannot_touch_the_text() -> None:
     text = "<think>\none and one\n</think>\n\n2"
     assert taught(rendered(text, DELETES_THINKING)) == text + "<|end|>"
+
+
+def test_a_template_that_asks_for_the_date_gets_one_day_for_ever() -> None:
+    dated = make_tokenizer("{{ strftime_now('%d %B %Y') }}" + TEMPLATE)
+    found = Renderer(dated, 10_000).render(example("2"))
+    assert isinstance(found, Rendered)
+    assert dated.decode(list(found.ids)).startswith("01 January 2025")
+    tokens = Tokens(dated, "student", ())
+    assert tokens.render("1 + 1?", None) == found.ids[: found.prompt_tokens]
 
 
 def test_a_prompt_that_opens_the_thinking_is_not_opened_twice() -> None:

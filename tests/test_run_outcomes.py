@@ -13,9 +13,11 @@ from tests.scripted_run import (
     WAYS,
     ScriptedRun,
     Watch,
+    World,
     counts,
     easy,
     extreme,
+    failed,
     gates,
     hard,
     honest,
@@ -26,6 +28,8 @@ from tests.scripted_run import (
     world,
 )
 
+from heal.engines.scripted import ScriptedEngine
+from heal.errors import CapabilityError
 from heal.records import (
     Check,
     Cut,
@@ -34,6 +38,7 @@ from heal.records import (
     Gate,
     Hint,
     HintKind,
+    PureScore,
     Selected,
     Stratum,
     Trace,
@@ -254,3 +259,60 @@ def test_calibrated_selection_drops_every_leap_and_nothing_honest(tmp_path: Path
     chosen = [x for x in run.read("selected", Selected) if x.pool == "D3"]
     dropped = {x.trace for x in chosen if x.drop is Drop.PURE}
     assert dropped == {t for t, text in texts.items() if MAGIC in text} != set()
+
+
+def thinking(name: str) -> World:
+    """A think-model's problem: never solved, and its first path thinks nothing at all."""
+
+    def thought(way: str) -> str:
+        *steps, answer = failed(name, way).split("\n\n")
+        return "<think>\n" + "\n\n".join(steps) + f"\n</think>\n\n{answer}"
+
+    rows, _ = extreme(name)
+    (problem,) = rows
+    empty = "<think>\n\n</think>\n\nSo \\boxed{3}."
+    right = ["</think>\n\nSo \\boxed{142}.", "<think></think>So, carrying, \\boxed{142}."]
+    written = rf"A student is solving.*many {name} .*<assistant><think>\n\n</think>\n\n\Z"
+    rules = [
+        {"match": written, "replies": [HINT]},
+        {"match": rf"many {name} .*Hint:", "replies": right},
+        unaided(name, empty, *map(thought, WAYS)),
+    ]
+    return [problem], rules
+
+
+def test_a_think_model_may_think_nothing_and_is_asked_for_hints_without_thinking(
+    tmp_path: Path,
+) -> None:
+    settings = {"prompts": {"think_close": "</think>"}, "gear": {"early_answer_share": 0.0}}
+    run = ScriptedRun(tmp_path, world(easy("apples"), thinking("plums")), settings)
+    watch = run.go()
+    hints = run.read("hint", Hint)
+    assert {hint.text for hint in hints} == {HINT}
+    assert {hint.kind for hint in hints} == {HintKind.GUIDED}
+    assert "scored" in watch.lines["score"]
+    profiles = run.read("pure", PureScore)
+    assert profiles and all(len(found.log_ppl) >= 1 for found in profiles)
+
+
+def test_a_hint_that_was_cut_off_is_counted(tmp_path: Path) -> None:
+    rows, rules = extreme("plums")
+    rules[0] = {**rules[0], "truncated": True}
+    run = ScriptedRun(tmp_path, world(easy("apples"), (rows, rules)))
+    assert "guided, cut off" in run.go().lines["guide"]
+
+
+def test_a_scorer_that_reads_text_as_other_ids_is_refused_before_a_token_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ScriptedRun(tmp_path, settings={"scorer": {"engine": "scripted", "model": "script.json"}})
+    opened: list[ScriptedEngine] = []
+
+    def other(self: ScriptedEngine, text: str) -> tuple[int, ...]:
+        opened.append(self)
+        return tuple(b + (len(set(map(id, opened))) > 1) for b in text.encode())
+
+    monkeypatch.setattr(ScriptedEngine, "encode", other)
+    with pytest.raises(CapabilityError, match="other ids than the teacher's"):
+        run.go()
+    assert "sample" not in run.stored()

@@ -122,7 +122,6 @@ def test_thinking_is_what_stands_between_the_tags():
     pieces = [b"<think>", b"\n", b"a", b"\n\n", b"b", b"</think>", b"\n\n", b"c", b""]
     assert reasoning_span(pieces, "</think>") == (1, 5)
     assert reasoning_span(pieces, None) == (0, 9)
-    assert split_steps(pieces, min_tokens=1, max_tokens=9, think_close="</think>") == [4, 5]
 
 
 def test_a_template_may_have_opened_the_thinking_already():
@@ -133,7 +132,6 @@ def test_thinking_that_never_ends_reaches_to_the_end():
     assert reasoning_span([b"<th", b"ink>", b"a", b"b"], "</think>") == (2, 4)
 
 
-def test_empty_thinking_has_a_single_step_of_tags():
-    pieces = [b"<think>", b"</think>", b"5"]
-    assert reasoning_span(pieces, "</think>") == (1, 1)
-    assert split_steps(pieces, min_tokens=1, max_tokens=9, think_close="</think>") == [1]
+def test_empty_thinking_reasons_nowhere():
+    assert reasoning_span([b"<think>", b"</think>", b"5"], "</think>") == (1, 1)
+    assert reasoning_span([b"</think>", b"5"], "</think>") == (0, 0)

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from heal.config import Pure
+from heal.config import Pace, Pure
 from heal.method.arms import TRAINED
 from heal.method.pure import Calibration
 from heal.records import Finish, Origin, PureScore, Selection, Trace
-from heal.stages.select import candidates
+from heal.stages.select import arm_plan, budget, candidates
 
 SETTINGS = Pure(selection=Selection.SURPRISAL)
 LINE = Calibration(None, {Selection.SURPRISAL: 1.0}, 40)
@@ -68,3 +68,17 @@ def test_nothing_speaks_for_what_was_not_scored() -> None:
     for arm in ("heal", "heal-random-drop"):
         found = candidates([*TRACES, silent], PROFILES, TRAINED[arm], SETTINGS, 0, LINE)
         assert [c.pure_dropped for c in found if c.trace == "silent"] == [True]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_any_batch_size_can_be_filled_however_unlike_traces_are(batch_size: int) -> None:
+    short = {f"a{i}": 30 for i in range(9)}
+    sizes = {"D1": short, "D2": {"b": 400}, "D3": {"c": 900, "d": 700}}
+    pace = Pace(min_tokens=0)
+    spend = budget(sizes, pace, batch_size, 900)
+    assert spend is not None and spend.batch_tokens >= 900
+    for name in ("heal", "rft", "heal-shuffled"):
+        own = {pool: sizes[pool] for pool in TRAINED[name].pools}
+        assert all(
+            batch for p in arm_plan(TRAINED[name], own, spend, pace, 0) for batch in p.batches
+        )

@@ -3,7 +3,8 @@
 Every setting is documented under itself and says what None means. `load` reads the file, applies a
 preset and `--set a.b=c` overrides, fills `${NAME}` from the environment where a field is secret,
 and turns every mistake into a `UserError` that names the key and the nearest known one. Nothing
-here touches models or data; METHOD's constants are the defaults of the `paper` preset.
+here touches models or data; the constants of `docs/method-vs-paper.md` are the defaults of the
+fields, and so of the preset `paper`.
 """
 
 import difflib
@@ -128,13 +129,13 @@ class ModelRef(Section):
 
 
 class Student(Section):
-    """The model to train; always opened by the local engine."""
+    """The model to train: TRL trains it, and the local engine examines it."""
 
     model: str
 
 
 class SamplingSettings(Section):
-    """How the teacher is sampled unaided (METHOD §1)."""
+    """How the teacher is sampled unaided."""
 
     n: int = Field(30, ge=1)
     """Traces per problem."""
@@ -153,7 +154,7 @@ class SamplingSettings(Section):
 
 
 class Gear(Section):
-    """Guided entropy-assisted repair (METHOD §2)."""
+    """GEAR, guided entropy-assisted repair."""
 
     breakpoint: Breakpoint = Breakpoint.DIFFERENCE
     """The statistic whose largest value in the window is the break."""
@@ -195,17 +196,18 @@ class Gear(Section):
 
 
 class Pure(Section):
-    """Perplexity-uncertainty filtering (METHOD §3)."""
+    """PURE, perplexity-uncertainty filtering."""
 
     selection: Selection = Selection.FRACTION
-    """`fraction` is the paper's ratio. The preset `default` takes `surprisal`: how surprising the
-    answer is to the unhinted teacher where the trace writes it. With too few honest traces to
-    draw a line by, `calibrated` becomes `fraction`, and `surprisal` drops a share as that does."""
+    """What a recipe gets that names neither this nor a preset is `surprisal`: how surprising the
+    answer is to the unhinted teacher where the trace writes it. `fraction`, shown here, is the
+    paper's ratio and the preset `paper`'s. With too few honest traces to draw a line by,
+    `calibrated` becomes `fraction`, and `surprisal` drops a share as that does."""
     drop: float = Field(0.2, ge=0, lt=1)
     """λ: share of a problem's candidates dropped."""
     epsilon: float = Field(0.01, gt=0)
     u_floor: float = Field(0.1, gt=0)
-    """U is floored here inside the logarithm (RESOLUTIONS 7)."""
+    """U is floored here inside the logarithm; under that, −ln U would swamp the perplexity."""
     commit_below: float = Field(0.1, gt=0)
     """The trace has committed once U stays below this, in nats per answer token."""
     commit_steps: int = Field(2, ge=1)
@@ -219,20 +221,21 @@ class Pure(Section):
     traces are no measure for that set; the worst `drop` share goes instead, and the report says
     so."""
     measure_uncertainty: bool = True
-    """After each new step, also ask how unsure the teacher is of the answer, which `fraction` and
-    `calibrated` ask for by themselves. `surprisal` does without, and the preset `default` leaves it
-    out: a server that reads its whole prompt while scoring (vLLM) reads each trace once for every
-    step of it. Switched on later, it scores again; `heal audit pure` always asks."""
+    """What a recipe gets that names neither this nor a preset is false; true, shown here, is the
+    preset `paper`'s. After each new step, also ask how unsure the teacher is of the answer, which
+    `fraction` and `calibrated` ask for by themselves. `surprisal` does without: a server that reads
+    its whole prompt while scoring (vLLM) reads each trace once for every step of it. Switched on
+    later, it scores again; `heal audit pure` always asks."""
     measure_reliance: bool = False
     """Also score every candidate with its hint in view, which the selection `reliance` asks for
     by itself; switch it on to compare detectors on the same traces."""
     measure_calibrated: bool = False
     """Also score unaided correct traces, which `calibrated` and `surprisal` ask for by
-    themselves."""
+    themselves, and ask after each step as `measure_uncertainty` does."""
 
 
 class Pace(Section):
-    """Progressive answer-guided curriculum (METHOD §4)."""
+    """PACE, the progressive answer-guided curriculum."""
 
     cap_d1: int = Field(4, ge=1)
     cap_d1_hard: int = Field(8, ge=1)
@@ -278,7 +281,7 @@ class Train(Section):
 
 
 class Evaluate(Section):
-    """Held-out evaluation (METHOD §6)."""
+    """Held-out evaluation."""
 
     samples: int = Field(8, ge=1)
     """Attempts per held-out problem and arm."""
@@ -301,8 +304,9 @@ class LocalEngine(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """bfloat16 and float16 are slow on CPUs without AMX or AVX512-BF16."""
     weights: Literal["as_given", "int8"] = "as_given"
-    """int8 rounds weights and inputs to 8 bits: faster, with small errors (docs/engines.md), and
-    another model to everything stored. CPU and float32 only."""
+    """int8 rounds weights and inputs to 8 bits: faster, but a log-prob is off by 0.14 nats on
+    average (docs/engines.md), too much for PURE; and another model to everything stored. CPU and
+    float32 only."""
     products: Literal["auto", "mkl", "onednn"] = "auto"
     """Which library multiplies float32 matrices on a CPU; auto times both when the model is opened.
     Values differ in their last bits, so fix it where two runs must agree to the last tie."""
@@ -320,6 +324,12 @@ class LocalEngine(Section):
     loop_ngram: int | None = Field(None, ge=4)
     """Stop a trace that repeats its last n tokens `loop_repeats` times; None never stops one."""
     loop_repeats: int = Field(4, ge=2)
+
+    @property
+    def numerics(self) -> str:
+        """Tells a rounded model from the same weights in float32, which are ''."""
+        kind = "int8" if self.weights == "int8" else self.dtype
+        return "" if kind == "float32" else f"-{kind}"
 
 
 class HttpEndpoint(Section):
@@ -405,10 +415,11 @@ class Engines(Section):
 
 
 class Limits(Section):
-    """Hard caps. A run that reaches one stops cleanly and says so; the rest stays usable."""
+    """Hard caps. A run that reaches one stops cleanly and says so; what it drew stays stored."""
 
     teacher_tokens: int | None = Field(None, ge=1)
-    """Sampled teacher tokens; None: no cap."""
+    """Sampled teacher tokens; None: no cap. Training data is written after the last token is drawn:
+    a run stopped here writes none until the cap is raised and the same command is run again."""
     failed_share: float = Field(0.5, gt=0, le=1)
     """A stage in which more than this share of at least 20 items failed stops the run."""
 
@@ -420,7 +431,8 @@ class Config(Section):
     """The run folder."""
     seed: int = 0
     preset: Literal["default", "paper"] = "default"
-    """`paper` pins METHOD's constants; `default` follows our own evidence."""
+    """`default` follows our own evidence: `pure.selection` is `surprisal` and
+    `pure.measure_uncertainty` is false. With `paper` every default is the one shown here."""
     problems: Problems
     teacher: ModelRef
     scorer: ModelRef | None = None
@@ -454,7 +466,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": {"pure": {"selection": "surprisal", "measure_uncertainty": False}},
     "paper": {},
 }
-"""Settings each preset lays under the file; METHOD's own constants are the field defaults."""
+"""Settings each preset lays under the file; `paper` takes the field defaults as they are."""
 
 _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 

@@ -34,9 +34,10 @@ PACKAGES = (
 IDENTITY = ("problems.path", "problems.gym.task", "problems.source", "teacher.model")
 """Settings that make a run another run; a folder is not shared between two values of them."""
 
-REACH: tuple[tuple[str, str], ...] = (
+REACH: tuple[tuple[str, str | None], ...] = (
     ("problems.verifier", "verify"),
     ("problems.verify_timeout_s", "verify"),
+    ("problems.verify_workers", None),
     ("problems", "sample"),
     ("seed", "sample"),
     ("seeds", "train"),
@@ -77,10 +78,12 @@ REACH: tuple[tuple[str, str], ...] = (
     ("evaluate.teacher_n", "sample"),
     ("evaluate.scored_token_cost", "spend"),
     ("evaluate", "evaluate"),
+    ("engine.local.weights", "sample"),
+    ("engine.local.dtype", "sample"),
+    *((name, None) for name in ("run", "preset", "limits", "engine")),
 )
-"""First stage each setting reaches, the most specific first. `run`, `preset`, `limits`, `engine`
-and `problems.verify_workers` change how work is done, not what it is."""
-REACHES_NOTHING = ("run", "preset", "limits", "engine", "problems.verify_workers")
+"""First stage each setting reaches, the most specific first; None: it changes how work is done, not
+what it is."""
 
 
 def execute(
@@ -208,8 +211,6 @@ def _what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator
 
 def first_stage(key: str) -> str | None:
     """The first stage a setting reaches; None when it changes no result."""
-    if any(_under(key, prefix) for prefix in REACHES_NOTHING):
-        return None
     return next(stage for prefix, stage in REACH if _under(key, prefix))
 
 
@@ -246,4 +247,4 @@ def _stamp(session: Session) -> str:
     refs = (config.teacher, config.scorer, config.student)
     files = [model_files(ref.model) for ref in refs if ref is not None]
     settings = config.model_dump(mode="json", exclude={"run", "limits", "engine"})
-    return content_key(settings, problems, files, versions())
+    return content_key(settings, config.engine.local.numerics, problems, files, versions())

@@ -41,6 +41,6 @@ def fallback_name(cut: Cut) -> str:
 def hint_name(hint: Hint) -> str:
     """A hint's kind, and what it was to be if it fell back."""
     if hint.kind is hint.asked:
-        return hint.kind
+        return f"{hint.kind}, cut off" if hint.cut_off else hint.kind
     why = "failed" if hint.error else "leaking" if hint.leaks else "missing"
     return f"{hint.kind} for {why} {hint.asked}"

@@ -296,7 +296,9 @@ def train(run: Run) -> str:
         name: {pool: {x.trace: lengths[x.trace] for x in kept if x.pool == pool} for pool in POOLS}
         for name, kept in run.kept(lengths).items()
     }
-    spend = selecting.budget(sizes[c.main_arm], c.pace, c.train.batch_size) if c.main_arm else None
+    shown = [n for sets in sizes.values() for traces in sets.values() for n in traces.values()]
+    main = sizes[c.main_arm] if c.main_arm else {}
+    spend = selecting.budget(main, c.pace, c.train.batch_size, max(shown, default=0))
     for name, arm in run.trained().items():
         empty = spend is None or not any(sizes[name].values())
         s.fact(f"arm {name} not trained: it has no examples", int(empty))

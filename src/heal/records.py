@@ -253,6 +253,8 @@ class Hint:
     """Draws refused because they contained the answer (or were empty)."""
     new_tokens: int = 0
     """Tokens sampled for it, refused draws included."""
+    cut_off: bool = False
+    """It ends where `gear.hint_max_tokens` ended it."""
     error: str | None = None
 
 

@@ -64,6 +64,9 @@ class Keyed(Protocol):
         ...
 
 
+_TELLING_TEXTS = ("Let x = 12.5 × 3.\n\n  So 1,234 ≥ é 🙂\t", "\\boxed{-7/2}\n\n")
+"""Where tokenizers of two families differ: digits, blank lines, signs, bytes."""
+
 Item = TypeVar("Item", bound=Keyed)
 Produce = Callable[[Collection[str], Claim], Iterator[Item]]
 
@@ -124,13 +127,21 @@ class Session:
 
     def require_scores(self) -> None:
         """Ask before any token is spent. Raises: CapabilityError where nobody can score."""
-        if self.config.scorer is None and not self.teacher.capabilities.score:
+        named = self.config.scorer is not None
+        if not self.scorer.capabilities.score:
             raise CapabilityError(
-                "the teacher's engine cannot give log-probs of a given text, which locating breaks "
-                "and PURE need",
+                f"the {'scorer' if named else 'teacher'}'s engine cannot give log-probs of a given "
+                "text, which locating breaks and PURE need",
                 hint="name a `scorer:` with the same vocabulary (a local copy of the teacher will "
                 "do), or stop before that with `heal verify`",
             )
+        for text in _TELLING_TEXTS if named else ():
+            if self.scorer.encode(text) != self.teacher.encode(text):
+                raise CapabilityError(
+                    f"the scorer's tokenizer reads {text!r} as other ids than the teacher's: it "
+                    "would score other texts than the teacher wrote",
+                    hint="name a scorer of the teacher's own family, with its tokenizer",
+                )
 
     @cached_property
     def verifier(self) -> Verifier:

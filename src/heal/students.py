@@ -38,8 +38,9 @@ def exam(run: Run, arm: str, seed: int, model: str) -> Exam:
     c = run.session.config
     room = c.evaluate.max_new_tokens or c.sampling.max_new_tokens
     sampling = Sampling(c.evaluate.temperature, c.evaluate.top_p, max_new_tokens=room)
+    examined = model + c.engine.local.numerics
     return Exam(
-        arm, seed, model, c.evaluate.samples, sampling, c.prompts, c.problems.verifier, c.seed
+        arm, seed, examined, c.evaluate.samples, sampling, c.prompts, c.problems.verifier, c.seed
     )
 
 

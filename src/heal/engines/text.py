@@ -4,7 +4,43 @@ In: a tokenizer with a chat template. Out: what every engine over one shares, wh
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol
+
+_TODAY = datetime(2025, 1, 1)
+_DIRECTIVES = (
+    "%A",
+    "%a",
+    "%B",
+    "%b",
+    "%d",
+    "%e",
+    "%H",
+    "%I",
+    "%j",
+    "%M",
+    "%m",
+    "%p",
+    "%S",
+    "%Y",
+    "%y",
+)
+
+
+def undated(template: str) -> str:
+    """A chat template that is told one day for ever when it asks for today's date.
+
+    Some write it into the system turn. A prompt that changed at midnight would be another prompt:
+    everything drawn before would be owed again, and scored under words it never saw. transformers
+    offers no such setting, so a macro stands before its function of that name.
+    """
+    if "strftime_now" not in template:
+        return template
+    told = "".join(f" | replace('{d}', '{_TODAY.strftime(d)}')" for d in _DIRECTIVES)
+    macro = (
+        "{% macro strftime_now(form) -%}{{ form | replace('%-', '%')" + told + " }}{%- endmacro %}"
+    )
+    return macro + template
 
 
 class Text(Protocol):

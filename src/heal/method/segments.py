@@ -25,26 +25,22 @@ def split_steps(
     *,
     min_tokens: int,
     max_tokens: int,
-    think_close: str | None = None,
 ) -> list[int]:
     """Token index one past each step's end; steps follow one another from token 0.
 
     Blank lines end a step and belong to it. A step under `min_tokens` joins the next one, a short
     last one the step before. A step over `max_tokens` is split at sentence or line ends where
     that leaves no short piece. Code fences and `$$…$$` are never split; unclosed, they are text.
-    With `think_close` only the thinking is split: the opening tag belongs to the first step, and
-    the last step ends before the closing tag. Empty tokens (end of sequence) close the last step.
+    Empty tokens (end of sequence) close the last step. No tokens make no steps.
     """
-    start, end = reasoning_span(token_bytes, think_close)
-    inner = token_bytes[start:end]
-    if not inner:
-        return [end] if end else []
-    ends = np.cumsum([len(piece) for piece in inner], dtype=np.int64)
-    text = b"".join(inner)
+    if not token_bytes:
+        return []
+    ends = np.cumsum([len(piece) for piece in token_bytes], dtype=np.int64)
+    text = b"".join(token_bytes)
     closed = _protected(text)
-    steps = _merge_short(_cuts(BLANK_LINE, text, closed, ends), len(inner), min_tokens)
+    steps = _merge_short(_cuts(BLANK_LINE, text, closed, ends), len(token_bytes), min_tokens)
     sentences = _cuts(SENTENCE_END, text, closed, ends)
-    return [start + e for e in _split_long(steps, sentences, min_tokens, max_tokens)]
+    return _split_long(steps, sentences, min_tokens, max_tokens)
 
 
 def reasoning_span(token_bytes: Sequence[bytes], think_close: str | None) -> tuple[int, int]:

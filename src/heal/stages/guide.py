@@ -2,7 +2,8 @@
 
 In: cut paths. Out: one hint per path. A `guided` hint is written by the teacher itself, shown the
 answer; every kind but `answer` passes the leak gate, is redrawn when it leaks, and falls back to
-the bare answer in the end, which the record says.
+the bare answer in the end, which the record says. A think-model writes its hint with its thinking
+closed beforehand: a few words are asked for, and what it thinks would be shown in their place.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -13,12 +14,14 @@ from heal.engines.base import Engine, GenRequest, Sampling
 from heal.keys import content_key, seed_for
 from heal.method.gates import leaks
 from heal.prompts import Prompts, fill
-from heal.records import Cut, Hint, HintKind, Problem, Trace
+from heal.records import Cut, Finish, Hint, HintKind, Problem, Trace
 from heal.stages.draw import Claim
 from heal.stages.steps import step_text
 
 SOLUTION_SHARE = 0.25
 """The `partial` hint shows this first share of a reference solution's words (METHOD §2)."""
+_OPENED_WITHIN = 32
+"""Tokens at a prompt's end among which a chat template may have opened the thinking."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,9 @@ def _write_hints(
             path = owed[generated.request]
             drawn = replace(
                 waiting[generated.request],
-                text=engine.decode(generated.ids.tolist()).strip(),
+                text=_spoken(engine.decode(generated.ids.tolist()), prompts),
                 new_tokens=waiting[generated.request].new_tokens + len(generated.ids),
+                cut_off=generated.finish is Finish.LENGTH,
                 error=generated.error,
             )
             if generated.error is None and not _refused(drawn.text, path.problem.answer):
@@ -142,7 +146,24 @@ def _hint_prompt(path: Path, prompts: Prompts, engine: Engine) -> tuple[int, ...
         prefix=engine.decode(kept).strip(),
         failed_step=step_text(path.trace, path.cut.step_ends, path.cut.step, engine),
     )
-    return engine.render(user, system=prompts.system)
+    return _past_thinking(engine.render(user, system=prompts.system), prompts, engine)
+
+
+def _past_thinking(ids: tuple[int, ...], prompts: Prompts, engine: Engine) -> tuple[int, ...]:
+    """The prompt of a think-model with nothing left to think."""
+    if not prompts.think_close:
+        return ids
+    close = prompts.think_close.strip()
+    opener = close.replace("/", "", 1)
+    end = b"".join(engine.token_bytes(list(ids[-_OPENED_WITHIN:]))).rstrip()
+    opening = "" if end.endswith(opener.encode()) else f"{opener}\n"
+    return (*ids, *engine.encode(f"{opening}\n{close}\n\n"))
+
+
+def _spoken(text: str, prompts: Prompts) -> str:
+    """What a model said, without what it thought all the same."""
+    close = (prompts.think_close or "").strip()
+    return (text.rpartition(close)[2] if close else text).strip()
 
 
 def _refused(text: str, answer: str) -> bool:
@@ -150,7 +171,8 @@ def _refused(text: str, answer: str) -> bool:
 
 
 def _fall_back(hint: Hint, path: Path, prompts: Prompts) -> Hint:
-    return replace(hint, kind=HintKind.ANSWER, text=_answer_text(path.problem, prompts))
+    text = _answer_text(path.problem, prompts)
+    return replace(hint, kind=HintKind.ANSWER, text=text, cut_off=False)
 
 
 def _answer_text(problem: Problem, prompts: Prompts) -> str:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from heal.engines.text import undated
 from heal.errors import UserError
 from heal.records import Example
 
@@ -130,7 +131,10 @@ def _apply_template(
         )
     try:
         text: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            messages,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            chat_template=undated(tokenizer.get_chat_template()),
         )
     except TemplateError as error:
         raise UserError(

@@ -120,16 +120,20 @@ class Budget:
     batch_tokens: int
 
 
-def budget(sizes: Mapping[str, Mapping[str, int]], pace: Pace, batch_size: int) -> Budget | None:
+def budget(
+    sizes: Mapping[str, Mapping[str, int]], pace: Pace, batch_size: int, longest: int = 0
+) -> Budget | None:
     """From one arm's sets (pool → trace → tokens): epochs of its D1, batches of its mean trace.
 
-    None when there is nothing to train on. Without a D1 all there is stands in for it.
+    A batch holds at least the `longest` trace that any arm may show, or some steps would stay
+    empty. None when there is nothing to train on. Without a D1 all there is stands in for it.
     """
     every = [n for traces in sizes.values() for n in traces.values()]
     if not every:
         return None
     basis = sum(sizes.get("D1", {}).values()) or sum(every)
-    return Budget(budget_tokens(basis, pace), round(batch_size * sum(every) / len(every)))
+    batch = max(round(batch_size * sum(every) / len(every)), longest)
+    return Budget(budget_tokens(basis, pace), batch)
 
 
 def arm_plan(

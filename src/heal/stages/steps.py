@@ -14,9 +14,15 @@ from heal.records import Trace
 
 
 def trace_steps(trace: Trace, engine: Engine, gear: Gear, prompts: Prompts) -> list[int]:
-    """Step ends of a trace's reasoning (all of it, but for think-models)."""
+    """Step ends of a trace's reasoning (all of it, but for think-models).
+
+    Of a think-model's trace the opening tag belongs to the first step, and the last step ends
+    before the closing tag. Thinking that says nothing is one step of tags.
+    """
     pieces = engine.token_bytes(trace.ids.tolist())
     start, end = reasoning_span(pieces, prompts.think_close)
+    if start >= end:
+        return [max(end, 1)] if pieces else []
     bounds = [start, end]
     if start < trace.prefix_tokens < end:
         bounds.insert(1, trace.prefix_tokens)

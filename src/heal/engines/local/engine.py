@@ -127,10 +127,10 @@ def open_local(model: str, settings: Settings | None = None) -> LocalEngine:
     context = _context(module.config, settings, source)
     ends = _declared_ends(module, tokenizer)
     tokens = Tokens(tokenizer, str(source.path), ends)
-    fast, model_id = _fastest(module, context, opener, settings), loading.fingerprint(source)
+    fast = _fastest(module, context, opener, settings)
+    model_id = loading.fingerprint(source) + settings.numerics
     if settings.weights == "int8":
         _quantize(fast, source)
-        model_id += "-int8"
     else:
         _pack(fast, settings)
     return LocalEngine(fast, tokens, model_id, settings)

@@ -42,7 +42,16 @@ def _allowed(cgroup: Path) -> int | None:
     """What a container's limit leaves, if it has one."""
     try:
         limit = (cgroup / "memory.max").read_text().strip()
-        used = (cgroup / "memory.current").read_text().strip()
+        used = int((cgroup / "memory.current").read_text())
     except OSError:
         return None
-    return None if limit == "max" else max(0, int(limit) - int(used))
+    return None if limit == "max" else max(0, int(limit) - used + _given_up_when_asked(cgroup))
+
+
+def _given_up_when_asked(cgroup: Path) -> int:
+    """Pages of files that were read: they count as used, and are in nobody's way."""
+    try:
+        lines = (cgroup / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
+from heal.engines.text import undated
 from heal.errors import UserError
 
 _SPACE = "\u2581"  # SentencePiece's visible space
@@ -32,7 +33,11 @@ class Tokens:
             messages.insert(0, {"role": "system", "content": system})
         try:
             ids = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+                messages,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+                chat_template=undated(self.tokenizer.get_chat_template()),
             )
         except Exception as error:
             raise UserError(
