@@ -10,17 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.http_server import Model, Server
+from tests.scripted_run import ScriptedRun, easy, extreme, hard, world
 from tests.tiny_models import make_checkpoint
 from typer.testing import CliRunner
 
 from heal.check import Finding, Outcome, Place, check, shown
 from heal.cli import app
-from heal.config import Config, parse
+from heal.config import Config, load, parse
 from heal.engines.base import GenRequest, Scored
 from heal.engines.local.engine import LocalEngine
 from heal.engines.scripted import ScriptedEngine
-from heal.estimate import Assumed, costs
-from heal.records import Problem, Split
+from heal.estimate import Assumed, Cost, costs, lines_of
+from heal.records import Hint, HintedScore, Problem, PureScore, Split, TokenScores, Trace
+from heal.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -295,3 +297,102 @@ def test_no_part_is_negative_and_more_extreme_problems_never_cost_less(
     for a, b in zip(few, many, strict=True):
         assert 0 <= a.read <= b.read
         assert 0 <= a.written <= b.written
+
+
+BUYING = "[heal, heal-random-cut, heal-restart, rft_more, star]"
+OWN = ("guide", "repair", "hinted traces")
+CUTS = ("heal-random-cut", "heal-restart")
+
+
+def by_part(found: list[Cost]) -> dict[str, Cost]:
+    return {cost.part: cost for cost in found}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("pure={selection: surprisal}",),
+        ("pure={selection: fraction, measure_reliance: true, measure_calibrated: true}",),
+        ("gear.budget=bandit", "pure={selection: calibrated}"),
+        ("gear.hint=answer", "evaluate.scored_token_cost=0.5"),
+    ],
+)
+def test_a_run_never_costs_more_than_its_estimate(tmp_path: Path, settings: tuple[str]) -> None:
+    leak = ("The final answer is 142.",)
+    run = ScriptedRun(tmp_path, world(easy("apples"), hard("pears"), extreme("plums", hints=leak)))
+    given = (f"arms={BUYING}", "gear.target=null", *settings)
+    run.go(*given)
+    assert run.view is not None
+    with Store.open(run.folder, write=False) as store:
+        traces = {t: store.read(t, Trace).values() for t in ("sample", "hinted", "repair")}
+        hints = store.read("hint", Hint).values()
+        scores = store.read("scores", TokenScores).values()
+        pure = store.read("pure", PureScore).values()
+        reliance = store.read("reliance", HintedScore).values()
+        bought = {arm: store.live("bought", Trace, arm).values() for arm in ("rft_more", "star")}
+    longest = max(t.new_tokens for table in (*traces.values(), *bought.values()) for t in table)
+    prompt = max(t.prompt_tokens for t in traces["sample"])
+    config = load(tmp_path / "recipe.yaml", given)
+    most = by_part(costs(config, run.view.problems, Assumed(longest, prompt, 1 / 3, 2 / 3)))
+    written = {part: cost.written for part, cost in most.items()}
+
+    assert sum(t.new_tokens for t in traces["sample"]) <= written["sample"]
+    assert sum(t.new_tokens for t in traces["hinted"]) <= written["hinted traces"]
+    spent = sum(h.new_tokens for h in hints) + sum(t.new_tokens for t in traces["repair"])
+    assert spent <= sum(written[part] for part in ("guide", "repair", *CUTS))
+    for arm, own in bought.items():
+        assert sum(t.new_tokens for t in own) <= run.meta("bill") <= written[arm]
+    scored = sum(s.scored_tokens for s in (*scores, *pure, *reliance))
+    read = [most[part].read for part in ("locate", "score", *CUTS)]
+    assert scored <= sum(read) + (most["honest traces"].read if "honest traces" in most else 0)
+
+
+def test_an_arm_with_a_cut_of_its_own_costs_hints_repairs_and_scores_again() -> None:
+    few = by_part(costs(parse(BASE), problems(100, 0), Assumed(100, 7)))
+    config = parse(BASE | {"arms": ["heal", *CUTS]})
+    many = by_part(costs(config, problems(100, 0), Assumed(100, 7)))
+    assert set(many) - set(few) == set(CUTS)
+    for arm in CUTS:
+        assert many[arm].written == few["guide"].written + few["repair"].written
+        assert many[arm].read > few["guide"].read + few["repair"].read
+    own = parse(BASE | {"arms": ["heal", *CUTS], "gear": {"breakpoint": "random"}})
+    assert CUTS[0] not in by_part(costs(own, problems(100, 0), Assumed(100, 7)))
+
+
+def test_a_hint_is_counted_with_all_its_redraws() -> None:
+    once, thrice = (
+        by_part(
+            costs(parse(BASE | {"gear": {"hint_redraws": n}}), problems(100, 0), Assumed(100, 7))
+        )["guide"]
+        for n in (0, 2)
+    )
+    assert thrice == Cost("guide", 3 * once.read, 3 * once.written)
+    given = parse(BASE | {"gear": {"hint": "answer"}})
+    assert by_part(costs(given, problems(100, 0), Assumed(100, 7)))["guide"].written == 0
+
+
+def test_each_buyer_may_spend_the_whole_bill_of_heal() -> None:
+    config = parse(BASE | {"arms": ["rft_more", "star"], "evaluate": {"scored_token_cost": 0}})
+    found = by_part(costs(config, problems(100, 0), Assumed(100, 7)))
+    assert found["rft_more"].written == sum(found[part].written for part in OWN)
+    assert found["star"].written == found["rft_more"].written
+    timed = by_part(costs(parse(BASE | {"arms": ["star"]}), problems(100, 0), Assumed(100, 7)))
+    scored = sum(timed[part].read for part in ("locate", "score", "honest traces"))
+    assert timed["star"].written == found["star"].written + scored
+
+
+@pytest.mark.parametrize(("train", "traces"), [(1000, 200), (5, 150)])
+def test_honest_traces_are_at_most_those_asked_for_or_there(train: int, traces: int) -> None:
+    found = by_part(costs(parse(BASE), problems(train, 0), Assumed(100, 7)))
+    assert found["honest traces"] == Cost("honest traces", traces * 107, 0)
+    ratio = parse(BASE | {"preset": "paper"})
+    assert "honest traces" not in by_part(costs(ratio, problems(train, 0), Assumed(100, 7)))
+
+
+def test_the_table_fits_80_columns() -> None:
+    config = parse(BASE | {"arms": ["heal", *CUTS, "rft_more", "star"]})
+    assumed = Assumed(12_000, 900)
+    found = costs(config, problems(1_000_000, 0), assumed)
+    lines = [*lines_of(found, assumed, 1e4, 0.5, 2.0)]
+    assert max(map(len, lines)) <= 80
+    assert len({len(line) for line in lines[2 : 4 + len(found)]}) == 1

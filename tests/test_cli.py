@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
+
+from heal.cli import app
+from heal.errors import UserError
 
 HEAL = [sys.executable, "-m", "heal.cli"]
 
@@ -115,6 +119,39 @@ def test_a_folder_that_is_no_run(folder: Path) -> None:
     assert refused(heal(folder, "show", ".")) == (
         "heal: .: not a run folder\n  → heal run -c FILE.yaml makes one\n"
     )
+
+
+JSON_COMMANDS = {
+    "heal.audit.audit_pure": ("audit", "pure", "-c", "recipe.yaml"),
+    "heal.lab.compare.compare": ("lab", "compare", "--quick"),
+    "heal.lab.budgets.compare_budgets": ("lab", "budgets"),
+}
+
+
+@pytest.mark.parametrize("work", JSON_COMMANDS)
+def test_a_place_for_the_figures_is_made_before_the_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    seen: list[bool] = []
+
+    def long_work(*arguments: Any, **options: Any) -> None:
+        seen.append((folder / "new" / "dir").is_dir())
+        raise UserError("enough")
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(work, long_work)
+    command = [*JSON_COMMANDS[work], "--json"]
+    assert invoked([*command, "new/dir/x.json"]) == "enough"
+    assert seen == [True]
+    assert invoked([*command, "problems.jsonl/x.json"]).startswith("problems.jsonl: ")
+    assert invoked([*command, "new"]) == "new: is a folder"
+    assert seen == [True]
+
+
+def invoked(command: list[str]) -> str:
+    error = CliRunner().invoke(app, command).exception
+    assert isinstance(error, UserError), error
+    return str(error)
 
 
 def test_a_command_without_its_recipe(folder: Path) -> None:

@@ -25,8 +25,8 @@ import pytest
 import tests.test_engine_contract as contract
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.http_server import CONTEXT, Fault, Model, Script, Server, write_byte_tokenizer
-from tests.scripted_run import ScriptedRun, Watch, gates, strata
+from tests.http_server import CONTEXT, NONE, Fault, Model, Script, Server, write_byte_tokenizer
+from tests.scripted_run import ScriptedRun, Watch, gates, small_world, strata
 from tests.tiny_models import make_checkpoint
 
 from heal.check import Outcome, check
@@ -36,13 +36,13 @@ from heal.engines.base import Generated, GenRequest, Probe, Sampling, Scored, Sc
 from heal.engines.http import endpoint as endpoint_module
 from heal.engines.http import pool as pool_module
 from heal.engines.http.dialects import DIALECTS
-from heal.engines.http.dialects.base import Ask
+from heal.engines.http.dialects.base import Ask, Hello
 from heal.engines.http.engine import HttpEngine as Engine
 from heal.engines.http.engine import open_http
-from heal.engines.http.failures import BadAnswerError, retry_after_s
+from heal.engines.http.failures import BadAnswerError, BrokenError, RefusedError, retry_after_s
 from heal.engines.http.loop import Loop
 from heal.engines.scripted import ScriptedEngine
-from heal.errors import CapabilityError, EngineError, UserError
+from heal.errors import CapabilityError, EngineError, NoServerError, UserError
 from heal.execute import overview
 from heal.records import Cut, Finish
 from heal.report.load import load_view
@@ -320,6 +320,43 @@ def test_samples_that_succeeded_are_kept_when_a_sibling_fails(
     assert sorted(i for (_, i), g in found.items() if g.error) == [0]
 
 
+def test_every_sample_of_the_last_request_is_told_when_it_fails(
+    serve: Callable[..., Server], connect: Open
+) -> None:
+    server = serve()
+    engine = connect(server, samples_per_request=4, tries=1)
+    server.fault = lambda number, body: "garbage:{}"
+    found = draw(engine, request(engine, n=6))
+    assert [i for (_, i), g in sorted(found.items()) if g.error] == [0, 1, 2, 3, 4, 5]
+
+
+LAST = {
+    "500": ({103}, {"tries": 6}),
+    "reset": ({103}, {"tries": 6}),
+    # each try outlasts give_up_s
+    "drip": ({103}, {"timeout_s": 1.0, "slowest_tokens_s": 1e3, "give_up_s": 0.5}),
+    "502": ({101, 102, 103}, {"tries": 6}),
+}
+
+
+@pytest.mark.parametrize("fault", LAST)
+def test_what_always_fails_ends_as_its_own_error_though_nothing_comes_after(
+    serve: Callable[..., Server], connect: Open, fault: str
+) -> None:
+    seeds, settings = LAST[fault]
+    server = serve()
+    engine = connect(server, **{"give_up_s": 5.0, **settings})
+    ids_of(draw(engine, request(engine)))
+    server.posts.clear()
+    server.fault = lambda number, body: fault if body["seed"] in seeds else None
+    found = draw(engine, request(engine))
+    server.fault = NONE
+    assert {100 + i for (_, i), g in found.items() if g.error} == seeds
+    asked = Counter(body["seed"] for body in server.posts)
+    assert {asked[seed] for seed in seeds} == {engine.settings.tries}
+    assert len(ids_of(draw(engine, request(engine, "next")))) == 4
+
+
 def test_what_the_server_will_never_do_is_asked_once_and_told_in_its_words(
     serve: Callable[..., Server], connect: Open
 ) -> None:
@@ -472,11 +509,60 @@ def test_a_server_that_hangs_and_is_not_well_loses_its_work_to_another(
         release.wait(30)
         return "reset"
 
-    hung.fault, hung.well = hang, False
+    async def dead() -> Hello:
+        raise RefusedError(503, None)
+
+    hung.fault = hang
+    monkeypatch.setattr(engine._pool.endpoints[0], "hello", dead)
     try:
         assert len(ids_of(draw(engine, request(engine, "a"), request(engine, "b")))) == 8
     finally:
         release.set()
+
+
+def slow(number: int, body: dict[str, Any]) -> None:
+    time.sleep(1.0)
+
+
+def test_a_server_too_busy_for_its_health_page_keeps_its_work(
+    serve: Callable[..., Server], connect: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "SILENT_S", 0.2)
+    server = serve()
+    engine = connect(server)
+
+    async def busy() -> Hello:
+        raise RefusedError(429, None)
+
+    monkeypatch.setattr(engine._pool.endpoints[0], "hello", busy)
+    server.fault = slow
+    assert len(ids_of(draw(engine, request(engine)))) == 4
+    assert len(server.posts) == 4
+    assert engine.summary() is None
+
+
+def test_a_health_page_that_is_away_for_a_moment_costs_no_work(
+    serve: Callable[..., Server], connect: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "SILENT_S", 0.2)
+    monkeypatch.setattr(endpoint_module, "FIRST_WAIT_S", 0.1)
+    server = serve()
+    engine = connect(server)
+    place = engine._pool.endpoints[0]
+    asked: list[float] = []
+
+    async def away() -> Hello:
+        asked.append(time.monotonic())
+        if asked[-1] - asked[0] < 0.05:
+            raise BrokenError("HTTP 502")
+        return Hello({"tiny": CONTEXT})
+
+    server.fault = slow
+    monkeypatch.setattr(place, "hello", away)
+    assert len(ids_of(draw(engine, request(engine)))) == 4
+    assert len(asked) >= 2
+    assert len(server.posts) == 4
+    assert engine.summary() is None
 
 
 def test_with_every_server_gone_the_run_stops_and_says_why(
@@ -490,6 +576,34 @@ def test_with_every_server_gone_the_run_stops_and_says_why(
         draw(engine, request(engine))
     assert f"{two.url}: no connection" in str(caught.value)
     assert caught.value.hint
+
+
+def test_a_server_that_fails_at_everything_stops_the_run_though_it_says_it_is_well(
+    serve: Callable[..., Server], connect: Open
+) -> None:
+    server = serve()
+    engine = connect(server, give_up_s=0.5)
+    server.fault = lambda number, body: "500"
+    with pytest.raises(EngineError, match=r"no server has answered.*HTTP 500"):
+        draw(engine, request(engine, n=40))
+    assert max(Counter(body["seed"] for body in server.posts).values()) <= engine.settings.tries
+
+
+def test_the_only_request_waits_no_longer_for_a_dead_server_than_others(
+    serve: Callable[..., Server], connect: Open
+) -> None:
+    """Three broken answers and then no more hello: nobody else is there to find it down."""
+    server = serve()
+    engine = connect(server, give_up_s=0.5, tries=9)
+
+    def fault(number: int, body: dict[str, Any]) -> str:
+        server.well = number < 2
+        return "500"
+
+    server.fault = fault
+    with pytest.raises(EngineError, match=r"no server has answered.*HTTP 503"):
+        draw(engine, request(engine, n=1))
+    assert len(server.posts) == 3
 
 
 def test_a_server_that_refuses_for_ever_stops_the_run_too(
@@ -869,6 +983,31 @@ def test_a_whole_run_over_servers_that_come_and_go_ends_as_one_without(
         assert one == other, name
     with Store.open(there.folder, write=False) as store:
         assert "in flight at a crash, so paid for again at most: 0" in list(overview(store))
+
+
+def test_a_run_that_owes_its_servers_nothing_goes_on_without_them(
+    tmp_path: Path, quick: None
+) -> None:
+    parts = small_world()
+    server = Server(Script(ScriptedEngine(parts[1])))
+    teacher = {"engine": "http", "model": str(write_byte_tokenizer(tmp_path / "tokenizer"))}
+    settings = {"teacher": teacher, "engine": {"http": {"endpoints": [{"url": server.url}]}}}
+    run = ScriptedRun(tmp_path / "run", parts, settings)
+    try:
+        run.go()
+    finally:
+        server.kill()
+    kept = run.data()
+    again = run.go("pure.drop=0.5")
+    assert any("no server answers" in line for line in again.said)
+    assert not again.arrived.total()
+    assert run.data() != kept
+    with pytest.raises(NoServerError, match="no server answers"):
+        run.go("gear.candidates=9", "gear.target=90")
+    other = {**teacher, "served": "another"}
+    elsewhere = ScriptedRun(tmp_path / "new", parts, {**settings, "teacher": other})
+    with pytest.raises(NoServerError):
+        elsewhere.go()
 
 
 def test_what_is_cancelled_leaves_its_place_to_nobody_else_who_is() -> None:

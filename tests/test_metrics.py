@@ -68,6 +68,15 @@ def test_correct_answers_vote_together_however_they_are_written():
     assert maj_at_k(["1/2", "0.5", "7", "7", "8"], [True, True, False, False, False], 5) == 0.5
 
 
+@pytest.mark.parametrize(
+    "wrong", [["1/2", "0.5", "\\frac12"], ["7", "7.0", "$7$"], ["x + 1", "x+1", "X+1."]]
+)
+def test_wrong_answers_vote_together_however_they_are_written(wrong):
+    assert maj_at_k(["8", "8", *wrong], [True, True, False, False, False], 5) == 0
+    apart = [wrong[0], "3", "4"]
+    assert maj_at_k(["8", "8", *apart], [True, True, False, False, False], 5) == 1
+
+
 def test_maj_at_k_of_many_attempts_is_quick():
     started = time.perf_counter()
     answers = [str(i % 9) for i in range(64)]

@@ -36,6 +36,22 @@ def decide(candidates, stratum=Stratum.EASY, seed=0, **settings):
     return {s.trace: s.drop for s in found}
 
 
+def test_what_the_student_cannot_be_shown_takes_nobodys_place():
+    offered = [candidate(f"t{i}", "D1") for i in range(9)]
+    usual = kept(decide(offered, Stratum.HARD))
+    long = {sorted(usual)[0], sorted(usual)[1]}
+    found = pools(
+        offered,
+        {"p": Stratum.HARD},
+        SETTINGS,
+        refusal=lambda trace: Drop.TOO_LONG if trace in long else None,
+    )
+    drops = {s.trace: s.drop for s in found}
+    assert {t for t, d in drops.items() if d is Drop.TOO_LONG} == long
+    assert len(kept(drops)) == len(usual) == SETTINGS.cap_d1_hard
+    assert kept(drops) - usual
+
+
 def kept(drops):
     return {t for t, d in drops.items() if d is Drop.KEPT}
 

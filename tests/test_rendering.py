@@ -1,6 +1,7 @@
 """Rendering: what bears loss is exactly what the student shall write."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from heal.engines.local.tokens import Tokens
 from heal.errors import UserError
 from heal.records import Example
-from heal.stages.rendering import IGNORED, Refusal, Rendered, Renderer, end_of_turn, token_lengths
+from heal.stages.rendering import IGNORED, Lengths, Refusal, Rendered, Renderer, end_of_turn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_student import TEMPLATE, make_tokenizer
@@ -132,9 +133,13 @@ def test_a_template_without_system_turns_is_refused_with_advice() -> None:
     assert "prompts.system" in str(caught.value.hint)
 
 
-def test_token_lengths_count_prompt_and_end_and_name_what_is_refused(tmp_path: Path) -> None:
-    examples = {"short": example("2"), "long": example("2" * 90), "odd": example("<|end|>")}
+def test_lengths_count_prompt_and_end_and_name_what_is_refused(tmp_path: Path) -> None:
+    texts = {"short": "2", "long": "2" * 90, "odd": "<|end|>"}
     TOKENIZER.save_pretrained(tmp_path)
-    lengths, refused = token_lengths(examples, tmp_path, 80)
-    assert lengths == {"short": len(rendered("2").ids)}
-    assert refused == {"long": Refusal.TOO_LONG, "odd": Refusal.LOSSY}
+    lengths = Lengths(tmp_path, 80)
+    for _ in range(2):
+        for name, text in texts.items():
+            reason = lengths.refusal(replace(example(text), trace=name))
+            assert reason is {"long": Refusal.TOO_LONG, "odd": Refusal.LOSSY}.get(name)
+    assert lengths.tokens == {"short": len(rendered("2").ids)}
+    assert lengths.refused == {"long": Refusal.TOO_LONG, "odd": Refusal.LOSSY}

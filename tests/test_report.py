@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from tests.report_fixture import evaluation, lab_view, minimal_view
+from tests.scripted_run import ScriptedRun
 
+from heal.errors import HealError
 from heal.method.intervals import Interval
 from heal.method.summary import Difference, EvalSummary, summarise
 from heal.records import (
     Ceiling,
+    Check,
     Drop,
     EvalTrace,
     Finish,
@@ -28,6 +32,7 @@ from heal.records import (
     PureScore,
     Selected,
     Split,
+    StagePlan,
     Stratum,
     Trace,
     Verdict,
@@ -35,9 +40,11 @@ from heal.records import (
 from heal.report import charts, numbers, words
 from heal.report.gallery import Outcome, broken_traces
 from heal.report.html import MAX_STEP_CHARS, render_html
+from heal.report.load import load_view
 from heal.report.steps import step_texts
 from heal.report.table import print_table
-from heal.report.view import RunView
+from heal.report.view import LedgerRow, RunView
+from heal.store import Store
 
 VOID = {"meta", "br", "use", "path", "hr", "img", "rect"}
 
@@ -552,3 +559,111 @@ def test_table_says_tokens_per_accepted_trace_and_the_ceiling(view: RunView) -> 
 
 def test_brackets_in_a_message_are_not_markup(view: RunView) -> None:
     assert "[bold]cap[/bold]" in printed(replace(view, stopped="[bold]cap[/bold]"))
+
+
+# From the store
+
+
+def loaded(run: ScriptedRun) -> RunView:
+    with Store.open(run.folder, write=False) as store:
+        return load_view(store)
+
+
+def ledger(view: RunView) -> dict[str, LedgerRow]:
+    return {row.name: row for row in view.stage_ledger}
+
+
+def test_a_run_whose_problems_became_fewer_has_a_page_of_those_left(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path)
+    run.go()
+    with pytest.raises(HealError):
+        run.go("problems.limit=1", "limits.teacher_tokens=1")
+    view = loaded(run)
+    (left,) = (p.id for p in view.problems)
+    assert {c.problem_id for c in view.ceilings} <= {left}
+    assert {t.problem_id for t in (*view.unaided, *view.hinted, *view.repaired)} <= {left}
+    assert {s.problem_id for s in view.selected} <= {left}
+    judged = sum(view.verdicts[Split.TRAIN].values())
+    assert judged == sum(t.problem_id == left for t in run.read("sample", Trace))
+    assert Page(render_html(view)).unbalanced == []
+
+
+def test_a_plan_of_sets_that_were_chosen_anew_is_not_shown(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "run") as store:
+        store.set_meta("config", {"arms": ["heal"], "seeds": [0]})
+        plans = {"new": ("a", "b"), "old": ("a", "gone")}
+        for index, traces in enumerate(plans.values(), start=1):
+            store.put("plan", f"heal-seed0-{index}", "", StagePlan(index, (traces,), 1.0))
+        store.set_live("plan", store.keys("plan"))
+        store.put("problem", "p", "p", Problem("p", "Q", "1"))
+        store.set_live("problem", ["p"])
+        for trace in "ab":
+            store.put("selected", trace, "p", Selected(trace, "p", "D1", Drop.KEPT))
+        store.set_live("selected", "ab", tag="heal")
+        assert [row.stage for row in load_view(store).plan] == [1]
+
+
+@pytest.mark.parametrize(
+    ("arms", "main", "bills"),
+    [
+        ("[base, rft, rft_more]", "rft", ["rft", "rft_more"]),
+        ("[base, star]", "star", []),
+        ("[base]", None, []),
+        ("[heal-no-pure, rft]", "heal-no-pure", ["rft", "heal-no-pure"]),
+        ("[rft, heal]", "heal", ["rft", "heal"]),
+    ],
+)
+def test_the_arm_shown_is_named_and_only_a_heal_arm_has_repairs(
+    tmp_path: Path, arms: str, main: str | None, bills: list[str]
+) -> None:
+    run = ScriptedRun(tmp_path)
+    run.go(f"arms={arms}", "evaluate.scored_token_cost=1")
+    view = loaded(run)
+    assert view.main_arm == main
+    assert [row.name for row in view.arm_ledger] == bills
+    page, title = Page(render_html(view)).text, words.arm_title(view)
+    for heals in ("repairs alone", "D3: repairs of", "kept by PURE"):
+        assert (heals in page) == view.shows_heal
+    assert f"{title} repaired" in page if view.shows_heal else "HEAL repaired" not in page
+    assert (f"after: {title}" in printed(view)) == (main is not None)
+    assert ("after: HEAL" in printed(view)) == (main == "heal")
+
+
+def test_a_repair_that_the_arm_shown_does_not_take_is_not_told_as_if_others_were(
+    view: RunView,
+) -> None:
+    shown = {c.outcome for c in broken_traces(replace(view, main_arm="rft", selected=()), 40)}
+    assert Outcome.UNUSED in shown and Outcome.SPARE not in shown
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "pure={selection: surprisal}",
+        "pure={selection: fraction, measure_calibrated: true}",
+        "pure={selection: fraction}",
+    ],
+)
+def test_the_ledger_of_heal_is_what_the_bill_says(tmp_path: Path, settings: str) -> None:
+    run = ScriptedRun(tmp_path)
+    run.go("arms=[heal, rft_more]", "evaluate.scored_token_cost=1", settings)
+    view = loaded(run)
+    (heal,) = (row for row in view.arm_ledger if row.name == "heal")
+    unaided = ledger(view)["unaided traces"].sampled
+    assert heal.sampled + heal.scored - unaided == run.meta("bill")
+    honest = sum(p.scored_tokens for p in run.read("pure", PureScore, tag="honest"))
+    apart = sum(row.scored for row in view.stage_ledger if not row.billed)
+    assert apart == (honest if "measure_calibrated" in settings else 0)
+    assert bool(honest) == (settings != "pure={selection: fraction}")
+
+
+def test_traces_a_gate_refused_are_wasted(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path)
+    run.go("gear.early_answer_share=0.99")
+    verdicts = {c.trace: c.verdict for c in run.read("check", Check)}
+    gates = {g.trace: g.gate for g in run.read("gate", GateResult)}
+    for name, table in (("repairs", "repair"), ("whole traces under the answer", "hinted")):
+        traces = run.read(table, Trace)
+        refused = [t for t in traces if gates[t.key] is not Gate.PASSED]
+        assert any(verdicts[t.key] is Verdict.CORRECT for t in refused)
+        assert ledger(loaded(run))[name].wasted == sum(t.new_tokens for t in refused)

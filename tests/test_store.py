@@ -1,11 +1,13 @@
 """The run folder: what is stored survives, and nothing is stored twice."""
 
+import errno
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +53,28 @@ def test_storing_a_key_again_keeps_one_row(tmp_path: Path) -> None:
         store.put("sample", "k", "p", trace("k", "new"))
         assert store.counts() == {"sample": 1}
         assert store.read("sample", Trace)["k"].text == "new"
+
+
+@pytest.mark.parametrize("count", [0, 1, 499, 500, 501, 1200])
+def test_rows_asked_for_come_in_key_order_and_missing_ones_are_ignored(
+    tmp_path: Path, count: int
+) -> None:
+    names = [f"{n * 7919 % 1201}é" if n % 2 else f"{n}" for n in range(1200)]
+    with Store.open(tmp_path / "run") as store:
+        store.put_many("sample", [(k, "p", trace(k)) for k in names])
+        store.put("other", "x", "p", trace("x"))
+        asked = [*names[:count], *names[: count // 2], "missing", "x"]
+        assert list(store.read("sample", Trace, asked)) == sorted(names[:count])
+        assert list(store.read("sample", Trace)) == sorted(names)
+
+
+def test_reading_a_few_rows_does_not_look_at_all_of_them(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "run") as store:
+        store.put_many("sample", [(f"{n:05d}", "p", trace("k")) for n in range(5000)])
+        steps: list[None] = []
+        store._database.set_progress_handler(lambda: steps.append(None), 1)
+        assert len(store.read("sample", Trace, ["00007", "04000", "missing"])) == 2
+        assert len(steps) < 500
 
 
 def test_a_result_releases_its_claim_and_the_rest_is_counted_as_lost(tmp_path: Path) -> None:
@@ -145,6 +169,33 @@ def test_a_full_disk_is_a_message_and_what_is_done_stays(tmp_path: Path) -> None
             for n in range(10_000):
                 store.put("sample", f"b{n}", "p", trace(f"b{n}", "x" * 1000))
         assert "a" in store.read("sample", Trace)
+
+
+@pytest.mark.parametrize("opened", ["run.lock", "run.sqlite"])
+def test_a_folder_of_somebody_else_is_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: str
+) -> None:
+    real = Path.open
+
+    def refused(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self.name == opened:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    if opened == DATABASE:
+        (tmp_path / "run" / DATABASE).mkdir(parents=True)  # even root cannot open a folder
+    with pytest.raises(UserError, match="cannot be written to"):
+        Store.open(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["full-gsm", "readonly", "malformed"])
+def test_a_folders_name_is_not_taken_for_the_error(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    with pytest.raises(UserError, match="cannot be written to"), disk_errors(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder / "x"))
+    with pytest.raises(FileNotFoundError), disk_errors(folder):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder / "x"))
 
 
 def test_other_database_errors_are_not_disguised(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from heal.answers import (
 )
 from heal.config import Problems
 from heal.errors import HealError, UserError
+from heal.functions import edition
 from heal.records import Finish, Problem, Verdict
 from heal.verifiers import Verifier, open_verifier
 
@@ -408,3 +409,21 @@ def test_a_custom_checker_that_is_not_there_is_an_error(
         verifier.preflight([problem("42")])
     assert str(caught.value) == message.format(folder=checkers)
     assert caught.value.hint == hint.format(folder=checkers)
+
+
+def test_a_users_function_has_another_edition_once_its_source_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = tmp_path / "a_judge_of_mine.py"
+    editions = []
+    for text in ("x = 1\n", "x = 2\n", "x = 1\n"):
+        source.write_text(text)
+        edition.cache_clear()
+        editions.append(edition("a_judge_of_mine:check"))
+    assert editions[0] == editions[2] != editions[1]
+    assert editions[0].startswith("a_judge_of_mine:check@")
+    assert edition("math") == "math"
+    assert edition("no_such_module:check") == "no_such_module:check"
+    edition.cache_clear()

@@ -60,7 +60,7 @@ def count_final_answers(text: str) -> int:
     """
     before, closed, after = text.rpartition(_THINK_END)
     stated = _stated(after) or (_stated(before) if closed else [])
-    return len({_identity(answer) for answer in stated})
+    return len({identity(answer) for answer in stated})
 
 
 def boxed(text: str) -> list[str]:
@@ -105,9 +105,15 @@ def number(answer: str) -> Fraction | None:
     return Fraction(found["sign"] + digits)
 
 
+def identity(answer: str) -> Fraction | str:
+    """What two answers share when they are the same: their number, else their plain text."""
+    value = number(answer)
+    return normalise(answer).casefold() if value is None else value
+
+
 def same_text(one: str, other: str) -> bool:
     """Whether two answers are the same number, or the same text but for case and layout."""
-    return _identity(one) == _identity(other)
+    return identity(one) == identity(other)
 
 
 def _clean(answer: str) -> str:
@@ -117,11 +123,6 @@ def _clean(answer: str) -> str:
     text = _TEXT_MACRO.sub(r"\1", text)
     text = re.sub(r"\\[()\[\]]|\$", "", text)
     return " ".join(_SPACING.sub(" ", text).split())
-
-
-def _identity(answer: str) -> Fraction | str:
-    value = number(answer)
-    return normalise(answer).casefold() if value is None else value
 
 
 def _stated(text: str) -> list[str]:

@@ -3,6 +3,7 @@
 Decides nothing. Every heavy import happens inside a command, so `heal --help` answers at once.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,7 @@ def audit_pure_command(
     from heal.config import load
     from heal.report.audit_page import page
 
+    _make_room(json_file)
     found = _watched(
         lambda observer: audit_pure(load(config, overrides), n, observer, sampled_u=sampled_u)
     )
@@ -197,6 +199,7 @@ def lab_compare(
     from heal.lab.compare import as_json, compare
     from heal.lab.court_page import markdown
 
+    _make_room(json_file)
     given = [
         f"run=runs/{world}-{'quick' if quick else 'compare'}",
         f"seeds={[0] if quick else list(range(seeds))}",
@@ -225,11 +228,29 @@ def lab_budgets(
     from heal.lab.budgets import compare_budgets
     from heal.lab.court_page import budgets
 
+    _make_room(json_file)
     given = [f"run=runs/{world}-budgets", f"problems.args.n={problems}", *overrides]
     found = _watched(lambda observer: compare_budgets(world, given, observer))
     typer.echo(budgets(found))
     if json_file is not None:
         json_file.write_text(json.dumps([asdict(b) for b in found], indent=1), encoding="utf-8")
+
+
+def _make_room(file: Path | None) -> None:
+    """Make the folder of a file before hours of work go into it. Raises: UserError."""
+    from heal.errors import UserError
+
+    if file is None:
+        return
+    hint = "write the figures elsewhere with --json FILE"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{file.parent}: {error.strerror}", hint=hint) from None
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder", hint=hint)
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UserError(f"{file}: cannot be written to", hint=hint)
 
 
 def _run(config: Path, overrides: list[str], until: str | None, adopt: bool) -> None:

@@ -2,6 +2,7 @@
 
     HealError
     ├── UserError             bad input or configuration: exit code 2, no traceback
+    │   └── NoServerError     nobody answers at any address
     ├── CapabilityError       an engine cannot do what the method needs
     ├── EngineError           an engine failed as a whole; one failed item is a record
     └── TooManyFailuresError  a stage lost so many items that going on would waste tokens
@@ -24,6 +25,10 @@ class UserError(HealError):
     """Bad input: what and where in the message, the next command in `hint`."""
 
     exit_code = 2
+
+
+class NoServerError(UserError):
+    """None of the servers named is there; a run that owes them nothing can do without."""
 
 
 class CapabilityError(HealError):

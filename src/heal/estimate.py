@@ -1,21 +1,27 @@
-"""What a run would cost, in tokens, time and money, before it is begun.
+"""What a run would cost at most, in tokens, time and money, before it is begun.
 
 In: a config, its problems, how long traces are and how fast they come. Out: tokens of each part.
-What only the run can find out (how many problems are hard) is assumed, and said to be. Repairs are
-counted at most: `gear.target` ends many problems sooner.
+What only the run can find out (how long traces and steps are, how many problems are hard, whether a
+scored token takes less time than a sampled one) is assumed. All else is a bound: no target, gate or
+cap ends anything sooner, every hint leaks until its last draw, a repair is read from a late cut and
+written from an early one.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from heal.config import Config
-from heal.method.arms import wants_uncertainty
-from heal.records import Problem, Split
+from heal.method.arms import TRAINED, Extra, selections, wants_uncertainty
+from heal.method.pure import LINED
+from heal.records import Breakpoint, HintKind, Problem, Selection, Split
+from heal.stages.guide import SOLUTION_SHARE
 
 STEP_TOKENS = 40
 """A step's usual length, where `gear.min_step_tokens` does not ask for more."""
 READ_SPEEDUP = 20
 """A token that is read takes this much less time than one that is written; servers gain more."""
+SCORED_COST = 1.0
+"""A scored token beside a sampled one, where `evaluate.scored_token_cost` leaves it to be timed."""
 
 
 @dataclass(frozen=True)
@@ -40,26 +46,158 @@ class Cost:
 
 
 def costs(config: Config, problems: Iterable[Problem], a: Assumed) -> list[Cost]:
-    """Tokens of each part; every request reads its whole prompt, which a prefix cache may spare."""
-    g, sides = config.gear, [p.split for p in problems]
-    train = sides.count(Split.TRAIN)
-    held_out = sides.count(Split.HELD_OUT) if config.student is not None else 0
-    sampled = train * config.sampling.n + held_out * config.evaluate.teacher_n
-    paths, hinted = train * a.extreme * g.paths, train * a.hard * g.hinted_samples
-    repairs = paths * g.candidates
-    # cuts fall evenly in the window, and a repair writes what its kept prefix leaves of a trace
-    kept = a.trace_tokens * g.window / 2
-    steps = max(1.0, a.trace_tokens / max(STEP_TOKENS, g.min_step_tokens))
-    whole = a.prompt_tokens + a.trace_tokens
+    """Tokens of each part; every request reads its whole prompt, which a prefix cache may spare.
+
+    HEAL's own parts come first, then what each arm that cuts or buys for itself adds to them.
+    """
+    listed = list(problems)
+    train = [p for p in listed if p.split is Split.TRAIN]
+    held_out = len(listed) - len(train) if config.student is not None else 0
+    sampled = len(train) * config.sampling.n + held_out * config.evaluate.teacher_n
+    most = _Most(config, train, a)
+    own = [most.locate(), most.guide(), most.repair(), most.hinted(), most.score()]
+    honest = most.honest()
     return [
         Cost("sample", sampled * a.prompt_tokens, sampled * a.trace_tokens),
-        Cost("locate", paths * whole, 0),
-        Cost("guide", paths * (a.prompt_tokens + kept), paths * g.hint_max_tokens),
-        Cost("repair", repairs * (a.prompt_tokens + kept), repairs * (a.trace_tokens - kept)),
-        Cost("hinted traces", hinted * a.prompt_tokens, hinted * a.trace_tokens),
-        # PURE reads a trace once; with U, it reads it again up to each of its steps
-        Cost("score", (repairs + hinted) * whole * (1 + wants_uncertainty(config) * steps / 2), 0),
+        *own,
+        *honest,
+        *most.controls(),
+        *most.buyers([*own, *honest] if config.pure.selection in LINED else own),
     ]
+
+
+@dataclass(frozen=True)
+class _Most:
+    """The most that each part of one recipe reads and writes, sampling apart."""
+
+    config: Config
+    train: Sequence[Problem]
+    a: Assumed
+
+    @property
+    def paths(self) -> float:
+        """Failed traces cut, once for each way of cutting."""
+        return len(self.train) * self.a.extreme * self.config.gear.paths
+
+    @property
+    def whole_traces(self) -> float:
+        """Traces written under the answer."""
+        return len(self.train) * self.a.hard * self.config.gear.hinted_samples
+
+    @property
+    def step(self) -> float:
+        """What a step is taken to be long."""
+        return min(self.a.trace_tokens, max(STEP_TOKENS, self.config.gear.min_step_tokens))
+
+    @property
+    def kept(self) -> float:
+        """Tokens before a cut; it lies in the window, or behind a first step that fills that."""
+        window = max(self.config.gear.window, 1 / 3)
+        return min(self.a.trace_tokens, self.a.trace_tokens * window + self.step)
+
+    @property
+    def kinds(self) -> set[HintKind]:
+        """Kinds of hints that may be asked for."""
+        gear = self.config.gear
+        return {gear.hint, *(gear.bandit_hints if gear.budget == "bandit" else ())}
+
+    @property
+    def answer(self) -> int:
+        """Tokens of the longest answer; no tokenizer makes more of a text than it has bytes."""
+        return max((_bytes(p.answer) for p in self.train), default=0)
+
+    @property
+    def answer_prompt(self) -> float:
+        """A prompt that holds the answer as its hint."""
+        prompts = self.config.prompts
+        frame = prompts.solve_hinted.removeprefix(prompts.solve)
+        told = _bytes(prompts.answer_hint) + self.answer
+        return self.a.prompt_tokens + _bytes(frame) + told
+
+    @property
+    def hinted_prompt(self) -> float:
+        """A prompt that holds a hint of any kind."""
+        solution = max((_bytes(p.solution or "") for p in self.train), default=0)
+        length = {
+            HintKind.GUIDED: self.config.gear.hint_max_tokens,
+            HintKind.PARTIAL: solution * SOLUTION_SHARE,
+            HintKind.SIBLING: self.a.trace_tokens * SOLUTION_SHARE,
+        }
+        return self.answer_prompt + max(length.get(kind, 0) for kind in self.kinds)
+
+    def locate(self) -> Cost:
+        """Every failed trace is read once, however many ways it is cut."""
+        return Cost("locate", self.paths * (self.a.prompt_tokens + self.a.trace_tokens), 0)
+
+    def guide(self) -> Cost:
+        """Hints the teacher writes: of each cut, as often as one may leak."""
+        gear, prompts = self.config.gear, self.config.prompts
+        cuts = {gear.back_up, *(gear.bandit_back_ups if gear.budget == "bandit" else ())}
+        draws = self.paths * len(cuts) * (1 + gear.hint_redraws) * (HintKind.GUIDED in self.kinds)
+        words = _bytes(prompts.write_hint) + _bytes(prompts.think_close or "") * 2 + self.answer
+        prompt = self.a.prompt_tokens + words + self.kept + self.step
+        return Cost("guide", draws * prompt, draws * gear.hint_max_tokens)
+
+    def repair(self) -> Cost:
+        """Every candidate of every path."""
+        draws = self.paths * self.config.gear.candidates
+        return Cost("repair", draws * (self.hinted_prompt + self.kept), draws * self.a.trace_tokens)
+
+    def hinted(self) -> Cost:
+        """Whole traces under the answer."""
+        draws = self.whole_traces
+        return Cost("hinted traces", draws * self.answer_prompt, draws * self.a.trace_tokens)
+
+    def score(self) -> Cost:
+        """PURE reads what was repaired or hinted, as if all of it had passed the gates."""
+        repairs = self.paths * self.config.gear.candidates
+        return Cost("score", (repairs + self.whole_traces) * self._profile(aided=True), 0)
+
+    def honest(self) -> list[Cost]:
+        """Unaided correct traces scored to learn what honest ones look like."""
+        pure = self.config.pure
+        if not pure.measure_calibrated and selections(self.config).isdisjoint(LINED):
+            return []
+        traces = min(pure.calibration_traces, len(self.train) * self.config.sampling.n)
+        return [Cost("honest traces", traces * self._profile(aided=False), 0)]
+
+    def controls(self) -> Iterator[Cost]:
+        """Arms with a cut of their own: hints, repairs and scores once more for each."""
+        seen: set[Breakpoint | None] = {None, self.config.gear.breakpoint}
+        for name in self.config.arms:
+            kind = TRAINED[name].breakpoint if name in TRAINED else None
+            if kind in seen:
+                continue
+            seen.add(kind)
+            guide, repair = self.guide(), self.repair()
+            scored = self.paths * self.config.gear.candidates * self._profile(aided=True)
+            yield Cost(name, guide.read + repair.read + scored, guide.written + repair.written)
+
+    def buyers(self, own: Sequence[Cost]) -> Iterator[Cost]:
+        """Arms that spend HEAL's bill, all of which is after sampling, on traces of their own."""
+        cost = self.config.evaluate.scored_token_cost
+        scored = sum(c.read for c in own if not c.written)
+        bill = sum(c.written for c in own) + (SCORED_COST if cost is None else cost) * scored
+        for name in dict.fromkeys(self.config.arms):
+            extra = TRAINED[name].extra if name in TRAINED else Extra.NOTHING
+            if extra is not Extra.NOTHING:
+                samples = extra is Extra.SAMPLES
+                prompt = self.a.prompt_tokens if samples else self.answer_prompt
+                yield Cost(name, bill / self.a.trace_tokens * prompt, bill)
+
+    def _profile(self, *, aided: bool) -> float:
+        """Tokens read to score one trace; with U it is read again up to each of its steps."""
+        a, prompts = self.a, self.config.prompts
+        read = a.prompt_tokens + a.trace_tokens
+        if wants_uncertainty(self.config):
+            steps = max(1.0, a.trace_tokens / self.step)
+            words = (prompts.think_close or "") + prompts.probe + prompts.probe_close
+            asked = a.prompt_tokens + _bytes(words) + self.answer
+            read += steps * asked + a.trace_tokens * (steps + 1) / 2
+        by_reliance = Selection.RELIANCE in selections(self.config)
+        if aided and (self.config.pure.measure_reliance or by_reliance):
+            read += self.hinted_prompt + a.trace_tokens
+        return read
 
 
 def lines_of(
@@ -72,15 +210,17 @@ def lines_of(
     """The estimate as a table. Prices are per million tokens read and written; None: no money."""
     parts = [*found]
     total = Cost("in all", sum(c.read for c in parts), sum(c.written for c in parts))
-    yield (
-        f"Estimate, at most, if traces take {a.trace_tokens:,.0f} tokens, {a.extreme:.0%} of the "
-        f"problems are extreme and {a.hard:.0%} below half:"
-    )
-    yield f"  {'':<14} {'tokens written':>15} {'tokens read':>15}"
+    yield f"Estimate, at most, if traces take {a.trace_tokens:,.0f} tokens and prompts are like the"
+    yield f"first, {a.extreme:.0%} of the problems are extreme and {a.hard:.0%} solved below half:"
+    yield f"  {'':<16} {'tokens written':>18} {'tokens read':>18}"
     for cost in (*parts, total):
-        yield f"  {cost.part:<14} {cost.written:>15,.0f} {cost.read:>15,.0f}"
+        yield f"  {cost.part:<16} {cost.written:>18,.0f} {cost.read:>18,.0f}"
     hours = (total.written + total.read / READ_SPEEDUP) / max(tokens_s, 1e-9) / 3600
     yield f"  {hours:,.1f} hours at {tokens_s:,.0f} tokens/s; more traces at once are faster"
     if price_in is not None or price_out is not None:
         money = (total.read * (price_in or 0) + total.written * (price_out or 0)) / 1e6
         yield f"  {money:,.2f} in money, at {price_in or 0:g} and {price_out or 0:g} per million"
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode())

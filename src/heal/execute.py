@@ -18,6 +18,7 @@ from heal import __version__
 from heal.config import Config
 from heal.engines import model_files
 from heal.errors import HealError, UserError
+from heal.functions import edition
 from heal.keys import content_key
 from heal.pipeline import STAGES
 from heal.report.load import load_view
@@ -72,7 +73,8 @@ REACH: tuple[tuple[str, str | None], ...] = (
     ("pure.measure_calibrated", "score"),
     ("pure", "select"),
     ("pace", "select"),
-    ("student", "train"),
+    ("student", "select"),
+    ("train.max_length", "select"),
     ("arms", "locate"),
     ("train", "train"),
     ("evaluate.teacher_n", "sample"),
@@ -247,4 +249,5 @@ def _stamp(session: Session) -> str:
     refs = (config.teacher, config.scorer, config.student)
     files = [model_files(ref.model) for ref in refs if ref is not None]
     settings = config.model_dump(mode="json", exclude={"run", "limits", "engine"})
-    return content_key(settings, config.engine.local.numerics, problems, files, versions())
+    judge, numerics = edition(config.problems.verifier), config.engine.local.numerics
+    return content_key(settings, judge, numerics, problems, files, versions())

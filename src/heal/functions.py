@@ -5,9 +5,12 @@ The module is looked for where Python looks, then in the current directory. An e
 """
 
 import difflib
+import hashlib
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,7 @@ def load_function(spec: str, setting: str) -> Callable[..., Any]:
         raise UserError(
             f"{setting}: {spec!r} is not module:function", hint=f"--set {setting}=my_module:my_name"
         )
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
+    here = _look_here()
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -42,3 +43,31 @@ def load_function(spec: str, setting: str) -> Callable[..., Any]:
             hint=f"define it in {getattr(module, '__file__', module_name)}",
         )
     return found
+
+
+@cache
+def edition(spec: str) -> str:
+    """A function's name with a hash of its module's source; any other name as it is.
+
+    What a user's function decided is stored by this: mended, it decides anew.
+    """
+    module_name, colon, _ = spec.partition(":")
+    if not colon:
+        return spec
+    _look_here()
+    try:
+        found = importlib.util.find_spec(module_name)
+    except (ImportError, ValueError):
+        found = None
+    source = Path(found.origin) if found and found.origin else None
+    if source is None or not source.is_file():
+        return spec
+    return f"{spec}@{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
+
+
+def _look_here() -> str:
+    """Let modules be found in the current directory too, after all other places."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    return here

@@ -42,6 +42,7 @@ from heal.stages import locate as locating
 from heal.stages import repair as repairing
 from heal.stages import score as scoring
 from heal.stages import select as selecting
+from heal.stages.rendering import Lengths, Refusal
 from heal.stages.sample import unaided
 from heal.store import jsonl
 
@@ -250,6 +251,8 @@ def select(run: Run) -> str:
     """§3 and §4: PURE drops, PACE caps; what remains is each arm's sets and the stage files."""
     s, c = run.session, run.session.config
     s.observer.begin("select", 0)
+    if c.student is not None:
+        run.lengths = Lengths(resolve_model(c.student.model), c.train.max_length, read_tokenizer)
     strata = {problem: found.stratum for problem, found in run.ceilings.items()}
     for name, arm in run.trained().items():
         traces = run.unaided | run.hinted | run.lift(arm).repaired | run.bought.get(name, {})
@@ -257,15 +260,15 @@ def select(run: Run) -> str:
         candidates = selecting.candidates(usable, run.pure, arm, c.pure, c.seed, run.calibration)
         missed = selecting.misfits(usable, run.pure, arm, c.pure, run.calibration)
         s.fact(f"arm {name}: sets that honest traces are no measure for, so a share went", missed)
-        run.chosen[name] = pools(candidates, strata, c.pace, c.seed)
-        run.examples |= {
-            x.trace: selecting.example(x, traces[x.trace], s.problems[x.problem_id], run.prompts)
-            for x in run.chosen[name]
-            if x.drop is Drop.KEPT
-        }
+        shown = {t.key: selecting.example(t, s.problems[t.problem_id], run.prompts) for t in usable}
+        refusal = selecting.refusals(shown, run.lengths)
+        run.chosen[name] = pools(candidates, strata, c.pace, c.seed, refusal)
+        run.examples |= {x.trace: shown[x.trace] for x in run.chosen[name] if x.drop is Drop.KEPT}
     for name in TRAINED:  # arms of an earlier config among them: they have nothing now
         chosen = run.chosen.get(name, [])
         run.record("selected", ((f"{name}/{x.trace}", x.problem_id, x) for x in chosen), tag=name)
+    refused = Counter(run.lengths.refused.values() if run.lengths else ())
+    s.fact("examples the student's tokenizer cannot give back", refused[Refusal.LOSSY])
     selected = run.chosen[c.main_arm] if c.main_arm else []
     run.keep("selected", [f"{c.main_arm}/{x.trace}" for x in selected])
     kept = [run.examples[x.trace] for x in selected if x.drop is Drop.KEPT]
@@ -280,21 +283,18 @@ def select(run: Run) -> str:
 
 def train(run: Run) -> str:
     """§4: every arm and seed through three chained stages, at equal steps and tokens."""
-    from heal.stages.rendering import Refusal
-    from heal.stages.train import Opener, token_lengths, train_arm
+    from heal.stages.train import Opener, train_arm
 
     s, c = run.session, run.session.config
-    if c.student is None:
+    if c.student is None or run.lengths is None:
         s.observer.begin("train", 0)
         return "no student: the training data is in data/"
+    s.close_engines()
     student = resolve_model(c.student.model)
-    opener = Opener(read_weights, read_tokenizer)
-    lengths, refused = token_lengths(run.examples, student, c.train.max_length, opener.tokenizer)
-    lossy = sum(reason is Refusal.LOSSY for reason in refused.values())
-    s.fact("examples the student's tokenizer cannot give back", lossy)
+    opener, tokens = Opener(read_weights, read_tokenizer), run.lengths.tokens
     sizes = {
-        name: {pool: {x.trace: lengths[x.trace] for x in kept if x.pool == pool} for pool in POOLS}
-        for name, kept in run.kept(lengths).items()
+        name: {pool: {x.trace: tokens[x.trace] for x in kept if x.pool == pool} for pool in POOLS}
+        for name, kept in run.kept().items()
     }
     shown = [n for sets in sizes.values() for traces in sets.values() for n in traces.values()]
     main = sizes[c.main_arm] if c.main_arm else {}
@@ -321,7 +321,7 @@ def train(run: Run) -> str:
             folder,
             s.trained,
             run_folder=s.store.folder,
-            refused_long=len(refused) - lossy,
+            refused_long=sum(x.drop is Drop.TOO_LONG for x in run.chosen[name]),
             opener=opener,
         ):
             results.append(result)

@@ -128,6 +128,10 @@ class Drop(StrEnum):
     NEAR_DUPLICATE = "near_duplicate"
     PARENT_CAP = "parent_cap"
     PROBLEM_CAP = "problem_cap"
+    TOO_LONG = "too_long"
+    """For the student: longer than `train.max_length`."""
+    LOSSY = "lossy"
+    """The student's tokenizer does not give the text back."""
 
 
 @dataclass(frozen=True)

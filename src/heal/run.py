@@ -4,7 +4,7 @@ A stage reads a `Run`, draws traces or scores through it, and leaves its results
 worked out without a model is recorded too, so that a report needs none.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from heal.config import Gear
@@ -35,6 +35,7 @@ from heal.records import (
 from heal.session import Session
 from heal.stages.draw import Draw, draw_keys, draw_traces
 from heal.stages.guide import Path
+from heal.stages.rendering import Lengths
 from heal.stages.repair import gate as ask_gates
 from heal.stages.score import Candidate, honest, pure_key
 
@@ -80,6 +81,8 @@ class Run:
     """By arm."""
     examples: dict[str, Example] = field(default_factory=dict)
     """By trace."""
+    lengths: Lengths | None = None
+    """What the student's tokenizer makes of the examples; None without a student."""
     plans: dict[tuple[str, int], tuple[StagePlan, ...]] = field(default_factory=dict)
     """By arm and training seed."""
     models: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -221,12 +224,9 @@ class Run:
             dict.fromkeys([main, *(arm.breakpoint or main for arm in self.trained().values())])
         )
 
-    def kept(self, among: Collection[str]) -> dict[str, list[Selected]]:
-        """Each arm's selected traces, those that are in `among`."""
-        return {
-            name: [x for x in chosen if x.drop is Drop.KEPT and x.trace in among]
-            for name, chosen in self.chosen.items()
-        }
+    def kept(self) -> dict[str, list[Selected]]:
+        """Each arm's selected traces."""
+        return {n: [x for x in all_ if x.drop is Drop.KEPT] for n, all_ in self.chosen.items()}
 
     def keep(self, table: str, keys: Iterable[str], tag: str = "") -> None:
         """These stored rows are what the run, as configured now, consists of."""

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
-from heal.config import Config
+from heal.config import Config, ModelRef
 from heal.engines import open_engine
 from heal.engines.base import Engine, Served
-from heal.errors import CapabilityError, HealError, TooManyFailuresError
+from heal.errors import CapabilityError, HealError, NoServerError, TooManyFailuresError
 from heal.problems import ProblemSet, read_problems
 from heal.records import Check, Problem, Trace
 from heal.stages.draw import Claim
@@ -116,14 +116,31 @@ class Session:
     @cached_property
     def teacher(self) -> Engine:
         """Opened when the first stage needs it."""
-        return open_engine(self.config.teacher, self.config.engine)
+        return self._open("teacher", self.config.teacher)
 
     @cached_property
     def scorer(self) -> Engine:
         """Gives the unhinted log-probs; the teacher itself unless the config names another."""
         if self.config.scorer is None:
             return self.teacher
-        return open_engine(self.config.scorer, self.config.engine)
+        return self._open("scorer", self.config.scorer)
+
+    def _open(self, role: str, ref: ModelRef) -> Engine:
+        """Servers that are away are missed only by a run that owes them something."""
+        known = self.store.meta("engines") or {}
+        try:
+            engine = open_engine(ref, self.config.engine)
+        except NoServerError as error:
+            from heal.engines.http.absent import open_absent
+
+            absent = open_absent(ref, known.get(role), error)
+            self.observer.say(f"{error}; going on with what is stored")
+            return absent
+        if ref.engine == "http":
+            from heal.engines.http.absent import noted
+
+            self.store.set_meta("engines", known | {role: noted(engine)})
+        return engine
 
     def require_scores(self) -> None:
         """Ask before any token is spent. Raises: CapabilityError where nobody can score."""
@@ -159,7 +176,13 @@ class Session:
 
     def close(self) -> None:
         """Free engines and workers that were opened; how servers fared is stored."""
-        opened = {n: self.__dict__.pop(n) for n in (*_ENGINES, "verifier") if n in self.__dict__}
+        self.close_engines()
+        if "verifier" in self.__dict__:
+            self.__dict__.pop("verifier").close()
+
+    def close_engines(self) -> None:
+        """Free teacher and scorer, which no stage after `select` asks: students want the room."""
+        opened = {name: self.__dict__.pop(name) for name in _ENGINES if name in self.__dict__}
         for one in opened.values():
             one.close()
         self._note_servers(opened)

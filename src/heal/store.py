@@ -28,6 +28,9 @@ SCHEMA = 1
 DATABASE = "run.sqlite"
 LOCK = "run.lock"
 
+_KEYS_PER_QUERY = 500
+"""SQLite takes 999 parameters at most where it is old."""
+
 _TABLES = """
 CREATE TABLE IF NOT EXISTS records (
     stage TEXT NOT NULL, key TEXT NOT NULL, problem TEXT NOT NULL, body BLOB NOT NULL,
@@ -62,14 +65,21 @@ class Store:
             raise UserError(
                 f"{folder}: {error.strerror}", hint="choose with --set run=DIR"
             ) from None
-        foreign = {file.name for file in folder.iterdir()} - {LOCK}
+        with disk_errors(folder):
+            foreign = {file.name for file in folder.iterdir()} - {LOCK}
         if write and foreign and DATABASE not in foreign:
             raise UserError(
                 f"{folder}: the folder is not empty and is no run folder",
                 hint="choose another with --set run=DIR",
             )
         lock = _take_lock(folder) if write else None
-        database = sqlite3.connect(folder / DATABASE, isolation_level=None)
+        try:
+            with disk_errors(folder):
+                database = sqlite3.connect(folder / DATABASE, isolation_level=None)
+        except BaseException:
+            if lock:
+                lock.close()
+            raise
         store = cls(folder, database, lock)
         try:
             store._prepare()
@@ -154,11 +164,21 @@ class Store:
     ) -> dict[str, Record]:
         """Records by key, in key order; `keys` narrows them down. None reads the whole stage."""
         decoder = _decoder(kind)
-        wanted = None if keys is None else set(keys)
-        rows = self._database.execute(
-            "SELECT key, body FROM records WHERE stage=? ORDER BY key", (stage,)
-        )
-        return {key: decoder(body) for key, body in rows if wanted is None or key in wanted}
+        return {key: decoder(body) for key, body in self._bodies(stage, keys)}
+
+    def _bodies(self, stage: str, keys: Collection[str] | None) -> Iterator[tuple[str, bytes]]:
+        query = "SELECT key, body FROM records WHERE stage=?"
+        if keys is None:
+            yield from self._database.execute(f"{query} ORDER BY key", (stage,))
+            return
+        # Sorted first: the keys of each chunk all come before those of the next.
+        wanted = sorted(set(keys))
+        for start in range(0, len(wanted), _KEYS_PER_QUERY):
+            chunk = wanted[start : start + _KEYS_PER_QUERY]
+            marks = ",".join("?" * len(chunk))
+            yield from self._database.execute(
+                f"{query} AND key IN ({marks}) ORDER BY key", (stage, *chunk)
+            )
 
     def set_live(self, stage: str, keys: Iterable[str], tag: str = "") -> None:
         """Say which rows of a stage belong to the run as it is configured now.
@@ -239,14 +259,17 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 def _explain_disk(folder: Path, error: Exception) -> Exception:
     number = getattr(error, "errno", None)
-    if "full" in str(error) or number in (errno.ENOSPC, errno.EDQUOT):
+    # SQLite says it in words alone; an OSError's words hold a path, which may say anything.
+    words = str(error) if isinstance(error, sqlite3.Error) else ""
+    if "full" in words or number in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
             f"{folder}: no disk space left; everything finished so far is stored",
             hint="free some space, then run the same command again",
         )
-    if "readonly" in str(error) or number in (errno.EACCES, errno.EROFS):
+    unwritable = "readonly" in words or "unable to open" in words
+    if unwritable or number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"{folder}: cannot be written to", hint="choose with --set run=DIR")
-    if "not a database" in str(error) or "malformed" in str(error):
+    if "not a database" in words or "malformed" in words:
         return UserError(
             f"{folder / DATABASE}: is damaged ({error})", hint="choose with --set run=DIR"
         )
@@ -254,7 +277,8 @@ def _explain_disk(folder: Path, error: Exception) -> Exception:
 
 
 def _take_lock(folder: Path) -> IO[str]:
-    lock = (folder / LOCK).open("w")
+    with disk_errors(folder):
+        lock = (folder / LOCK).open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from heal.config import ModelRef
 from heal.engines import model_files, open_engine
 from heal.engines.base import Sampling
+from heal.functions import edition
 from heal.records import EvalTrace, Problem
 from heal.run import Run
 from heal.stages.draw import Claim
@@ -38,10 +39,8 @@ def exam(run: Run, arm: str, seed: int, model: str) -> Exam:
     c = run.session.config
     room = c.evaluate.max_new_tokens or c.sampling.max_new_tokens
     sampling = Sampling(c.evaluate.temperature, c.evaluate.top_p, max_new_tokens=room)
-    examined = model + c.engine.local.numerics
-    return Exam(
-        arm, seed, examined, c.evaluate.samples, sampling, c.prompts, c.problems.verifier, c.seed
-    )
+    examined, judge = model + c.engine.local.numerics, edition(c.problems.verifier)
+    return Exam(arm, seed, examined, c.evaluate.samples, sampling, c.prompts, judge, c.seed)
 
 
 def examine(run: Run, asked: Exam, folder: str, problems: list[Problem]) -> dict[str, EvalTrace]:

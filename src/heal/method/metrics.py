@@ -12,6 +12,7 @@ from math import comb
 
 import numpy as np
 
+from heal.answers import identity
 from heal.method.intervals import Scores
 from heal.records import EvalTrace, Verdict
 
@@ -63,13 +64,15 @@ def maj_at_k(answers: Sequence[str | None], correct: Sequence[bool], k: int) -> 
     """Expected accuracy of the most frequent answer among k of the n attempts drawn at random.
 
     Exact, over all C(n, k) draws; ties are split evenly. Correct attempts vote together however
-    they are written; an attempt without an answer does not vote. Raises: ValueError as pass@k.
+    they are written, wrong ones where `same_text` calls them the same; an attempt without an answer
+    does not vote. Raises: ValueError as pass@k.
     """
     n = len(answers)
     if not (1 <= k <= n and len(correct) == n):
         raise ValueError(f"maj@{k} of {n} answers and {len(correct)} verdicts")
     right = sum(correct)
-    wrong = Counter(a for a, c in zip(answers, correct, strict=True) if not c and a is not None)
+    told = zip(answers, correct, strict=True)
+    wrong = Counter(identity(a) for a, c in told if not c and a is not None)
     silent = n - right - wrong.total()
     won = 0.0
     for votes in range(1, min(right, k) + 1):

@@ -8,7 +8,7 @@ optimizer steps, hence the same learning-rate trace; only what is shown differs.
 import itertools
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
@@ -54,19 +54,23 @@ def pools(
     strata: Mapping[str, Stratum],
     settings: Pace,
     seed: int = 0,
+    refusal: Callable[[str], Drop | None] = lambda trace: None,
 ) -> list[Selected]:
     """One decision per candidate, in a fixed order whatever order they come in.
 
     Within a problem the sets fill one after another, D1 first. Next is always the candidate least
     like anything already kept of its problem, in any set (MinHash Jaccard over word 5-grams), so
-    length plays no part; ties fall by a seeded hash of the key.
+    length plays no part; ties fall by a seeded hash of the key. `refusal` says why the student
+    cannot be shown a trace (None: it can), and is asked only of those that would be kept: what it
+    refuses takes nobody's place.
     """
     by_problem: dict[str, list[PoolCandidate]] = defaultdict(list)
     for candidate in candidates:
         by_problem[candidate.problem_id].append(candidate)
     decisions: list[Selected] = []
     for problem, group in sorted(by_problem.items()):
-        drops = _decide(group, strata.get(problem, Stratum.UNDETERMINED), settings, seed)
+        stratum = strata.get(problem, Stratum.UNDETERMINED)
+        drops = _decide(group, stratum, settings, seed, refusal)
         ordered = sorted(group, key=lambda c: (POOLS.index(c.pool), c.trace))
         decisions += [Selected(c.trace, problem, c.pool, drops[c.trace], c.score) for c in ordered]
     return decisions
@@ -144,7 +148,11 @@ def schedule(
 
 
 def _decide(
-    group: Sequence[PoolCandidate], stratum: Stratum, settings: Pace, seed: int
+    group: Sequence[PoolCandidate],
+    stratum: Stratum,
+    settings: Pace,
+    seed: int,
+    refusal: Callable[[str], Drop | None],
 ) -> dict[str, Drop]:
     drops = {c.trace: Drop.PURE for c in group if c.pure_dropped}
     alive = sorted((c for c in group if not c.pure_dropped), key=lambda c: _tie(seed, c.trace))
@@ -157,8 +165,11 @@ def _decide(
         while rest:
             best = min(rest, key=lambda c: likeness[c.trace])  # the first of equals: seeded order
             rest.remove(best)
-            drops[best.trace] = _drop(best, likeness[best.trace], parents, room, settings)
-            if drops[best.trace] is not Drop.KEPT:
+            drop = _drop(best, likeness[best.trace], parents, room, settings)
+            if drop is Drop.KEPT:
+                drop = refusal(best.trace) or Drop.KEPT
+            drops[best.trace] = drop
+            if drop is not Drop.KEPT:
                 continue
             room -= 1
             parents.update([best.parent] if best.parent else [])

@@ -25,6 +25,7 @@ class Outcome(StrEnum):
     UNSOLVED = "Not repaired"
     UNTRIED = "Cut, but no repair was drawn"
     SPARE = "Repaired, but others of this problem were chosen"
+    UNUSED = "Repaired, but the arm shown takes no repairs"
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class _Desk:
         self.solved = {s.problem_id for s in self.selected.values() if s.drop is not Drop.PURE}
         self.pure = {p.trace: p for p in view.pure if p.error is None}
         self.commitments = view.commitments
+        self.takes_repairs = view.shows_heal
         self.hints = {h.key: h for h in view.hints}
         self.hint_of_cut = {h.cut: h for h in reversed(view.hints) if h.cut is not None}
         self.repairs: dict[str, list[Trace]] = {}
@@ -144,7 +146,9 @@ class _Desk:
         if Drop.PURE in drops:
             return Outcome.DROPPED
         passed = any(self.gates.get(t.key) is Gate.PASSED for t in repairs)
-        return Outcome.SPARE if passed else Outcome.UNSOLVED
+        if not passed:
+            return Outcome.UNSOLVED
+        return Outcome.SPARE if self.takes_repairs else Outcome.UNUSED
 
     def lay_out(self, outcome: Outcome, cut: Cut) -> BrokenTrace:
         """Everything about one cut."""

@@ -88,9 +88,9 @@ def render_html(view: RunView, gallery: int = 3) -> str:
             arms_by_stratum=_by_stratum(view),
             funnels=_funnels(view),
             exhibits=[_exhibit(c, i) for i, c in enumerate(broken_traces(view, gallery), start=1)],
-            extreme=numbers.extreme_rows(view),
+            extreme=numbers.extreme_rows(view) if view.shows_heal else (),
             max_rows=MAX_ROWS,
-            yields=numbers.hint_yields(view),
+            yields=numbers.hint_yields(view) if view.shows_heal else (),
             sets=numbers.sets(view) if view.selected else (),
             facts=numbers.all_facts(view),
             caveats=words.caveats(view),
@@ -159,19 +159,18 @@ def _ceiling_chart(view: RunView) -> Figure | None:
     extreme = len(numbers.extreme_ids(view))
     if not extreme:
         return None
-    shares = (
-        ("rejection sampling", numbers.ceiling_before(view)),
-        ("repairs alone", numbers.repaired_share(view)),
-        ("HEAL", numbers.ceiling_after(view)),
-    )
+    rows = [_share_bar("rejection sampling", numbers.ceiling_before(view))]
+    if view.shows_heal:
+        rows.append(_share_bar("repairs alone", numbers.repaired_share(view)))
+    if view.main_arm is not None:
+        rows.append(_share_bar(words.arm_title(view), numbers.ceiling_after(view), strong=True))
     title = f"Extreme problems with a trace (n\u00a0=\u00a0{words.count(extreme)})"
-    rows = [_share_bar(label, share) for label, share in shares]
     return Figure(title, Markup(charts.interval_chart(rows, "ceiling", title, bars=True)))
 
 
-def _share_bar(label: str, share: Share) -> Bar:
+def _share_bar(label: str, share: Share, *, strong: bool = False) -> Bar:
     value, lo, hi = (100 * v for v in (share.value, share.lo, share.hi))
-    return Bar(label, value, lo, hi, strong=label == "HEAL")
+    return Bar(label, value, lo, hi, strong)
 
 
 def _by_stratum(view: RunView) -> dict[str, list[ArmScore]]:
@@ -188,10 +187,10 @@ def _arm_charts(view: RunView) -> list[Figure]:
     highs = [100 * s.avg.high for scores in groups.values() for s in scores]
     top = max((high for high in highs if not np.isnan(high)), default=100.0)
     upper = min(100.0, 10 * np.ceil(top / 10 + 0.01))
-    figures = []
+    figures, main = [], view.main_arm
     for number, (stratum, scores) in enumerate(groups.items()):
         bars = [
-            Bar(s.arm, 100 * s.avg.mean, 100 * s.avg.low, 100 * s.avg.high, s.arm == "heal")
+            Bar(s.arm, 100 * s.avg.mean, 100 * s.avg.low, 100 * s.avg.high, s.arm == main)
             for s in scores
         ]
         n = words.count(scores[0].avg.n_problems)
@@ -203,14 +202,16 @@ def _arm_charts(view: RunView) -> list[Figure]:
 
 def _funnels(view: RunView) -> list[tuple[str, tuple[FunnelRow, ...]]]:
     """Each set's way in, those that are empty left out."""
-    found = [
-        ("D3: repairs of extreme problems", numbers.repair_funnel(view)),
-        (
-            "D2: whole traces written under an answer hint",
-            numbers.candidate_funnel(view, view.hinted, "D2"),
-        ),
-        ("D1: unaided traces", numbers.unaided_funnel(view)),
-    ]
+    under_answer = "D2: whole traces written under an answer hint"
+    found = [("D1: unaided traces", numbers.set_funnel(view, "D1", "correct unaided traces"))]
+    if view.shows_heal:
+        found = [
+            ("D3: repairs of extreme problems", numbers.repair_funnel(view)),
+            (under_answer, numbers.candidate_funnel(view, view.hinted, "D2")),
+            *found,
+        ]
+    else:  # no gate and no PURE before any of its sets
+        found.insert(0, (under_answer, numbers.set_funnel(view, "D2", "correct traces")))
     return [(title, rows) for title, rows in found if rows]
 
 

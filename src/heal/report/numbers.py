@@ -158,10 +158,10 @@ def ceiling_before(view: RunView) -> Share:
 
 
 def ceiling_after(view: RunView) -> Share:
-    """Extreme training problems the student sees under HEAL, from any of its sets."""
+    """Extreme training problems the student sees under the arm shown, from any of its sets."""
     extreme = extreme_ids(view)
     solved = {c.problem_id for c in view.ceilings if c.correct > 0}
-    return share_of(len(extreme & (solved | kept_problems(view, "D2", "D3"))), len(extreme))
+    return share_of(len(extreme & (solved | kept_problems(view, *POOLS))), len(extreme))
 
 
 def repaired_share(view: RunView) -> Share:
@@ -219,17 +219,17 @@ def candidate_funnel(view: RunView, traces: Sequence[Trace], pool: str) -> tuple
     )
 
 
-def unaided_funnel(view: RunView) -> tuple[FunnelRow, ...]:
-    """From the correct unaided traces into D1."""
-    fate = [s for s in view.selected if s.pool == "D1"]
+def set_funnel(view: RunView, pool: str, label: str) -> tuple[FunnelRow, ...]:
+    """From correct traces, by this label, straight into a set."""
+    fate = [s for s in view.selected if s.pool == pool]
     if not fate:
         return ()
     drops = Counter(s.drop for s in fate)
     kept = [s for s in fate if s.drop is Drop.KEPT]
     caps = [(str(d), drops[d]) for d in Drop if d is not Drop.KEPT]
     return (
-        FunnelRow("correct unaided traces", _distinct(fate), len(fate), "traces"),
-        FunnelRow("selected into D1", _distinct(kept), len(kept), "traces", _told(*caps)),
+        FunnelRow(label, _distinct(fate), len(fate), "traces"),
+        FunnelRow(f"selected into {pool}", _distinct(kept), len(kept), "traces", _told(*caps)),
     )
 
 
@@ -341,7 +341,7 @@ def _refused_long(view: RunView) -> list[Fact]:
     worst: Counter[str] = Counter()
     for result in view.training:
         worst[result.arm] = max(worst[result.arm], result.refused_long)
-    return [Fact(f"example longer than the student's context ({a})", n) for a, n in worst.items()]
+    return [Fact(f"example longer than train.max_length ({a})", n) for a, n in worst.items()]
 
 
 def _left_out(view: RunView) -> list[Fact]:

@@ -44,7 +44,9 @@ def print_table(view: RunView, console: Console) -> None:
 def _ceiling(view: RunView) -> Table:
     table = _table("", "problems [95 % interval]")
     table.add_row("before: rejection sampling", words.share_text(numbers.ceiling_before(view)))
-    table.add_row("after: HEAL", words.share_text(numbers.ceiling_after(view)))
+    if view.main_arm is not None:
+        after = words.share_text(numbers.ceiling_after(view))
+        table.add_row(f"after: {words.arm_title(view)}", after)
     return table
 
 

@@ -36,6 +36,8 @@ class LedgerRow:
     """Sampled tokens of traces that nothing came of: failed, truncated, refused by a gate."""
     accepted: int | None = None
     """Traces it gave to a training set; None where that is not this stage's business."""
+    billed: bool = True
+    """Whether it counts in an arm's bill."""
 
     @property
     def per_accepted(self) -> float | None:
@@ -79,6 +81,8 @@ class RunView:
     """The resolved configuration."""
     student: str | None = None
     """None: the run produces data only."""
+    main_arm: str | None = "heal"
+    """The arm whose data is shown in full; None: no arm is trained."""
     versions: Mapping[str, str] = field(default_factory=dict)
     stopped: str | None = None
     """Why the run is not complete, in words; None when it is."""
@@ -117,3 +121,13 @@ class RunView:
     """How each server fared, over all processes of the run."""
     timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds by stage."""
+
+    @property
+    def shows_heal(self) -> bool:
+        """Whether the arm shown is HEAL or a control of it."""
+        return is_heal(self.main_arm)
+
+
+def is_heal(arm: str | None) -> bool:
+    """Whether an arm is HEAL or a control of it; no other is given repairs."""
+    return arm is not None and arm.startswith("heal")

@@ -84,8 +84,13 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+def arm_title(view: RunView) -> str:
+    """The arm shown, as sentences and charts call it."""
+    return "HEAL" if view.main_arm == "heal" else view.main_arm or "no arm"
+
+
 def teacher_sentences(view: RunView) -> tuple[str, ...]:
-    """What the teacher can do, and what HEAL added to it."""
+    """What the teacher can do, and what HEAL added to it if its data is shown."""
     rows = numbers.strata(view, Split.TRAIN)
     total, solved = sum(r.problems for r in rows), sum(r.solved for r in rows)
     if total == 0:
@@ -99,21 +104,23 @@ def teacher_sentences(view: RunView) -> tuple[str, ...]:
     alone = f"The teacher alone solved {count(solved)} of {plural(total, 'problem')}"
     extreme = len(numbers.extreme_ids(view))
     if extreme == 0:
+        nothing = f", so {arm_title(view)} had nothing to repair" if view.shows_heal else ""
         return (
-            f"{alone}; none was beyond its reach, so HEAL had nothing to repair.",
+            f"{alone}; none was beyond its reach{nothing}.",
             "Harder problems, or a weaker teacher, would show what it can do.",
         )
     reach = f"{plural(extreme, 'was', 'were')} almost out of its reach ({_reach(view)})."
-    return (f"{alone}; {reach}", *_repair_sentences(view))
+    return (f"{alone}; {reach}", *(_repair_sentences(view) if view.shows_heal else ()))
 
 
 def coverage_sentence(view: RunView) -> str | None:
-    """How many extreme problems the student sees, with HEAL and without it."""
+    """How many extreme problems the student sees, with the arm shown and without it."""
     before, after = numbers.ceiling_before(view), numbers.ceiling_after(view)
     if after.hits == before.hits:
         return None
+    source = "D2 and D3" if view.shows_heal else f"the sets of {arm_title(view)}"
     return (
-        f"With D2 and D3 the student sees a trace for {share_text(after)} of the extreme "
+        f"With {source} the student sees a trace for {share_text(after)} of the extreme "
         f"problems; rejection sampling shows it {share_text(before)}."
     )
 
@@ -242,12 +249,12 @@ def _reading(interval: Interval) -> str:
 def _repair_sentences(view: RunView) -> tuple[str, ...]:
     share = numbers.repaired_share(view)
     if share.hits:
-        return (f"HEAL repaired {_of_those(share)}.",)
+        return (f"{arm_title(view)} repaired {_of_those(share)}.",)
     passed = sum(g.gate is Gate.PASSED for g in view.gates)
     if view.stopped and not view.selected:
         so_far = f"{plural(passed, 'hinted or repaired trace')} passed the gates so far"
         return (f"{so_far}; the training sets have not been chosen yet.",)
-    return ("HEAL repaired none of those.", next_step_after_no_repair(view))
+    return (f"{arm_title(view)} repaired none of those.", next_step_after_no_repair(view))
 
 
 def _of_those(share: Share) -> str:

@@ -6,7 +6,7 @@ evaluated; the assistant's text follows word for word, then the token that ends 
 never sees the assistant's text, so none can delete or reformat its `<think>` part.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -77,20 +77,33 @@ class Renderer:
         return last == self.end_id and self.end_id not in body and spelt == text
 
 
-def token_lengths(
-    examples: Mapping[str, Example],
-    student: Path,
-    max_length: int,
-    open_tokenizer: Callable[[Path], Any] | None = None,
-) -> tuple[dict[str, int], dict[str, Refusal]]:
-    """Tokens of each example, prompt and end included; and the refused ones with the reason.
+class Lengths:
+    """Tokens of examples, prompt and end included, and which ones the student must refuse.
 
     `max_length` in tokens. `open_tokenizer` None reads a transformers folder.
     """
-    renderer = Renderer((open_tokenizer or read_tokenizer)(student), max_length)
-    rendered = {key: renderer.render(example) for key, example in examples.items()}
-    lengths = {k: len(r.ids) for k, r in rendered.items() if isinstance(r, Rendered)}
-    return lengths, {k: r for k, r in rendered.items() if isinstance(r, Refusal)}
+
+    def __init__(
+        self,
+        student: Path,
+        max_length: int,
+        open_tokenizer: Callable[[Path], Any] | None = None,
+    ) -> None:
+        self._renderer = Renderer((open_tokenizer or read_tokenizer)(student), max_length)
+        self.tokens: dict[str, int] = {}
+        """By trace."""
+        self.refused: dict[str, Refusal] = {}
+
+    def refusal(self, example: Example) -> Refusal | None:
+        """Why the student cannot be shown it; None if it can."""
+        key = example.trace
+        if key not in self.tokens and key not in self.refused:
+            found = self._renderer.render(example)
+            if isinstance(found, Refusal):
+                self.refused[key] = found
+            else:
+                self.tokens[key] = len(found.ids)
+        return self.refused.get(key)
 
 
 def read_tokenizer(folder: Path) -> Any:

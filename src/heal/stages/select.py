@@ -4,7 +4,7 @@ In: verified traces, their profiles, and lengths. Out: candidates with PURE's wo
 examples a student is shown, and explicit presentations per arm.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from heal.method.arms import Arm
 from heal.method.pace import POOL_OF, POOLS, PoolCandidate, budget_tokens, schedule
 from heal.method.pure import Calibration, drop_at_random, drop_scores, fits, select
 from heal.prompts import Prompts, fill
-from heal.records import Example, Origin, Problem, PureScore, Selected, Selection, StagePlan, Trace
+from heal.records import Drop, Example, Origin, Problem, PureScore, Selection, StagePlan, Trace
+from heal.stages.rendering import Lengths
 
 STAGE_NAMES = ("foundation", "bridge", "frontier")
 
@@ -87,10 +88,21 @@ def misfits(
     return found
 
 
-def example(chosen: Selected, trace: Trace, problem: Problem, prompts: Prompts) -> Example:
+def example(trace: Trace, problem: Problem, prompts: Prompts) -> Example:
     """The training pair: the problem without any hint, and the whole trace."""
     user = fill(prompts.solve, problem=problem.problem)
-    return Example(trace.key, problem.id, chosen.pool, user, trace.text, prompts.system)
+    pool = POOL_OF[trace.origin]
+    return Example(trace.key, problem.id, pool, user, trace.text, prompts.system)
+
+
+def refusals(shown: Mapping[str, Example], lengths: Lengths | None) -> Callable[[str], Drop | None]:
+    """Why the student cannot be shown a trace; without a student nothing is refused."""
+
+    def refusal(trace: str) -> Drop | None:
+        reason = lengths.refusal(shown[trace]) if lengths is not None else None
+        return Drop(reason.value) if reason is not None else None
+
+    return refusal
 
 
 def stage_rows(examples: Iterable[Example], stage: int) -> list[dict[str, Any]]:

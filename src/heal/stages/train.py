@@ -24,9 +24,9 @@ from heal.config import Train
 from heal.errors import UserError
 from heal.keys import content_key, seed_for
 from heal.records import Example, StagePlan, TrainResult
-from heal.stages.rendering import Rendered, Renderer, read_tokenizer, token_lengths
+from heal.stages.rendering import Rendered, Renderer, read_tokenizer
 
-__all__ = ["Opener", "Progress", "read_model", "token_lengths", "train_arm"]
+__all__ = ["Opener", "Progress", "read_model", "train_arm"]
 
 DONE = "done.json"
 ENDS = 10
@@ -125,7 +125,7 @@ def _render(
         if not isinstance(found, Rendered):
             raise UserError(
                 f"the plan names trace {key}, which the student must refuse: {found.value}",
-                hint="leave out what token_lengths refuses before scheduling",
+                hint="leave out what the student refuses before scheduling",
             )
         rendered[key] = found
     return rendered

@@ -7,6 +7,7 @@ handed to a verifier: it is `TRUNCATED`, whatever it says.
 from collections.abc import Iterable, Iterator, Mapping
 
 from heal.config import Problems
+from heal.functions import edition
 from heal.keys import content_key
 from heal.records import Check, Problem, Trace
 from heal.verifiers import Verifier
@@ -14,12 +15,11 @@ from heal.verifiers.base import Item
 
 
 def check_key(trace: Trace, problem: Problem, settings: Problems) -> str:
-    """Names a verdict: it depends on the trace, the gold answer and the verifier."""
+    """Names a verdict: it depends on the trace, the gold answer and the verifier's edition."""
     # A trace the engine failed on keeps its key when it is drawn again, and must be judged again.
     failed = trace.error is not None
-    return content_key(
-        "check", trace.key, failed, problem.answer, settings.verifier, settings.verify_timeout_s
-    )
+    judge = edition(settings.verifier)
+    return content_key("check", trace.key, failed, problem.answer, judge, settings.verify_timeout_s)
 
 
 def verify(

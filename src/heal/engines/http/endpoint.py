@@ -18,7 +18,13 @@ from heal.config import HttpEndpoint
 from heal.engines.http.client import Client
 from heal.engines.http.dialects import DIALECTS
 from heal.engines.http.dialects.base import Dialect, Hello, Page
-from heal.engines.http.failures import RequestError, check_status, from_exception
+from heal.engines.http.failures import (
+    RefusedError,
+    RequestError,
+    UnreachableError,
+    check_status,
+    from_exception,
+)
 from heal.records import ServerFacts
 
 FAILURES = 3
@@ -69,7 +75,9 @@ class Endpoint:
     refusals: int = 0
     pauses: int = 0
     unwell_since: float | None = None
-    """When it first failed or refused since its last success."""
+    """When it first refused, was not there or failed at a second request since its last success."""
+    suspect: object = None
+    """The first request it failed at since its last success; alone, it may itself be at fault."""
     cause: str = ""
     answered: float = 0.0
     asked: int = 0
@@ -170,7 +178,7 @@ class Endpoint:
     def succeeded(self, now: float) -> None:
         """The server is well; give it a little more."""
         self.failures = self.refusals = self.pauses = 0
-        self.unwell_since = None
+        self.unwell_since = self.suspect = None
         self.answered = now
         if self.state is State.LIVE:
             step = max(1.0, self.ceiling / ROUNDS) / self.limit
@@ -179,22 +187,32 @@ class Endpoint:
             self.resume(State.LIVE, now)
             self.limit = float(self.ceiling)
 
-    def refused(self, sent: float, wait_s: float | None, now: float) -> None:
+    def refused(self, error: RefusedError, sent: float, now: float) -> None:
         """It is busy: wait, and give it half, once for all requests of the same moment."""
         self.refusals += 1
-        self.unwell_since = self.unwell_since or now
-        wait = backoff_s(self.refusals) if wait_s is None else wait_s
+        self.unwell(error.cause, now)
+        wait = backoff_s(self.refusals) if error.wait_s is None else error.wait_s
         self.not_before = max(self.not_before, now + wait)
         if sent >= self._last_cut:
             self.limit = max(1.0, self.limit / 2)
             self._last_cut = now
 
-    def failed(self, error: RequestError, now: float) -> bool:
+    def failed(self, error: RequestError, request: object, now: float) -> bool:
         """Note a failure; whether the server should be taken to be down."""
         self.failures += 1
-        self.unwell_since = self.unwell_since or now
         self.cause = error.cause
+        if isinstance(error, UnreachableError):
+            self.unwell(error.cause, now)
+            return True
+        self.suspect = self.suspect or request
+        if self.suspect is not request:
+            self.unwell(error.cause, now)
         return self.state is State.TRIAL or self.failures >= FAILURES
+
+    def unwell(self, cause: str, now: float) -> None:
+        """It is not well, and no single request can be to blame."""
+        self.cause = cause
+        self.unwell_since = self.unwell_since or now
 
     def abandon(self) -> None:
         """End what is under way, as a time-out of each."""

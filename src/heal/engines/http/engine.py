@@ -31,6 +31,7 @@ from heal.engines.http.pool import Call, Pool, Read
 from heal.engines.http.tokenizer import ServedTokenizer, open_tokenizer
 from heal.engines.http.work import (
     Deliver,
+    Done,
     Served,
     probes_in_range,
     requests_of,
@@ -146,7 +147,7 @@ class HttpEngine(Speaker):
         """Keep the servers busy with requests, and yield what comes back."""
         if self._closed:
             raise RuntimeError("the engine is closed")
-        arrived: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         under_way, running = 0, set[Future[None]]()
         room = sum(endpoint.ceiling for endpoint in self._pool.endpoints)
         source, done = iter(requests), False
@@ -161,17 +162,19 @@ class HttpEngine(Speaker):
                         yield from failed
                         continue
                     under_way += cost(request)
-                    coroutine = work(self._pool, self._served, request, _into(arrived))
+                    coroutine = work(self._pool, self._served, request, arrived.put)
                     task = self._loop.submit(coroutine)
                     running.add(task)
                     task.add_done_callback(running.discard)
                 if not under_way:
                     return
-                finished, result = arrived.get()
-                if isinstance(result, BaseException):
-                    raise result
-                under_way -= finished
-                yield result
+                came = arrived.get()
+                if isinstance(came, Done):
+                    under_way -= came.requests
+                    continue
+                if isinstance(came, BaseException):
+                    raise came
+                yield came
         finally:
             self._loop.cancel(running)
 
@@ -242,10 +245,6 @@ def _capabilities(
         context=connected.context,
         vocabulary=tokenizer.vocabulary,
     )
-
-
-def _into(arrived: "queue.SimpleQueue[tuple[int, Any]]") -> Deliver:
-    return lambda finished, result: arrived.put((int(finished), result))
 
 
 async def _started(pool: Pool) -> None:

@@ -24,8 +24,9 @@ class RequestError(Exception):
 class RefusedError(RequestError):
     """Not now (429, 503): nothing was computed."""
 
-    def __init__(self, cause: str, wait_s: float | None) -> None:
-        super().__init__(cause)
+    def __init__(self, status: int, wait_s: float | None) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status = status
         self.wait_s = wait_s
         """As `Retry-After` asked; None if it did not."""
 
@@ -70,7 +71,7 @@ def check_status(response: Any, now: float) -> None:
         return
     if status in {429, 503}:
         wait = retry_after_s(response.headers.get("retry-after"), now)
-        raise RefusedError(f"HTTP {status}", wait)
+        raise RefusedError(status, wait)
     words = _words(response)
     if status >= 500 or status in {401, 403, 404, 408}:
         raise BrokenError(f"HTTP {status}{words}")

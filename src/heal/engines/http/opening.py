@@ -15,7 +15,7 @@ from heal.engines.http.client import Client
 from heal.engines.http.dialects.base import Ask, Hello
 from heal.engines.http.endpoint import Endpoint, State
 from heal.engines.http.failures import RequestError
-from heal.errors import CapabilityError, UserError
+from heal.errors import CapabilityError, NoServerError, UserError
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Connected:
 async def connect(served: str | None, settings: Settings, probe: tuple[int, ...]) -> Connected:
     """Say hello to every server. `probe`: ids of a few words.
 
-    Raises: UserError (none there, two models, no context), CapabilityError (no token ids).
+    Raises: NoServerError, UserError (two models, no context), CapabilityError (no token ids).
     """
     client = Client(settings.api_key.get_secret_value() if settings.api_key else None)
     endpoints = tuple(Endpoint(e, client, settings.in_flight) for e in settings.endpoints)
@@ -39,7 +39,7 @@ async def connect(served: str | None, settings: Settings, probe: tuple[int, ...]
         said = await asyncio.gather(*(_greet(endpoint) for endpoint in endpoints))
         reached = {e: hello for e, hello in zip(endpoints, said, strict=True) if hello}
         if not reached:
-            raise UserError(
+            raise NoServerError(
                 "no server answers: " + "; ".join(f"{e.url}: {e.cause}" for e in endpoints),
                 hint="start it, or mend engine.http.endpoints",
             )

@@ -2,9 +2,11 @@
 
 In: calls (how to ask, how to read). Out: what was read, or the error that no retry mended. A
 request keeps its home server for its prefix cache and moves only when that one is down, fails at
-it, or wants to be left alone for long. A server
-that is down is paused and asked after; whoever waits for it goes elsewhere, or waits. Only when
-all have been silent for `give_up_s` does everything stop. Lives in the event loop's thread.
+it, or wants to be left alone for long. A server that is down is paused and asked after; whoever
+waits for it goes elsewhere, or waits. A failure at a server that has said it is well, on trial too,
+is a try of that request: what always fails ends as its error. It counts against the server as well
+once a second request has failed with no answer between: only when all have been unwell for
+`give_up_s` does everything stop. Lives in the event loop's thread.
 """
 
 import asyncio
@@ -25,7 +27,6 @@ from heal.engines.http.failures import (
     RefusedError,
     RejectedError,
     RequestError,
-    UnreachableError,
 )
 from heal.errors import EngineError
 
@@ -33,6 +34,9 @@ WATCH_S = 1.0
 """How often somebody looks whether everything has come to a halt."""
 SILENT_S = 15.0
 """A server with work that has not answered for so long is asked whether it is well."""
+TOO_MANY = 429
+HELLOS = 3
+"""So often, before what is under way there is given up."""
 MOST_CAUSES = 30
 """So many are told apart at each server."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.2, 20.0
@@ -97,7 +101,7 @@ class Pool:
             raise
 
     async def _ask_again(
-        self, call: Call[Read], home: Endpoint | None, failure: BrokenError | None
+        self, call: Call[Read], home: Endpoint | None, failure: BrokenError
     ) -> Read:
         """What follows a first try that failed: tenacity costs more than the try itself."""
         from tenacity import (
@@ -115,9 +119,8 @@ class Pool:
         ):
             with attempt:
                 try:
-                    if failure is not None:
-                        first, failure = failure, None
-                        raise first
+                    if attempt.retry_state.attempt_number == 1:
+                        raise failure
                     return await self._ask_once(call, home)
                 except BrokenError:
                     home = self.choose(call.score, avoid=home)
@@ -141,9 +144,9 @@ class Pool:
                     raise
                 except RequestError as error:
                     self._count(endpoint, error)
-                    self._note(endpoint, error, sent)
-                    # While a server is on trial its failure is the server's, not the request's.
-                    if isinstance(error, BrokenError) and state is State.LIVE:
+                    self._note(endpoint, error, call, sent)
+                    # A server that was down before this was sent is to blame, not the request.
+                    if isinstance(error, BrokenError) and state is not State.PAUSED:
                         raise
                 else:
                     endpoint.answers += 1
@@ -156,16 +159,14 @@ class Pool:
         found[cause if cause in found or len(found) < MOST_CAUSES else "other causes"] += 1
         error.where = endpoint
 
-    def _note(self, endpoint: Endpoint, error: RequestError, sent: float) -> None:
+    def _note(self, endpoint: Endpoint, error: RequestError, call: Call[Any], sent: float) -> None:
         now = time.monotonic()
         if isinstance(error, RefusedError):
-            endpoint.refused(sent, error.wait_s, now)
-            endpoint.cause = error.cause
+            endpoint.refused(error, sent, now)
             if not endpoint.takes_work:
                 self._move(endpoint)
             return
-        down = endpoint.failed(error, now) or isinstance(error, UnreachableError)
-        if down and endpoint.state is not State.PAUSED:
+        if endpoint.failed(error, call, now) and endpoint.state is not State.PAUSED:
             self._pause(endpoint)
 
     def _is_well(self, endpoint: Endpoint) -> None:
@@ -263,11 +264,12 @@ class Pool:
             try:
                 said = await endpoint.hello()
             except RequestError as error:
-                endpoint.cause = error.cause
+                endpoint.unwell(error.cause, time.monotonic())
                 continue
             if endpoint.model in said.models:
                 break
-            endpoint.cause = f"it serves {', '.join(said.models) or 'nothing'}"
+            cause = f"it serves {', '.join(said.models) or 'nothing'}"
+            endpoint.unwell(cause, time.monotonic())
         endpoint.resume(State.TRIAL, time.monotonic())
         endpoint.limit, endpoint.failures = 1.0, 0
         endpoint.on_trial = False
@@ -288,15 +290,22 @@ class Pool:
 
     async def _check_on(self, endpoint: Endpoint) -> None:
         """Long traces take long; a server that is not even well will not finish them."""
-        for _ in range(3):
+        before, cause = endpoint.answered, ""
+        for times in range(HELLOS):
+            if times:
+                await asyncio.sleep(backoff_s(times))
+            if endpoint.answered > before:
+                return
             try:
                 await endpoint.hello()
             except RequestError as error:
-                endpoint.cause = f"not well: {error.cause}"
-            else:
-                endpoint.answered = time.monotonic()
-                return
-        endpoint.unwell_since = endpoint.unwell_since or time.monotonic()
+                # Too busy for a visit is alive; 503 is what vLLM says when its engine is dead.
+                if not (isinstance(error, RefusedError) and error.status == TOO_MANY):
+                    cause = f"not well: {error.cause}"
+                    continue
+            endpoint.answered = time.monotonic()
+            return
+        endpoint.unwell(cause, time.monotonic())
         if endpoint.state is not State.PAUSED:
             self._pause(endpoint)
         endpoint.abandon()

@@ -31,8 +31,15 @@ from heal.records import Finish, IntArray
 PREFILL_SPEEDUP = 100
 """A token that is read takes this much less of the time-out than one that is written."""
 
-Deliver = Callable[[int, Generated | Scored | BaseException], None]
-"""Takes how many requests are done, and what came of them."""
+
+@dataclass(frozen=True)
+class Done:
+    """So many requests are over, and all that came of them was delivered before."""
+
+    requests: int
+
+
+Deliver = Callable[[Generated | Scored | BaseException | Done], None]
 
 
 @dataclass(frozen=True)
@@ -71,10 +78,12 @@ class _Drawing:
         try:
             await self.pool.ask(Call(self._page, self._read, timeout_s), home)
         except RequestError as error:
-            for done, index in enumerate(self.left):
-                self.deliver(not done, failed_generation(self.request, index, error.cause))
+            for index in self.left:
+                self.deliver(failed_generation(self.request, index, error.cause))
         except Exception as error:
-            self.deliver(0, error)
+            self.deliver(error)
+        finally:
+            self.deliver(Done(1))
 
     @property
     def budget(self) -> int:
@@ -104,8 +113,7 @@ class _Drawing:
                 trouble = error
                 self.left.append(index)
                 continue
-            last = index == wanted[-1] and not self.left
-            self.deliver(last, Generated(self.request.id, index, ids, finish))
+            self.deliver(Generated(self.request.id, index, ids, finish))
         if trouble is not None:
             raise trouble
 
@@ -150,8 +158,7 @@ def requests_of(request: ScoreRequest) -> int:
 
 async def score(pool: Pool, served: Served, request: ScoreRequest, deliver: Deliver) -> None:
     """Score a target and its probes, at one server, and deliver the whole."""
-    count, k = requests_of(request), pool.settings.top_logprobs
-    home = pool.choose(score=True)
+    home, k = pool.choose(score=True), pool.settings.top_logprobs
     context, target = request.context_ids, request.target_ids
     calls = [_scoring(pool, (*context, *target), len(context), k)] if target else []
     for probe in request.probes:
@@ -160,12 +167,13 @@ async def score(pool: Pool, served: Served, request: ScoreRequest, deliver: Deli
     tasks = _promised([pool.ask(call, home) for call in calls], home)
     try:
         values = await asyncio.gather(*tasks)
-        deliver(count, _scored(request, served, k, values))
+        deliver(_scored(request, served, k, values))
     except RequestError as error:
-        deliver(count, failed_score(request, error.cause))
+        deliver(failed_score(request, error.cause))
     except Exception as error:
-        deliver(count, error)
+        deliver(error)
     finally:
+        deliver(Done(requests_of(request)))
         for task in tasks:
             task.cancel()
 
