@@ -37,7 +37,7 @@ def decide(candidates, stratum=Stratum.EASY, seed=0, **settings):
 
 
 def test_what_the_student_cannot_be_shown_takes_nobodys_place():
-    offered = [candidate(f"t{i}", "D1") for i in range(9)]
+    offered = [candidate(f"t{i}", "D1") for i in range(12)]
     usual = kept(decide(offered, Stratum.HARD))
     long = {sorted(usual)[0], sorted(usual)[1]}
     found = pools(
