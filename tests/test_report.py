@@ -667,3 +667,16 @@ def test_traces_a_gate_refused_are_wasted(tmp_path: Path) -> None:
         refused = [t for t in traces if gates[t.key] is not Gate.PASSED]
         assert any(verdicts[t.key] is Verdict.CORRECT for t in refused)
         assert ledger(loaded(run))[name].wasted == sum(t.new_tokens for t in refused)
+
+
+def test_of_many_comparisons_those_of_the_arm_shown_come_first(view: RunView) -> None:
+    assert view.evaluation is not None
+    (first, *_) = view.evaluation.differences
+    arms = [f"arm{i}" for i in range(9)]
+    pairs = [("heal", arm) for arm in arms] + [(a, b) for a in arms for b in arms if a < b]
+    many = tuple(replace(first, arm=a, against=b, primary=False) for a, b in pairs)
+    html = render_html(replace(view, evaluation=replace(view.evaluation, differences=many)))
+    above, folded = html.split("The other 36 comparisons")
+    assert all(f"heal − {arm}<" in above for arm in arms)
+    assert "arm0 − arm1<" not in above and "arm0 − arm1<" in folded.split("</details>")[0]
+    assert "comparisons</summary>" not in render_html(view)

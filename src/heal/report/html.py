@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from heal.method.summary import ArmScore
+from heal.method.summary import ArmScore, Difference
 from heal.records import Cut, Drop, Split
 from heal.report import charts, numbers, words
 from heal.report.charts import Bar
@@ -29,6 +29,7 @@ MAX_STEPS = 40
 MAX_PROBLEM_CHARS = 3_000
 MAX_CONFIG_CHARS = 60_000
 MAX_ROWS = 200
+FEW_DIFFERENCES = 30
 MAX_EXCERPT_CHARS = 140
 
 _SPLITS = {Split.TRAIN: "Training", Split.HELD_OUT: "Held-out"}
@@ -86,6 +87,7 @@ def render_html(view: RunView, gallery: int = 3) -> str:
             verdicts=[(split, numbers.verdict_counts(view, split)) for split in Split],
             arm_charts=_arm_charts(view),
             arms_by_stratum=_by_stratum(view),
+            differences=_differences(view),
             funnels=_funnels(view),
             exhibits=[_exhibit(c, i) for i, c in enumerate(broken_traces(view, gallery), start=1)],
             extreme=numbers.extreme_rows(view) if view.shows_heal else (),
@@ -171,6 +173,23 @@ def _ceiling_chart(view: RunView) -> Figure | None:
 def _share_bar(label: str, share: Share, *, strong: bool = False) -> Bar:
     value, lo, hi = (100 * v for v in (share.value, share.lo, share.hi))
     return Bar(label, value, lo, hi, strong)
+
+
+@dataclass(frozen=True)
+class _Differences:
+    """Comparisons of the arm shown, and those that a reader may unfold."""
+
+    shown: Sequence[Difference]
+    others: Sequence[Difference] = ()
+
+
+def _differences(view: RunView) -> _Differences:
+    """All of them while they are few; a dozen arms have hundreds."""
+    found = view.evaluation.differences if view.evaluation else ()
+    if len(found) <= FEW_DIFFERENCES:
+        return _Differences(found)
+    own = [d for d in found if d.primary or view.main_arm in (d.arm, d.against)]
+    return _Differences(own, [d for d in found if d not in own])
 
 
 def _by_stratum(view: RunView) -> dict[str, list[ArmScore]]:
