@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.http_server import Model, Server
 from tests.scripted_run import ScriptedRun, easy, extreme, hard, world
 from tests.tiny_models import make_checkpoint
+from tests.tiny_student import make_student
 from typer.testing import CliRunner
 
 from heal.check import Finding, Outcome, Place, check, shown
@@ -320,7 +321,8 @@ def by_part(found: list[Cost]) -> dict[str, Cost]:
 def test_a_run_never_costs_more_than_its_estimate(tmp_path: Path, settings: tuple[str]) -> None:
     leak = ("The final answer is 142.",)
     run = ScriptedRun(tmp_path, world(easy("apples"), hard("pears"), extreme("plums", hints=leak)))
-    given = (f"arms={BUYING}", "gear.target=null", *settings)
+    # Timed, a scored token of a scripted model may cost more than a sampled one.
+    given = (f"arms={BUYING}", "gear.target=null", "evaluate.scored_token_cost=1.0", *settings)
     run.go(*given)
     assert run.view is not None
     with Store.open(run.folder, write=False) as store:
@@ -396,3 +398,24 @@ def test_the_table_fits_80_columns() -> None:
     lines = [*lines_of(found, assumed, 1e4, 0.5, 2.0)]
     assert max(map(len, lines)) <= 80
     assert len({len(line) for line in lines[2 : 4 + len(found)]}) == 1
+
+
+def test_a_student_is_looked_at_before_the_teacher_is_paid(
+    folder: Path, recipe: Callable[..., Config], tmp_path: Path
+) -> None:
+    def student(model: Path, **changes: Any) -> dict[str, Finding]:
+        *_, place = check(recipe(student={"model": str(model)}, **changes))
+        assert place.name == f"student: {model}"
+        return {found.question: found for found in place.findings}
+
+    good = make_student(tmp_path / "student")
+    found = student(good)
+    assert {f.outcome for f in found.values()} == {Outcome.OK}
+    found = student(good, train={"max_length": 33})
+    assert found["room"].outcome is Outcome.NOTE
+    assert "train.max_length" in (found["room"].hint or "")
+    assert student(tmp_path / "nothing")["reached"].outcome is Outcome.FAILED
+    (good / "chat_template.jinja").unlink()
+    found = student(good)
+    assert found["reached"].outcome is Outcome.FAILED
+    assert "chat template" in found["reached"].words

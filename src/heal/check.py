@@ -1,8 +1,8 @@
 """Ask, before anything is spent, whether the engines can do what a recipe needs.
 
 In: a config. Out: the first prompt as the model will read it, and one finding per question and
-engine; each server is asked by itself. It draws some hundred tokens, stores nothing and touches no
-run folder. `estimate` says what the run would cost.
+engine; each server is asked by itself, and the student is looked at too. It draws some hundred
+tokens, stores nothing and touches no run folder. `estimate` says what the run would cost.
 """
 
 import math
@@ -15,20 +15,23 @@ from pathlib import Path
 import numpy as np
 
 from heal.config import Config, Engines, ModelRef
-from heal.engines import open_engine
+from heal.engines import open_engine, read_tokenizer, resolve_model
 from heal.engines.base import Engine, Generated, GenRequest, Sampling, ScoreRequest
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import HealError
 from heal.estimate import Assumed, costs
 from heal.estimate import lines_of as cost_lines
 from heal.problems import read_problems
-from heal.records import Finish, Problem
+from heal.prompts import fill
+from heal.records import Example, Finish, Problem
+from heal.stages.rendering import Rendered, Renderer
 from heal.stages.sample import solve_ids
 
 GREEDY_TOKENS = 16
 TRACES, TRACE_TOKENS = 4, 256
 """Traces drawn to time the model and to see how long they get, and where each is cut."""
 THINKING = ("<think>", "</think>")
+ANY_LENGTH = 1 << 30
 
 
 class Outcome(StrEnum):
@@ -107,6 +110,39 @@ def check(config: Config) -> Iterator[Place]:
         finally:
             engine.close()
         yield place
+    if config.student is not None:
+        yield _student(config, config.student.model, problems[0])
+
+
+def _student(config: Config, model: str, problem: Problem) -> Place:
+    """Whether the student can be trained: else that would show after the whole teacher bill."""
+    place = Place(f"student: {model}")
+    user = fill(config.prompts.solve, problem=problem.problem)
+    shown = Example("check", problem.id, "D1", user, "So it is 5.", config.prompts.system)
+    try:
+        found = Renderer(read_tokenizer(resolve_model(model)), ANY_LENGTH).render(shown)
+    except HealError as error:
+        place.findings.append(Finding("reached", Outcome.FAILED, str(error), error.hint))
+        return place
+    words = "its chat template ends a turn with a token of its own"
+    place.findings.append(Finding("reached", Outcome.OK, words))
+    prompt = found.prompt_tokens if isinstance(found, Rendered) else 0
+    needed = prompt + config.sampling.max_new_tokens
+    if needed > config.train.max_length:
+        words = f"{config.train.max_length:,} tokens; a prompt and a trace may take {needed:,}, and"
+        words += " what is longer is not trained on"
+        hint = f"--set train.max_length={needed}"
+        place.findings.append(Finding("room", Outcome.NOTE, words, hint))
+    else:
+        words = f"{config.train.max_length:,} tokens hold a prompt and a trace"
+        place.findings.append(Finding("room", Outcome.OK, words))
+    try:
+        from heal.stages.trainer import require_one_device
+
+        require_one_device()
+    except HealError as error:
+        place.findings.append(Finding("training", Outcome.FAILED, str(error), error.hint))
+    return place
 
 
 @dataclass

@@ -103,7 +103,7 @@ def fit(
 
     `learning_rate` is the peak; `scratch` is a folder TRL may touch.
     """
-    _require_one_device()
+    require_one_device()
     columns = {
         "input_ids": [list(r.ids) for r in rendered],
         "labels": [r.labels for r in rendered],
@@ -162,8 +162,11 @@ def _lora(rank: int) -> Any:
     )
 
 
-def _require_one_device() -> None:
-    # several would share out the plan's batches, and the steps would no longer be the plan's
+def require_one_device() -> None:
+    """Several would share out the plan's batches, and the steps would no longer be the plan's.
+
+    Raises: UserError.
+    """
     if torch.cuda.device_count() > 1:
         raise UserError(
             f"training uses one GPU, but {torch.cuda.device_count()} are visible",
