@@ -124,18 +124,10 @@ def _student(config: Config, model: str, problem: Problem) -> Place:
     except HealError as error:
         place.findings.append(Finding("reached", Outcome.FAILED, str(error), error.hint))
         return place
-    words = "its chat template ends a turn with a token of its own"
-    place.findings.append(Finding("reached", Outcome.OK, words))
-    prompt = found.prompt_tokens if isinstance(found, Rendered) else 0
-    needed = prompt + config.sampling.max_new_tokens
-    if needed > config.train.max_length:
-        words = f"{config.train.max_length:,} tokens; a prompt and a trace may take {needed:,}, and"
-        words += " what is longer is not trained on"
-        hint = f"--set train.max_length={needed}"
-        place.findings.append(Finding("room", Outcome.NOTE, words, hint))
-    else:
-        words = f"{config.train.max_length:,} tokens hold a prompt and a trace"
-        place.findings.append(Finding("room", Outcome.OK, words))
+    place.findings.append(
+        Finding("reached", Outcome.OK, "its tokenizer and its chat template can be used")
+    )
+    place.findings.append(_room(config, found.prompt_tokens if isinstance(found, Rendered) else 0))
     try:
         from heal.stages.trainer import require_one_device
 
@@ -143,6 +135,15 @@ def _student(config: Config, model: str, problem: Problem) -> Place:
     except HealError as error:
         place.findings.append(Finding("training", Outcome.FAILED, str(error), error.hint))
     return place
+
+
+def _room(config: Config, prompt: int) -> Finding:
+    """Whether `train.max_length` holds a repair: a prompt, a kept third, and a whole new trace."""
+    limit, needed = config.train.max_length, prompt + config.sampling.max_new_tokens * 4 // 3
+    if needed <= limit:
+        return Finding("room", Outcome.OK, f"train.max_length, {limit:,}, holds any repair")
+    words = f"a repair may take {needed:,} tokens; more than {limit:,} are not trained on"
+    return Finding("room", Outcome.NOTE, words, f"--set train.max_length={needed}")
 
 
 @dataclass
