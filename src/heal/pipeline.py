@@ -51,7 +51,7 @@ def sample(run: Run) -> str:
     """§1: n unaided traces per training problem; held-out ones get theirs for their stratum.
 
     Adaptive sampling is for training problems alone: the strata results are reported by are
-    measured with a fixed number (RESOLUTIONS 5).
+    measured with a fixed number.
     """
     config, teacher = run.session.config, run.session.teacher
     train, held_out = run.problems(Split.TRAIN), run.problems(Split.HELD_OUT)

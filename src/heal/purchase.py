@@ -1,6 +1,6 @@
 """Purchase: HEAL's whole bill, and what else it buys the arms that repair nothing.
 
-`rft_more` buys unaided traces, `star` whole traces under the answer (METHOD §5, RESOLUTIONS 1).
+`rft_more` buys unaided traces, `star` whole traces under the answer (METHOD §5).
 How the bill is shared out is in `heal.stages.spend`.
 """
 
@@ -22,7 +22,7 @@ Plan = Sequence[tuple[Problem, tuple[int, ...]]]
 
 
 def bill_of(run: Run) -> int:
-    """What HEAL spends after sampling, in sampled teacher tokens (RESOLUTIONS 1).
+    """What HEAL spends after sampling, in sampled teacher tokens.
 
     A scored token counts what `evaluate.scored_token_cost` says, else as much as it takes in time
     beside a sampled one on this engine, measured once and kept, so that a rerun asks for the same.

@@ -191,7 +191,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """How the unaided teacher fares on one problem (METHOD §1, RESOLUTIONS 4)."""
+    """How the unaided teacher fares on one problem (METHOD §1)."""
 
     problem_id: str
     n: int
@@ -373,7 +373,7 @@ class AuditOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class AuditItem:
-    """One continuation of the answer-swap audit (RESOLUTIONS 8)."""
+    """One continuation of the answer-swap audit."""
 
     key: str
     """The trace's."""

@@ -1,4 +1,4 @@
-"""Answer-swap audit: does PURE tell a forced answer from one that was reasoned to (RESOLUTIONS 8)?
+"""Answer-swap audit: does PURE tell a forced answer from one that was reasoned to?
 
 In: gold answers, pass rates, and detector scores by problem. Out: which problems to ask, which
 wrong answer to hint, and how far a detector's scores stand apart, with intervals over problems.

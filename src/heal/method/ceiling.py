@@ -11,7 +11,7 @@ from heal.records import Ceiling, Stratum, Verdict
 HARD_BELOW = 0.5
 EXTREME_SHARE = 1 / 30
 JUDGED_SHARE = 1 / 3
-"""At least this share of the planned traces must be judged: 10 of 30 (RESOLUTIONS 4)."""
+"""At least this share of the planned traces must be judged: 10 of 30."""
 
 
 def ceiling(problem_id: str, verdicts: Sequence[Verdict], planned: int) -> Ceiling:

@@ -4,7 +4,7 @@ In: the verdicts so far, N, and the error allowed. Out: the stratum, or None to 
 of the fixed plan could have come in any order, so the first k are a draw without replacement from
 them: every bound is an exact hypergeometric one, and nothing is assumed about the teacher. An
 error of 0 stops only where the traces left can no longer change the stratum. What it does not
-promise: that N traces say where the true pass rate lies (RESOLUTIONS 4).
+promise: that N traces say where the true pass rate lies.
 """
 
 from bisect import bisect_right

@@ -18,7 +18,7 @@ from heal.records import Ceiling, EvalTrace, Stratum, Verdict
 ALL = "all"
 HARD_AND_EXTREME = "hard+extreme"
 PRIMARY = ("heal", "rft_more", HARD_AND_EXTREME)
-"""The endpoint declared beforehand: avg@k of the first arm minus the second's (RESOLUTIONS 5)."""
+"""The endpoint declared beforehand: avg@k of the first arm minus the second's."""
 
 
 @dataclass(frozen=True)

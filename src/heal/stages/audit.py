@@ -1,4 +1,4 @@
-"""Audit: hint a wrong answer, and see what PURE says of the traces that reach it (RESOLUTIONS 8).
+"""Audit: hint a wrong answer, and see what PURE says of the traces that reach it.
 
 In: what a run found (problems, unaided traces, verdicts, cuts). Out: cases, draws that continue
 the same kept prefixes once under a swapped answer and once under the gold one, and what became of

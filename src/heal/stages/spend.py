@@ -1,4 +1,4 @@
-"""Spend: what else HEAL's bill could have bought (METHOD §5, RESOLUTIONS 1).
+"""Spend: what else HEAL's bill could have bought (METHOD §5).
 
 In: problems in the order they deserve it, and a budget in teacher tokens. Out: rounds of draws,
 until the budget is spent. The two arms this feeds are the likeliest to embarrass the method.
