@@ -300,11 +300,11 @@ def train(run: Run) -> str:
     main = sizes[c.main_arm] if c.main_arm else {}
     spend = selecting.budget(main, c.pace, c.train.batch_size, max(shown, default=0))
     for name, arm in run.trained().items():
-        empty = spend is None or not any(sizes[name].values())
-        s.fact(f"arm {name} not trained: it has no examples", int(empty))
-        if spend is not None and not empty:
-            plan = partial(selecting.arm_plan, arm, sizes[name], spend, c.pace)
-            run.plans |= {(name, n): plan(seed_for(c.seed, "plan", n)) for n in c.seeds}
+        if spend is None or not any(sizes[name].values()):
+            s.fact(f"arm {name} not trained: it has no examples", 1)
+            continue
+        plan = partial(selecting.arm_plan, arm, sizes[name], spend, c.pace)
+        run.plans |= {(name, n): plan(seed_for(c.seed, "plan", n)) for n in c.seeds}
     planned = [(arm, n, p) for (arm, n), plan in run.plans.items() for p in plan]
     run.record("plan", ((f"{arm}-seed{n}-{p.index}", "", p) for arm, n, p in planned))
     s.observer.begin("train", sum(len(p.batches) for _, _, p in planned))

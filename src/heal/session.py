@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from heal.config import Config, ModelRef
-from heal.engines import open_engine
+from heal.engines import noted, open_absent, open_engine
 from heal.engines.base import Engine, Served
 from heal.errors import CapabilityError, HealError, NoServerError, TooManyFailuresError
 from heal.problems import ProblemSet, read_problems
@@ -131,14 +131,10 @@ class Session:
         try:
             engine = open_engine(ref, self.config.engine)
         except NoServerError as error:
-            from heal.engines.http.absent import open_absent
-
             absent = open_absent(ref, known.get(role), error)
             self.observer.say(f"{error}; going on with what is stored")
             return absent
-        if ref.engine == "http":
-            from heal.engines.http.absent import noted
-
+        if isinstance(engine, Served):
             self.store.set_meta("engines", known | {role: noted(engine)})
         return engine
 

@@ -1,11 +1,14 @@
 """Ways to reach a model, and the one door to them."""
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from heal.config import Engines, ModelRef
 from heal.engines.base import Engine
+from heal.errors import NoServerError
 
 
 def open_engine(ref: ModelRef, engines: Engines) -> Engine:
@@ -25,6 +28,18 @@ def open_engine(ref: ModelRef, engines: Engines) -> Engine:
     from heal.engines.local.engine import open_local
 
     return open_local(ref.model, engines.local)
+
+
+def open_absent(ref: ModelRef, known: Mapping[str, Any] | None, error: NoServerError) -> Engine:
+    """A served model without its servers, as `noted` knew it. Raises: `error`, if it was another."""
+    from heal.engines.http.absent import open_absent as opened
+
+    return opened(ref, known, error)
+
+
+def noted(engine: Engine) -> dict[str, Any]:
+    """What `open_absent` needs to know of an engine, as JSON."""
+    return {"model_id": engine.model_id, "capabilities": asdict(engine.capabilities)}
 
 
 def resolve_model(model: str) -> Path:

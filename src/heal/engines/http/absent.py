@@ -6,11 +6,10 @@ and the tokenizer. Out: an engine with the same name, which raises once it is as
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from heal.config import ModelRef
-from heal.engines.base import Capabilities, Engine, Generated, GenRequest, Scored, ScoreRequest
+from heal.engines.base import Capabilities, Generated, GenRequest, Scored, ScoreRequest
 from heal.engines.http.tokenizer import ServedTokenizer, open_tokenizer
 from heal.engines.text import Speaker
 from heal.errors import NoServerError
@@ -45,11 +44,6 @@ class AbsentEngine(Speaker):
         for _ in requests:
             raise self._error
         yield from ()
-
-
-def noted(engine: Engine) -> dict[str, Any]:
-    """What `open_absent` needs to know of an engine, as JSON."""
-    return {"model_id": engine.model_id, "capabilities": asdict(engine.capabilities)}
 
 
 def open_absent(
