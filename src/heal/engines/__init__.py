@@ -31,7 +31,7 @@ def open_engine(ref: ModelRef, engines: Engines) -> Engine:
 
 
 def open_absent(ref: ModelRef, known: Mapping[str, Any] | None, error: NoServerError) -> Engine:
-    """A served model without its servers, as `noted` knew it. Raises: `error`, if it was another."""
+    """A served model without its servers, as it was `noted`. Raises: `error`, if not this one."""
     from heal.engines.http.absent import open_absent as opened
 
     return opened(ref, known, error)
