@@ -1,7 +1,7 @@
 """What a run with a 32B teacher would take on 1 to 1,000 GPUs: arithmetic, not measured on GPUs.
 
-Tokens are those `heal check` counts (`heal.estimate`). Model and GPU figures are from their data
-sheets, the speeds are assumptions, and both are printed beside what follows from them.
+Tokens are those `heal check` counts (`heal.before.estimate`). Model and GPU figures are from their
+data sheets, the speeds are assumptions, and both are printed beside what follows from them.
 `docs/scaling.md` quotes this output. Run: python benchmarks/paper_estimate.py [--store]
 """
 
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from heal.config import Config, parse
-from heal.estimate import Assumed, Cost, costs
+from heal.before.estimate import Assumed, Cost, costs
+from heal.config import Config
+from heal.recipe import parse
 from heal.records import Finish, Origin, Problem, Trace
 from heal.store import Store
 

@@ -22,8 +22,8 @@ from unittest.mock import patch
 
 import yaml
 
-from heal.config import load
 from heal.execute import execute
+from heal.recipe import load
 from heal.records import Ceiling, Gate, GateResult, Stratum, Trace
 from heal.report.view import RunView
 from heal.store import DATABASE, Store

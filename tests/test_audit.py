@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.scripted_run import ScriptedRun, Watch, World, right, steps, unaided, unsynced, world
 
-from heal.answers import same_text
-from heal.audit import audit_pure
 from heal.cli import main
-from heal.config import Problems, load
+from heal.config import Problems
+from heal.data.problems import read_problems
 from heal.errors import UserError
+from heal.lab.answer_swap import DRAWS
+from heal.lab.audit import audit_pure
+from heal.lab.sampled_answers import SAMPLES
 from heal.method.audit import (
     FEW,
     HIGH,
@@ -32,8 +34,9 @@ from heal.method.audit import (
     swapped_answer,
 )
 from heal.method.entropy import answer_entropy
+from heal.method.final_answers import same_text
 from heal.method.intervals import auroc
-from heal.problems import read_problems
+from heal.recipe import load
 from heal.records import (
     AuditItem,
     AuditOutcome,
@@ -42,8 +45,6 @@ from heal.records import (
     SampledUncertainty,
     Trace,
 )
-from heal.stages.answers import SAMPLES
-from heal.stages.audit import DRAWS
 
 NOUNS = ("apples", "pears", "plums", "limes", "dates", "figs")
 GOLD = {noun: str(142 + i) for i, noun in enumerate(NOUNS)}

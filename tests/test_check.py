@@ -15,13 +15,14 @@ from tests.tiny_models import make_checkpoint
 from tests.tiny_student import make_student
 from typer.testing import CliRunner
 
-from heal.check import Finding, Outcome, Place, check, shown
+from heal.before.check import Finding, Outcome, Place, check, shown
+from heal.before.estimate import Assumed, Cost, costs, lines_of
 from heal.cli import app
-from heal.config import Config, load, parse
+from heal.config import Config
 from heal.engines.base import GenRequest, Scored
 from heal.engines.local.engine import LocalEngine
 from heal.engines.scripted import ScriptedEngine
-from heal.estimate import Assumed, Cost, costs, lines_of
+from heal.recipe import load, parse
 from heal.records import Hint, HintedScore, Problem, PureScore, Split, TokenScores, Trace
 from heal.store import Store
 
@@ -314,7 +315,7 @@ def by_part(found: list[Cost]) -> dict[str, Cost]:
     [
         ("pure={selection: surprisal}",),
         ("pure={selection: fraction, measure_reliance: true, measure_calibrated: true}",),
-        ("gear.budget=bandit", "pure={selection: calibrated}"),
+        ("pure={selection: calibrated}",),
         ("gear.hint=answer", "evaluate.scored_token_cost=0.5"),
     ],
 )

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from heal.cli import app
 from heal.errors import UserError
 
-HEAL = [sys.executable, "-m", "heal.cli"]
+HEAL = [sys.executable, "-m", "heal"]
 
 RECIPE: dict[str, Any] = {
     "run": "run",
@@ -122,8 +122,8 @@ def test_a_folder_that_is_no_run(folder: Path) -> None:
 
 
 JSON_COMMANDS = {
-    "heal.audit.audit_pure": ("audit", "pure", "-c", "recipe.yaml"),
-    "heal.lab.compare.compare": ("lab", "compare", "--quick"),
+    "heal.lab.audit.audit_pure": ("audit", "pure", "-c", "recipe.yaml"),
+    "heal.lab.benchmark.compare": ("lab", "compare", "--quick"),
     "heal.lab.budgets.compare_budgets": ("lab", "budgets"),
 }
 

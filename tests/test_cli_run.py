@@ -34,7 +34,7 @@ def shell(
     ScriptedRun(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("heal.progress.time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr("heal.cli.progress.time", SimpleNamespace(monotonic=lambda: 0.0))
 
     def call(command: str) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", command.split())

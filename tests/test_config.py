@@ -7,10 +7,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from heal.config import Config, Evaluate, leaves, load, parse, submodel
+from heal.cli.settings_page import meaning, reference, resolved_yaml
+from heal.config import Config, Evaluate
 from heal.errors import UserError
 from heal.execute import first_stage
-from heal.settings_page import meaning, reference, resolved_yaml
+from heal.recipe import leaves, load, parse, submodel
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 

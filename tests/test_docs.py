@@ -19,8 +19,11 @@ import yaml
 
 from heal import records
 from heal.cli import app
-from heal.config import ArmName, Config, leaves, parse
-from heal.problems import ALIASES
+from heal.cli.settings_page import reference
+from heal.config import ArmName, Config
+from heal.data.problems import ALIASES
+from heal.data.sources import SUFFIXES
+from heal.recipe import leaves, parse
 from heal.records import (
     Breakpoint,
     Drop,
@@ -34,8 +37,6 @@ from heal.records import (
     Stratum,
     Verdict,
 )
-from heal.settings_page import reference
-from heal.sources import SUFFIXES
 from heal.store import Store
 from heal.verifiers import NAMES
 
@@ -137,7 +138,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for fence in fences(DOCS / "engines.md"):
         if fence.name:
             (folder / fence.name).write_text(fence.text, encoding="utf-8")
-    command = [sys.executable, "-m", "heal.cli", "run", "-c", "example.yaml"]
+    command = [sys.executable, "-m", "heal", "run", "-c", "example.yaml"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return folder

@@ -29,8 +29,8 @@ from tests.http_server import CONTEXT, NONE, Fault, Model, Script, Server, write
 from tests.scripted_run import ScriptedRun, Watch, gates, small_world, strata
 from tests.tiny_models import make_checkpoint
 
-from heal.check import Outcome, check
-from heal.config import HttpEndpoint, HttpEngine, parse
+from heal.before.check import Outcome, check
+from heal.config import HttpEndpoint, HttpEngine
 from heal.engines import model_files, open_engine
 from heal.engines.base import Generated, GenRequest, Probe, Sampling, Scored, ScoreRequest
 from heal.engines.http import endpoint as endpoint_module
@@ -44,6 +44,7 @@ from heal.engines.http.loop import Loop
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import CapabilityError, EngineError, NoServerError, UserError
 from heal.execute import overview
+from heal.recipe import parse
 from heal.records import Cut, Finish
 from heal.report.load import load_view
 from heal.session import TokenCapError

@@ -9,7 +9,7 @@ import pytest
 from heal.engines.base import Generated, GenRequest, Sampling, failed_generation
 from heal.prompts import Prompts
 from heal.records import Finish, Problem, Split, Verdict
-from heal.stages.evaluate import Exam, eval_keys, evaluate
+from heal.students.exam import Exam, eval_keys, evaluate
 from heal.verifiers import Finding, Verifier
 
 PROBLEMS = [Problem(f"p{i}", f"What is {i}?", str(i), Split.HELD_OUT) for i in range(3)]

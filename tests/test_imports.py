@@ -10,26 +10,25 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "heal"
 
 LEVELS = [
-    ("errors", "records", "keys", "answers"),
-    ("config", "prompts", "problems", "sources", "functions", "method", "lines"),
-    ("engines", "verifiers", "store", "formats"),
-    ("stages",),
-    ("session", "run", "purchase", "rounds", "students", "report"),
+    ("errors", "records", "keys"),
+    ("config", "prompts", "recipe", "functions", "method"),
+    ("data", "engines", "verifiers", "store"),
+    ("stages", "students"),
+    ("session", "run", "purchase", "rounds", "report", "before"),
     ("pipeline",),
     ("execute",),
-    ("audit", "estimate", "check"),
     ("lab",),
-    ("progress", "settings_page", "cli"),
+    ("cli",),
     ("__main__",),
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 HEAVY = {"torch", "transformers", "trl", "datasets", "ray", "aiohttp", "peft", "reasoning_gym"}
 HOMES = {
-    "torch": ("engines.local", "stages.train", "stages.training", "lab"),
-    "transformers": ("engines.local", "stages.train", "stages.training", "lab"),
-    "trl": ("stages.trainer",),
-    "datasets": ("stages.trainer",),
+    "torch": ("engines.local", "students.train", "lab"),
+    "transformers": ("engines.local", "students.train", "lab"),
+    "trl": ("students.trainer",),
+    "datasets": ("students.trainer",),
 }
 
 

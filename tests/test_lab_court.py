@@ -8,8 +8,8 @@ import pytest
 from tests.scripted_run import Watch
 
 from heal.errors import UserError
-from heal.lab.compare import Court, compare, lab_config
-from heal.lab.court_page import markdown
+from heal.lab.benchmark import Court, compare, lab_config
+from heal.lab.benchmark_page import markdown
 from heal.lab.worlds import WORLDS, world_of
 
 SMALL = (

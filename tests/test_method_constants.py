@@ -3,8 +3,9 @@
 import pytest
 
 from heal import prompts
-from heal.config import Config, parse
+from heal.config import Config
 from heal.method import ceiling, entropy, gear, intervals, pace, pure
+from heal.recipe import parse
 from heal.records import Breakpoint, HintKind, Selection, StepEntropy
 
 METHOD = {

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from heal import config
 from heal.config import Fields, GymSource, Problems
+from heal.data.problems import ALIASES, ProblemSet, problem_id, read_problems, split_of
 from heal.errors import UserError
-from heal.problems import ALIASES, ProblemSet, problem_id, read_problems, split_of
 from heal.records import Split
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from heal.engines.local.tokens import Tokens
 from heal.errors import UserError
 from heal.records import Example
-from heal.stages.rendering import IGNORED, Lengths, Refusal, Rendered, Renderer, end_of_turn
+from heal.students.rendering import IGNORED, Lengths, Refusal, Rendered, Renderer, end_of_turn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_student import TEMPLATE, make_tokenizer

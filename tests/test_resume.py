@@ -16,12 +16,12 @@ from tests.scripted_run import (
     world,
 )
 
-from heal.config import leaves
 from heal.engines.base import Generated, Scored
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import UserError
 from heal.execute import first_stage, overview
 from heal.pipeline import STAGES
+from heal.recipe import leaves
 from heal.records import Hint, HintKind, Trace
 from heal.store import Store
 

@@ -1,27 +1,15 @@
 """Runs that draw in rounds: sampling until decided, and repairs where they pay."""
 
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.scripted_run import (
-    ANSWER,
-    HINT,
-    WAYS,
     ScriptedRun,
-    World,
     easy,
-    extreme,
-    failed,
     hard,
-    hinted,
-    honest,
-    kill,
     row,
-    scores,
-    steps,
     strata,
     unaided,
     world,
@@ -29,12 +17,10 @@ from tests.scripted_run import (
 
 from heal.engines.base import Generated
 from heal.engines.scripted import ScriptedEngine
-from heal.execute import first_stage
-from heal.records import Ceiling, Cut, Gate, GateResult, Hint, HintKind, Split, Stratum, Trace
+from heal.records import Ceiling, Split, Stratum, Trace
 from heal.store import Store
 
 ADAPTIVE = "sampling.adaptive=true"
-BANDIT = {"gear": {"budget": "bandit", "candidates": 20}}
 
 
 class Crash(BaseException):
@@ -208,140 +194,3 @@ def test_a_problem_nobody_can_judge_is_never_decided_early(tmp_path: Path) -> No
 
 
 # --- repairs where they pay --------------------------------------------------------------------
-
-
-def stubborn(name: str) -> World:
-    """Never solved; a guided hint never helps, the bare answer always does."""
-    repair = rf"many {name} .*Hint: %s.*<assistant>First I look at the (\w+) "
-    wrong = steps("I carry on as I did before, one more time.", "So \\boxed{99}.")
-    rules = [
-        {"match": rf"A student is solving.*many {name} ", "replies": [HINT]},
-        {"match": repair % "Remember", "replies": [wrong]},
-        {"match": repair % "The final", "replies": [honest(way) for way in WAYS]},
-        hinted(name),
-        unaided(name, *(failed(name, way) for way in WAYS)),
-    ]
-    return [row(name)], [*rules, *scores(name)]
-
-
-NAMES = ("plums", "figs", "nuts", "limes", "dates", "kiwis")
-
-
-@pytest.fixture(scope="module")
-def bandit(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRun:
-    parts = world(easy("apples"), *map(stubborn, NAMES))
-    run = ScriptedRun(tmp_path_factory.mktemp("bandit"), parts, BANDIT)
-    run.go()
-    return run
-
-
-def passed(run: ScriptedRun) -> set[str]:
-    return {g.trace for g in run.read("gate", GateResult) if g.gate is Gate.PASSED}
-
-
-def test_the_bandit_turns_to_the_hint_that_works(bandit: ScriptedRun) -> None:
-    hints = {h.key: h for h in bandit.read("hint", Hint)}
-    asked = Counter(hints[t.hint or ""].asked for t in bandit.read("repair", Trace))
-    assert set(asked) == {HintKind.GUIDED, HintKind.ANSWER}
-    assert asked[HintKind.ANSWER] > 2 * asked[HintKind.GUIDED]
-    good = passed(bandit)
-    repaired = Counter(t.problem_id for t in bandit.read("repair", Trace) if t.key in good)
-    assert set(repaired.values()) == {8}
-    assert len(repaired) == len(NAMES)
-
-
-def test_no_prefix_gets_more_repairs_than_pace_can_use(bandit: ScriptedRun) -> None:
-    good = passed(bandit)
-    cuts = Counter(t.cut for t in bandit.read("repair", Trace) if t.key in good)
-    assert max(cuts.values()) <= 2
-
-
-def test_a_hint_is_only_written_for_a_way_that_is_tried(bandit: ScriptedRun) -> None:
-    hints = {h.key for h in bandit.read("hint", Hint)}
-    assert hints == {t.hint for t in bandit.read("repair", Trace)}
-    assert bandit.watch.lines["guide"] == "hints are written when the bandit asks for them"
-
-
-def test_both_cuts_of_a_path_are_tried_and_recorded(bandit: ScriptedRun) -> None:
-    cuts, kept = {c.key: c for c in bandit.read("cut", Cut)}, set()
-    for trace in bandit.read("repair", Trace):
-        cut = cuts[trace.cut or ""]
-        assert (trace.parent, trace.prefix_tokens) == (cut.trace, cut.prefix_tokens)
-        assert cut.step == 3
-        kept.add(1 + cut.step_ends.index(cut.prefix_tokens))
-    assert kept == {1, 2}
-
-
-def test_what_the_bandit_drew_is_counted_by_kind(bandit: ScriptedRun) -> None:
-    facts = bandit.meta("facts")
-    found = {text: n for text, n in facts.items() if text.startswith("repairs drawn by the bandit")}
-    assert sum(found.values()) == len(bandit.read("repair", Trace))
-    assert all(re.search(r"with (guided|answer) hint, back up [12]$", text) for text in found)
-
-
-def test_the_bandit_stays_within_the_fixed_plans_cap(tmp_path: Path) -> None:
-    wrong = steps("I carry on as I did before, one more time.", "So \\boxed{99}.")
-    parts = extreme("plums", repairs={way: [wrong] for way in WAYS})
-    run = ScriptedRun(tmp_path, parts, {"gear": {"budget": "bandit", "candidates": 3}})
-    watch = run.go()
-    assert len(run.read("repair", Trace)) == 5 * 3
-    assert "0 of 1 problems repaired" in watch.lines["repair"]
-    assert watch.arrived["repair"] <= watch.totals["repair"]
-
-
-def test_hints_that_fall_back_to_the_same_words_share_their_draws(tmp_path: Path) -> None:
-    parts = extreme("plums", hints=[f"It is {ANSWER}, you see."])
-    run = ScriptedRun(
-        tmp_path, parts, {"gear": {"budget": "bandit", "candidates": 6, "target": 20}}
-    )
-    run.go()
-    traces = run.read("repair", Trace)
-    facts = run.meta("facts")
-    assert len(traces) == sum(n for text, n in facts.items() if "drawn by the bandit" in text)
-    assert {h.kind for h in run.read("hint", Hint)} == {HintKind.ANSWER}
-    assert len({h.asked for h in run.read("hint", Hint)}) == 2
-    for cut in {t.cut for t in traces}:
-        own = sorted(t.seed_index for t in traces if t.cut == cut)
-        assert own == list(range(len(own)))
-
-
-def test_a_bandit_that_dies_every_few_writes_comes_to_the_same_end(
-    tmp_path: Path, bandit: ScriptedRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = ScriptedRun(tmp_path, bandit.world, BANDIT)
-    assert dying_every(97, run, monkeypatch) > 5
-    assert run.live() == bandit.live()
-    assert run.stored() == bandit.stored()
-
-
-def test_kill_nine_among_the_bandits_rounds_comes_to_the_same_end(
-    tmp_path: Path, bandit: ScriptedRun
-) -> None:
-    run = ScriptedRun(tmp_path, bandit.world, BANDIT)
-    kill(run.home, "repair", 60)
-    run.go()
-    assert run.live() == bandit.live()
-
-
-def test_going_back_to_the_fixed_plan_gives_the_fixed_plans_result(
-    tmp_path: Path, fixed: ScriptedRun
-) -> None:
-    run = ScriptedRun(tmp_path)
-    watch = run.go("gear.budget=bandit")
-    assert run.live() != fixed.live()
-    watch = run.go()
-    assert watch.said == [
-        "changed: gear.budget bandit → fixed; redoes what it reaches from 'guide' on"
-    ]
-    assert run.live() == fixed.live()
-    assert first_stage("gear.bandit_hints") == "repair"
-
-
-def test_controls_are_repaired_by_the_same_bandit(tmp_path: Path) -> None:
-    settings = {"arms": ["heal", "heal-restart"], **BANDIT}
-    run = ScriptedRun(tmp_path, world(easy("apples"), extreme("plums")), settings)
-    run.go()
-    with Store.open(run.folder, write=False) as store:
-        lengths = {t.prefix_tokens for t in store.read("repair", Trace).values()}
-    assert 0 in lengths
-    assert len(lengths) > 1

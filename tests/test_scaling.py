@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from heal.estimate import Cost
+from heal.before.estimate import Cost
 
 ROOT = Path(__file__).parent.parent
 

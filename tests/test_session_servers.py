@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.scripted_run import Watch
 
-from heal.config import parse
+from heal.recipe import parse
 from heal.records import ServerFacts
 from heal.session import Session
 from heal.store import Store

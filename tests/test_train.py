@@ -13,8 +13,8 @@ import torch
 from heal.config import Train
 from heal.errors import UserError
 from heal.records import Example, StagePlan, TrainResult
-from heal.stages.rendering import IGNORED, Rendered, Renderer
-from heal.stages.train import Opener, read_model, train_arm
+from heal.students.rendering import IGNORED, Rendered, Renderer
+from heal.students.train import Opener, read_model, train_arm
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_student import make_student, make_tokenizer

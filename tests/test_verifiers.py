@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heal.answers import (
+from heal.config import Problems
+from heal.errors import HealError, UserError
+from heal.functions import edition
+from heal.method.final_answers import (
     count_final_answers,
     extract_answer,
     number,
     same_text,
 )
-from heal.config import Problems
-from heal.errors import HealError, UserError
-from heal.functions import edition
 from heal.records import Finish, Problem, Verdict
 from heal.verifiers import Verifier, open_verifier
 

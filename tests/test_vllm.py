@@ -28,8 +28,8 @@ from benchmarks.vllm_server import VllmServer, served_folder
 from tests.test_engine_http import CASES, CONTRACT
 from tests.tiny_models import make_checkpoint
 
-from heal.check import Outcome, check
-from heal.config import HttpEndpoint, HttpEngine, parse
+from heal.before.check import Outcome, check
+from heal.config import HttpEndpoint, HttpEngine
 from heal.config import LocalEngine as LocalSettings
 from heal.engines.base import Generated, GenRequest, Sampling, ScoreRequest
 from heal.engines.http.dialects.base import Page
@@ -40,6 +40,7 @@ from heal.engines.local import loading
 from heal.engines.local.engine import open_local
 from heal.errors import EngineError
 from heal.execute import overview
+from heal.recipe import parse
 from heal.store import Store
 
 if "HEAL_VLLM_PYTHON" not in os.environ:
@@ -250,7 +251,7 @@ def test_a_whole_run_outlives_three_real_kills_of_its_teacher(tmp_path: Path) ->
         "gear.paths": 1,
     }
     told = [word for name, value in changed.items() for word in ("--set", f"{name}={value}")]
-    command = [sys.executable, "-m", "heal.cli", "run", "-c", "recipes/vllm.yaml", *told]
+    command = [sys.executable, "-m", "heal", "run", "-c", "recipes/vllm.yaml", *told]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         for _ in range(3):

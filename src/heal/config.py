@@ -1,31 +1,15 @@
 """One run's settings: one YAML file, one frozen tree.
 
-Every setting is documented under itself and says what None means. `load` reads the file, applies a
-preset and `--set a.b=c` overrides, fills `${NAME}` from the environment where a field is secret,
-and turns every mistake into a `UserError` that names the key and the nearest known one. Nothing
-here touches models or data; the constants of `docs/method-vs-paper.md` are the defaults of the
-fields, and so of the preset `paper`.
+Every setting is documented under itself and says what None means. `heal.recipe` reads the file.
+Nothing here touches models or data; the constants of `docs/method-vs-paper.md` are the defaults of
+the fields, and so of the preset `paper`.
 """
 
-import difflib
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Any, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from heal.errors import UserError
 from heal.prompts import Prompts
 from heal.records import Breakpoint, HintKind, Selection, StepEntropy
 
@@ -173,13 +157,6 @@ class Gear(Section):
     """Continuations per failed trace."""
     target: int | None = Field(8, ge=1)
     """A problem is done once so many repairs passed the gates; None spends the whole budget."""
-    budget: Literal["fixed", "bandit"] = "fixed"
-    """`fixed` gives every path a candidate in turn. `bandit` draws where a repair is likeliest to
-    be accepted per token, at most paths × candidates per problem too."""
-    bandit_hints: tuple[HintKind, ...] = (HintKind.GUIDED, HintKind.ANSWER)
-    """Hint kinds the bandit chooses among, beside `hint`."""
-    bandit_back_ups: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2)
-    """Values of `back_up` the bandit chooses among, beside that one."""
     hint: HintKind = HintKind.GUIDED
     hint_redraws: int = Field(3, ge=0)
     """Redraws of a hint that contains the answer, before falling back to an `answer` hint."""
@@ -458,148 +435,3 @@ class Config(Section):
         """The arm a report shows in full: `heal`, or the first that is trained."""
         trained = [arm for arm in self.arms if arm != "base"]
         return "heal" if "heal" in trained else next(iter(trained), None)
-
-
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # In both worlds of the lab `surprisal` tells fudged from valid better than the plain ratio and
-    # `calibrated`: LOG.md, the answer's own surprise.
-    "default": {"pure": {"selection": "surprisal", "measure_uncertainty": False}},
-    "paper": {},
-}
-"""Settings each preset lays under the file; `paper` takes the field defaults as they are."""
-
-_ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML recipe and its `a.b=c` overrides. Raises: UserError."""
-    file = Path(path)
-    raw = _read_yaml(file)
-    for text in overrides:
-        _override(raw, text)
-    return parse(raw, where=str(file))
-
-
-def parse(raw: Mapping[str, Any], where: str = "config") -> Config:
-    """Validate a settings tree. Raises: UserError naming every bad key."""
-    preset = PRESETS.get(str(raw.get("preset", "default")), {})
-    tree = _merge(preset, _fill_env(raw, where, ()))
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        lines = [_explain(e) for e in error.errors()]
-        raise UserError(
-            f"{where}: " + "; ".join(dict.fromkeys(lines)),
-            hint="see every setting with: heal config",
-        ) from None
-
-
-def leaves(model: type[BaseModel] = Config, prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Every setting as (`dotted.key`, section name), for completion and the documentation."""
-    for name, info in model.model_fields.items():
-        inner = submodel(info.annotation)
-        if inner is None:
-            yield f"{prefix}{name}", model.__name__
-        else:
-            yield from leaves(inner, f"{prefix}{name}.")
-
-
-def submodel(annotation: Any) -> type[BaseModel] | None:
-    """The section a field holds, if it holds one."""
-    for part in (annotation, *get_args(annotation)):
-        if isinstance(part, type) and issubclass(part, BaseModel):
-            return part
-    return None
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file", hint="start from one in recipes/") from None
-    except IsADirectoryError:
-        raise UserError(
-            f"{file}: is a folder, not a recipe", hint="heal run -c FILE.yaml"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 at byte {error.start}") from None
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not valid YAML"
-        raise UserError(f"{file}{line}: {problem}", hint="check indentation and colons") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{file}: empty, or not a mapping", hint="start from one in recipes/")
-    return cast(dict[str, Any], raw)
-
-
-def _override(raw: dict[str, Any], text: str) -> None:
-    dotted, equals, value = text.partition("=")
-    if not equals or not dotted:
-        raise UserError(f"--set {text}: expected a.b=value", hint="--set sampling.n=8")
-    *parents, leaf = dotted.split(".")
-    node = raw
-    for name in parents:
-        child = node.get(name)
-        if not isinstance(child, dict):
-            child = node[name] = {}
-        node = child
-    try:
-        node[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {dotted}: {value!r} is not valid YAML", hint="quote it") from None
-
-
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merge(cast(Any, below), cast(Any, value)) if both else value
-    return merged
-
-
-def _fill_env(value: Any, where: str, path: tuple[str, ...]) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _fill_env(v, where, (*path, str(k))) for k, v in value.items()}
-    if not isinstance(value, str) or not _ENV.search(value):
-        return value
-    dotted = ".".join(path)
-    if not _is_secret(path):
-        raise UserError(
-            f"{where}: {dotted}: ${{NAME}} is for secrets only, so that a run folder says what ran",
-            hint=f"pass it with --set {dotted}=VALUE",
-        )
-    names = _ENV.findall(value)
-    missing = [n for n in names if n not in os.environ]
-    if missing:
-        raise UserError(
-            f"{where}: {dotted}: ${missing[0]} is not set", hint=f"export {missing[0]}=…"
-        )
-    return _ENV.sub(lambda m: os.environ[m[1]], value)
-
-
-def _is_secret(path: tuple[str, ...]) -> bool:
-    model: type[BaseModel] | None = Config
-    for name in path:
-        if model is None or name not in model.model_fields:
-            return False
-        annotation = model.model_fields[name].annotation
-        model = submodel(annotation)
-        if annotation is SecretStr or SecretStr in get_args(annotation):
-            return True
-    return False
-
-
-def _explain(error: Any) -> str:
-    dotted = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        top = list(Config.model_fields)
-        known = [key for key, _ in leaves()] if "." in dotted else top
-        near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
-        return f"unknown key '{dotted}'" + (f"; did you mean '{near[0]}'?" if near else "")
-    if error["type"] == "missing":
-        return f"'{dotted}' is missing"
-    return f"{dotted or 'settings'}: {error['msg'].removeprefix('Value error, ')}"

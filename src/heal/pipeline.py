@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from heal import purchase, students
+from heal import purchase
 from heal.engines import read_tokenizer, read_weights, resolve_model
 from heal.keys import seed_for
-from heal.lines import fallback_name, finishes, hint_name, tally
 from heal.method.arms import TRAINED, Extra
 from heal.method.ceiling import ceiling
 from heal.method.pace import POOLS, pools
@@ -30,10 +29,10 @@ from heal.records import (
     TrainResult,
     Verdict,
 )
+from heal.report.lines import fallback_name, finishes, hint_name, tally
 from heal.rounds import (
     ask_hints,
     repair_breadth_first,
-    repair_where_it_pays,
     sample_until_decided,
 )
 from heal.run import Lift, Run
@@ -42,9 +41,10 @@ from heal.stages import locate as locating
 from heal.stages import repair as repairing
 from heal.stages import score as scoring
 from heal.stages import select as selecting
-from heal.stages.rendering import Lengths, Refusal
 from heal.stages.sample import unaided
 from heal.store import jsonl
+from heal.students import roster as students
+from heal.students.rendering import Lengths, Refusal
 
 
 def sample(run: Run) -> str:
@@ -126,10 +126,6 @@ def locate(run: Run) -> str:
 def guide(run: Run) -> str:
     """§2: one hint per path, written by the teacher and past the leak gate."""
     kind = run.session.config.gear.hint
-    if run.session.config.gear.budget == "bandit":
-        run.session.observer.begin("guide", 0)
-        run.keep("hint", ())
-        return "hints are written when the bandit asks for them"
     paths = {path.cut.key: path for lift in run.lifts.values() for path in lift.paths}
     run.session.observer.begin("guide", len(paths))
     hints = ask_hints(run, paths.values(), kind)
@@ -142,9 +138,8 @@ def guide(run: Run) -> str:
 def repair(run: Run) -> str:
     """§2: whole traces under the answer (D2), then repairs of each path (D3)."""
     s, gear = run.session, run.session.config.gear
-    repair_all = repair_where_it_pays if gear.budget == "bandit" else repair_breadth_first
     below = run.in_strata(Stratum.HARD, Stratum.EXTREME)
-    paths, most = sum(len(lift.paths) for lift in run.lifts.values()), repairing.most_items(gear)
+    paths, most = sum(len(lift.paths) for lift in run.lifts.values()), gear.candidates
     s.observer.begin("repair", len(below) * gear.hinted_samples + paths * most)
     pairs = [(problem, guiding.answer_hint(problem, run.prompts)) for problem in below]
     run.hints = {hint.key: hint for _, hint in pairs}
@@ -153,13 +148,9 @@ def repair(run: Run) -> str:
     run.admit(run.hinted)
     for lift in run.lifts.values():
         run.hints |= {hint.key: hint for hint in lift.hints.values()}
-        repair_all(run, lift)
+        repair_breadth_first(run, lift)
 
     main = run.main_lift
-    if main.tried:  # by the bandit, which makes cuts and hints as it goes
-        cuts = {path.cut.key: path.cut for path in main.paths} | main.tried
-        run.record("cut", ((cut.key, cut.problem_id, cut) for cut in cuts.values()))
-        run.keep("hint", [hint.key for hint in main.hints.values()])
     run.keep("hinted", run.hinted)
     run.keep("repair", main.repaired)
     run.record("answer_hint", ((hint.key, problem.id, hint) for problem, hint in pairs))
@@ -283,7 +274,7 @@ def select(run: Run) -> str:
 
 def train(run: Run) -> str:
     """§4: every arm and seed through three chained stages, at equal steps and tokens."""
-    from heal.stages.train import Opener, train_arm
+    from heal.students.train import Opener, train_arm
 
     s, c = run.session, run.session.config
     if c.student is None or run.lengths is None:

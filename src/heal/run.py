@@ -16,7 +16,6 @@ from heal.records import (
     Breakpoint,
     Ceiling,
     Check,
-    Cut,
     Drop,
     Example,
     Gate,
@@ -35,9 +34,9 @@ from heal.records import (
 from heal.session import Session
 from heal.stages.draw import Draw, draw_keys, draw_traces
 from heal.stages.guide import Path
-from heal.stages.rendering import Lengths
 from heal.stages.repair import gate as ask_gates
 from heal.stages.score import Candidate, honest, pure_key
+from heal.students.rendering import Lengths
 
 
 @dataclass
@@ -48,8 +47,6 @@ class Lift:
     paths: list[Path] = field(default_factory=list)
     hints: dict[tuple[str, HintKind], Hint] = field(default_factory=dict)
     """By cut and the kind asked for."""
-    tried: dict[str, Cut] = field(default_factory=dict)
-    """Cuts the bandit asked hints for; other cuts of the same paths among them."""
     repaired: dict[str, Trace] = field(default_factory=dict)
 
 

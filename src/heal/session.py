@@ -14,10 +14,10 @@ from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from heal.config import Config, ModelRef
+from heal.data.problems import ProblemSet, read_problems
 from heal.engines import noted, open_absent, open_engine
 from heal.engines.base import Engine, Served
 from heal.errors import CapabilityError, HealError, NoServerError, TooManyFailuresError
-from heal.problems import ProblemSet, read_problems
 from heal.records import Check, Problem, Trace
 from heal.stages.draw import Claim
 from heal.stages.verify import check_key, verify

@@ -13,7 +13,7 @@ import numpy as np
 
 from heal.errors import UserError
 from heal.execute import execute
-from heal.lab.compare import lab_config
+from heal.lab.benchmark import lab_config
 from heal.lab.truth import judge
 from heal.method.intervals import Interval, ratio_of_sums, wilson
 from heal.records import (
@@ -36,7 +36,6 @@ FULL = ("gear.paths=10", "gear.candidates=20")
 PLANS: Mapping[str, tuple[str, ...]] = {
     "fixed 10 × 20": (*FULL, "gear.target=null"),
     "fixed, ends at 8": FULL,
-    "bandit, ends at 8": (*FULL, "gear.budget=bandit"),
     "adaptive sampling, fixed, ends at 8": (*FULL, "sampling.adaptive=true"),
 }
 """METHOD's plan, with and without its early stop, and the two budgets that adapt."""

@@ -2,7 +2,8 @@
 
 In: text and the answer as text. Out: yes or no. This matches written forms, whole numbers only
 (58 is not in 158), after LaTeX dressing and thousands separators are off; it does no algebra.
-Which answer a trace ends on is for `heal.answers`, and whether it is correct for a verifier.
+Which answer a trace ends on is for `heal.method.final_answers`, whether it is correct for a
+verifier.
 """
 
 import re
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from heal.answers import boxed, same_text
+from heal.method.final_answers import boxed, same_text
 
 SHORT = 2
 """Answers up to so many characters occur everywhere; they count only where they are asserted."""

@@ -16,7 +16,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from heal.answers import normalise, same_text
+from heal.method.final_answers import normalise, same_text
 from heal.method.intervals import CONFIDENCE, Interval
 from heal.records import AuditOutcome, AuditSide
 

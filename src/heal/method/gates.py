@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from heal.answers import count_final_answers
 from heal.config import Gear
 from heal.method.answers import is_short, mention, plain, states_answer
+from heal.method.final_answers import count_final_answers
 from heal.records import Finish, Gate, Verdict
 
 HINT_TALK = (

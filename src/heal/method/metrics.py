@@ -12,7 +12,7 @@ from math import comb
 
 import numpy as np
 
-from heal.answers import identity
+from heal.method.final_answers import identity
 from heal.method.intervals import Scores
 from heal.records import EvalTrace, Verdict
 

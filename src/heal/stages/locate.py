@@ -6,7 +6,6 @@ Changing the breakpoint reads the same scores again.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from heal.config import Gear
 from heal.engines.base import Engine, ScoreRequest
@@ -96,12 +95,6 @@ def cut(
         fallback=found.fallback,
         undecided=found.undecided,
     )
-
-
-def backed_up(found: Cut, back_up: int) -> Cut:
-    """The same break with another number of steps dropped before it."""
-    key, prefix = _kept(found.trace, found.step, found.step_ends, back_up)
-    return replace(found, key=key, prefix_tokens=prefix)
 
 
 def _kept(trace: str, step: int, ends: Sequence[int], back_up: int) -> tuple[str, int]:

@@ -6,55 +6,14 @@ when a problem has enough, is decided in `heal.rounds`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 from heal.config import Gear
 from heal.engines.base import Engine
-from heal.method.budget import Way
 from heal.method.gates import passes_gates
 from heal.prompts import Prompts, fill
-from heal.records import Check, Gate, GateResult, Hint, HintKind, Origin, Problem, Trace
+from heal.records import Check, Gate, GateResult, Hint, Origin, Problem, Trace
 from heal.stages.draw import Draw
 from heal.stages.guide import Path
-from heal.stages.locate import backed_up
-
-
-@dataclass(frozen=True)
-class Option:
-    """One way to repair a failed path, as the bandit's policy and as the stages see it."""
-
-    way: Way
-    path: Path
-    """The failed path, with the cut this way makes in it."""
-    hint: HintKind
-
-
-def options(path: Path, gear: Gear) -> list[Option]:
-    """What the bandit may try on one path; a hint without its source would only fall back."""
-    found: dict[str, Option] = {}
-    for back_up in dict.fromkeys((gear.back_up, *gear.bandit_back_ups)):
-        cut = backed_up(path.cut, back_up)
-        for kind in dict.fromkeys((gear.hint, *gear.bandit_hints)):
-            if kind is gear.hint or _has_source(path, kind):
-                name = f"{kind} hint, back up {back_up}"
-                way = Way(f"{cut.key}/{kind}", path.problem.id, name, cut.key)
-                # Near the beginning there may be no more steps to back up: the same cut again.
-                found.setdefault(way.key, Option(way, replace(path, cut=cut), kind))
-    return list(found.values())
-
-
-def most_items(gear: Gear) -> int:
-    """What one path may ask of the teacher at most: candidates, and under the bandit its hints."""
-    if gear.budget == "fixed":
-        return gear.candidates
-    cuts, hints = {gear.back_up, *gear.bandit_back_ups}, {gear.hint, *gear.bandit_hints}
-    return gear.candidates + len(cuts) * len(hints)
-
-
-def _has_source(path: Path, kind: HintKind) -> bool:
-    if kind is HintKind.PARTIAL:
-        return path.problem.solution is not None
-    return kind is not HintKind.SIBLING or path.sibling is not None
 
 
 def hinted_ids(problem: Problem, hint: Hint, prompts: Prompts, engine: Engine) -> tuple[int, ...]:

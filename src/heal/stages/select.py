@@ -14,7 +14,7 @@ from heal.method.pace import POOL_OF, POOLS, PoolCandidate, budget_tokens, sched
 from heal.method.pure import Calibration, drop_at_random, drop_scores, fits, select
 from heal.prompts import Prompts, fill
 from heal.records import Drop, Example, Origin, Problem, PureScore, Selection, StagePlan, Trace
-from heal.stages.rendering import Lengths
+from heal.students.rendering import Lengths
 
 STAGE_NAMES = ("foundation", "bridge", "frontier")
 

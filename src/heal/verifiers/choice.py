@@ -6,7 +6,7 @@ An answer that names no letter is `NO_ANSWER`: the option's text alone is not ma
 
 import re
 
-from heal.answers import extract_answer, normalise
+from heal.method.final_answers import extract_answer, normalise
 from heal.records import Problem, Verdict
 from heal.verifiers.base import Finding
 

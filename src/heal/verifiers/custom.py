@@ -5,8 +5,8 @@ It returns True or False, or a `Verdict` or its name. Anything else, and any exc
 to standard error, and it must be deterministic: equal questions are asked once.
 """
 
-from heal.answers import extract_answer
 from heal.functions import load_function
+from heal.method.final_answers import extract_answer
 from heal.records import Problem, Verdict
 from heal.verifiers.base import Question
 from heal.verifiers.worker import Judge

@@ -4,7 +4,7 @@
 Multiple answers must stand in the same order. Decides in the caller's process: nothing can hang.
 """
 
-from heal.answers import extract_answer, normalise, same_text
+from heal.method.final_answers import extract_answer, normalise, same_text
 from heal.records import Problem, Verdict
 from heal.verifiers.base import Finding
 

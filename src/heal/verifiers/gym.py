@@ -8,8 +8,8 @@ counts such entries. Runs in a worker process.
 import json
 from typing import Any
 
-from heal.answers import extract_answer
 from heal.errors import UserError
+from heal.method.final_answers import extract_answer
 from heal.records import Problem, Verdict
 from heal.verifiers.base import Finding, Question
 from heal.verifiers.worker import Judge

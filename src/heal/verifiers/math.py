@@ -15,7 +15,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from heal.answers import extract_answer, normalise, number, same_text
+from heal.method.final_answers import extract_answer, normalise, number, same_text
 from heal.records import Problem, Verdict
 from heal.verifiers.base import Finding, Question
 from heal.verifiers.worker import Judge

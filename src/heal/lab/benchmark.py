@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from heal.config import Config, Pure, load
+from heal.config import Config, Pure
 from heal.execute import execute
 from heal.lab.truth import Truth, judge, split_steps
 from heal.lab.worlds import world_named
@@ -21,6 +21,7 @@ from heal.method.gear import find_breakpoint
 from heal.method.intervals import Interval, auroc, wilson
 from heal.method.pure import calibrate, drop_scores
 from heal.method.summary import EvalSummary
+from heal.recipe import load
 from heal.records import (
     Breakpoint,
     Ceiling,

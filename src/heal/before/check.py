@@ -14,18 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
+from heal.before.estimate import Assumed, costs
+from heal.before.estimate import lines_of as cost_lines
 from heal.config import Config, Engines, ModelRef
+from heal.data.problems import read_problems
 from heal.engines import open_engine, read_tokenizer, resolve_model
 from heal.engines.base import Engine, Generated, GenRequest, Sampling, ScoreRequest
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import HealError
-from heal.estimate import Assumed, costs
-from heal.estimate import lines_of as cost_lines
-from heal.problems import read_problems
 from heal.prompts import fill
 from heal.records import Example, Finish, Problem
-from heal.stages.rendering import Rendered, Renderer
 from heal.stages.sample import solve_ids
+from heal.students.rendering import Rendered, Renderer
 
 GREEDY_TOKENS = 16
 TRACES, TRACE_TOKENS = 4, 256
@@ -129,7 +129,7 @@ def _student(config: Config, model: str, problem: Problem) -> Place:
     )
     place.findings.append(_room(config, found.prompt_tokens if isinstance(found, Rendered) else 0))
     try:
-        from heal.stages.trainer import require_one_device
+        from heal.students.trainer import require_one_device
 
         require_one_device()
     except HealError as error:

@@ -98,8 +98,7 @@ class _Most:
     @property
     def kinds(self) -> set[HintKind]:
         """Kinds of hints that may be asked for."""
-        gear = self.config.gear
-        return {gear.hint, *(gear.bandit_hints if gear.budget == "bandit" else ())}
+        return {self.config.gear.hint}
 
     @property
     def answer(self) -> int:
@@ -132,8 +131,7 @@ class _Most:
     def guide(self) -> Cost:
         """Hints the teacher writes: of each cut, as often as one may leak."""
         gear, prompts = self.config.gear, self.config.prompts
-        cuts = {gear.back_up, *(gear.bandit_back_ups if gear.budget == "bandit" else ())}
-        draws = self.paths * len(cuts) * (1 + gear.hint_redraws) * (HintKind.GUIDED in self.kinds)
+        draws = self.paths * (1 + gear.hint_redraws) * (HintKind.GUIDED in self.kinds)
         words = _bytes(prompts.write_hint) + _bytes(prompts.think_close or "") * 2 + self.answer
         prompt = self.a.prompt_tokens + words + self.kept + self.step
         return Cost("guide", draws * prompt, draws * gear.hint_max_tokens)

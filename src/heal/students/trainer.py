@@ -17,7 +17,7 @@ from trl import SFTConfig, SFTTrainer
 
 from heal.config import Train
 from heal.errors import UserError
-from heal.stages.rendering import IGNORED, Rendered
+from heal.students.rendering import IGNORED, Rendered
 
 LOGITS_BYTES = 1 << 28
 """Float32 logits up to this size are built in full. TRL's fused head never builds them, but

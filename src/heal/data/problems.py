@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from heal.answers import boxed, same_text
 from heal.config import Fields, Problems
+from heal.data.sources import Row, Rows, read_function, read_gym, read_path
 from heal.errors import UserError
+from heal.method.final_answers import boxed, same_text
 from heal.records import Problem, Split
-from heal.sources import Row, Rows, read_function, read_gym, read_path
 
 ID_CHARS = 16
 

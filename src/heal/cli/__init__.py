@@ -85,8 +85,8 @@ def check(
     price_out: Annotated[float | None, typer.Option(help="Per million tokens written.")] = None,
 ) -> None:
     """Before spending: can the engines do what the recipe needs, and what will it cost?"""
-    from heal import check as checking
-    from heal.config import load
+    from heal.before import check as checking
+    from heal.recipe import load
 
     recipe = load(config, overrides)
     found: list[checking.Place] = []
@@ -129,12 +129,12 @@ def config_command(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Every setting with its meaning; with -c, a recipe as HEAL resolves it."""
-    from heal.settings_page import reference, resolved_yaml
+    from heal.cli.settings_page import reference, resolved_yaml
 
     if config is None:
         typer.echo(reference())
         return
-    from heal.config import load
+    from heal.recipe import load
 
     typer.echo(resolved_yaml(load(config, overrides)))
 
@@ -155,8 +155,8 @@ def audit_pure_command(
     import json
     from dataclasses import asdict
 
-    from heal.audit import audit_pure
-    from heal.config import load
+    from heal.lab.audit import audit_pure
+    from heal.recipe import load
     from heal.report.audit_page import page
 
     _make_room(json_file)
@@ -196,8 +196,8 @@ def lab_compare(
     """Hold court: run the lab and measure HEAL against what is known to be true."""
     import json
 
-    from heal.lab.compare import as_json, compare
-    from heal.lab.court_page import markdown
+    from heal.lab.benchmark import as_json, compare
+    from heal.lab.benchmark_page import markdown
 
     _make_room(json_file)
     given = [
@@ -221,12 +221,12 @@ def lab_budgets(
         Path | None, typer.Option("--json", help="Write all figures here.")
     ] = None,
 ) -> None:
-    """What adaptive sampling and the repair bandit save against the fixed plan."""
+    """What adaptive sampling and the early stop save against the fixed plan."""
     import json
     from dataclasses import asdict
 
+    from heal.lab.benchmark_page import budgets
     from heal.lab.budgets import compare_budgets
-    from heal.lab.court_page import budgets
 
     _make_room(json_file)
     given = [f"run=runs/{world}-budgets", f"problems.args.n={problems}", *overrides]
@@ -254,8 +254,8 @@ def _make_room(file: Path | None) -> None:
 
 
 def _run(config: Path, overrides: list[str], until: str | None, adopt: bool) -> None:
-    from heal.config import load
     from heal.execute import execute
+    from heal.recipe import load
 
     view = _watched(
         lambda observer: execute(load(config, overrides), observer, until=until, adopt=adopt)
@@ -267,7 +267,7 @@ def _watched(work: Callable[[Any], Any]) -> Any:
     """Do something under the eyes of the terminal; Ctrl-C stops it cleanly."""
     from rich.console import Console
 
-    from heal.progress import ConsoleObserver
+    from heal.cli.progress import ConsoleObserver
 
     observer = ConsoleObserver(Console())
     try:

@@ -5,8 +5,8 @@ In: a `Court`, or `Budget`s. Out: text. Every figure with its interval and n.
 
 from collections.abc import Iterable, Sequence
 
+from heal.lab.benchmark import Court, CutQuality, Detection
 from heal.lab.budgets import Budget
-from heal.lab.compare import Court, CutQuality, Detection
 from heal.method.intervals import Interval
 from heal.method.summary import HARD_AND_EXTREME, EvalSummary
 from heal.report.numbers import SetRow

@@ -16,7 +16,8 @@ import numpy as np
 from heal.config import Config, Problems
 from heal.errors import UserError
 from heal.execute import IDENTITY, count_lost, first_stage, flatten
-from heal.lines import finishes, tally
+from heal.lab import answer_swap as auditing
+from heal.lab import sampled_answers as answering
 from heal.method.audit import PureAudit, SampledU, Separation, rank_correlation, separation
 from heal.method.pure import commitment, drop_scores
 from heal.records import (
@@ -32,10 +33,9 @@ from heal.records import (
     Selection,
     Trace,
 )
+from heal.report.lines import finishes, tally
 from heal.run import Run, teacher_sampling
 from heal.session import Observer, Session
-from heal.stages import answers as answering
-from heal.stages import audit as auditing
 from heal.stages import score as scoring
 from heal.stages.draw import draw_keys, draw_traces
 from heal.stages.repair import gate

@@ -24,7 +24,7 @@ from heal.config import Train
 from heal.errors import UserError
 from heal.keys import content_key, seed_for
 from heal.records import Example, StagePlan, TrainResult
-from heal.stages.rendering import Rendered, Renderer, read_tokenizer
+from heal.students.rendering import Rendered, Renderer, read_tokenizer
 
 __all__ = ["Opener", "Progress", "read_model", "train_arm"]
 
@@ -256,7 +256,7 @@ def _fit_and_save(
     report: Report,
 ) -> list[float]:
     """Losses by step. A stage without batches passes its weights on."""
-    from heal.stages.trainer import fit
+    from heal.students.trainer import fit
 
     model, tokenizer = stage.opener.model(stage.source), stage.opener.tokenizer(stage.source)
     _unmark_gguf(model)

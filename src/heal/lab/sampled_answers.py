@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from heal.answers import normalise
 from heal.config import Gear
 from heal.engines.base import Engine, Generated, GenRequest, Sampling
 from heal.keys import content_key, seed_for
 from heal.method.entropy import answer_entropy
+from heal.method.final_answers import normalise
 from heal.prompts import Prompts
 from heal.records import SampledUncertainty
 from heal.stages.draw import Claim

@@ -9,7 +9,7 @@ from heal.functions import edition
 from heal.records import EvalTrace, Problem
 from heal.run import Run
 from heal.stages.draw import Claim
-from heal.stages.evaluate import Exam, eval_keys, evaluate
+from heal.students.exam import Exam, eval_keys, evaluate
 
 
 def to_train(run: Run) -> list[tuple[str, int]]:

@@ -15,7 +15,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from heal.config import Config, submodel
+from heal.config import Config
+from heal.recipe import submodel
 
 
 def reference() -> str:

@@ -1,0 +1,1 @@
+"""Problems in, others' traces in, training files out."""

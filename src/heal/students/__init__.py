@@ -1,0 +1,1 @@
+"""What a student is shown, how it is trained and examined."""
