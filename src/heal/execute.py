@@ -8,6 +8,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from heal.engines import model_files
 from heal.errors import HealError, UserError
 from heal.functions import edition
 from heal.keys import content_key
-from heal.pipeline import STAGES
+from heal.method.arms import breakpoints, wants_reliance, wants_uncertainty
+from heal.pipeline import OF_ALL, OF_EACH_PROBLEM
+from heal.report.lines import stage_lines
 from heal.report.load import load_view
 from heal.report.view import RunView
-from heal.run import Run
+from heal.run import Run, ask_each, count_early
 from heal.session import Observer, Session
 from heal.store import Store
 
@@ -63,19 +66,19 @@ REACH: tuple[tuple[str, str | None], ...] = (
     ("gear.hint_max_tokens", "guide"),
     ("gear.hint_temperature", "guide"),
     ("gear", "locate"),
-    ("pure.selection", "score"),
-    ("pure.calibration_traces", "score"),
+    ("pure.selection", "calibrate"),
+    ("pure.calibration_traces", "calibrate"),
     ("pure.measure_uncertainty", "score"),
     ("pure.measure_reliance", "score"),
-    ("pure.measure_calibrated", "score"),
+    ("pure.measure_calibrated", "calibrate"),
     ("pure", "select"),
     ("pace", "select"),
     ("student", "select"),
     ("train.max_length", "select"),
-    ("arms", "locate"),
+    ("arms", "calibrate"),
     ("train", "train"),
     ("evaluate.teacher_n", "sample"),
-    ("evaluate.scored_token_cost", "spend"),
+    ("evaluate.scored_token_cost", "match"),
     ("evaluate", "evaluate"),
     ("engine.local.weights", "sample"),
     ("engine.local.dtype", "sample"),
@@ -121,46 +124,84 @@ def write_report(store: Store) -> RunView:
 
 def overview(store: Store) -> Iterator[str]:
     """What a run folder holds, line by line, for `heal show`."""
-    yield f"{'table':<12} {'stored':>9} {'in use':>9}"
-    for table, count in store.counts().items():
-        yield f"{table:<12} {count:>9,} {store.live_count(table):>9,}"
-    yield "requests counted twice: 0 (a content key has one row)"
-    lost = store.meta("in_flight_lost") or 0
-    yield f"in flight at a crash, so paid for again at most: {lost:,}"
-    stopped = store.meta("stopped")
-    state = "complete" if store.meta("complete") else f"not complete: {stopped or 'interrupted'}"
-    yield state
+    yield f"{'stage':<12} {'stored':>11}"
+    for stage, count in store.counts().items():
+        yield f"{stage:<12} {count:>11,}"
+    totals, claimed = store.totals(), store.claimed()
+    yield f"teacher tokens drawn and stored: {totals.spent:,}"
+    yield f"in flight when a process ended, so paid for again at most: {totals.lost:,}"
+    if claimed:
+        yield f"in flight now, or when the last process ended: {claimed:,}"
+    yield state(store)
+
+
+def state(store: Store) -> str:
+    """Whether a run is complete, and if not, why not or how far it is."""
+    if store.meta("complete"):
+        return "complete"
+    if not store.is_busy():
+        return f"not complete: {store.meta('stopped') or 'interrupted'}"
+    told = store.meta("progress") or {}
+    far = f": {told['stage']}, {told['done']:,} of {told['owed']:,}" if told else ""
+    return f"still running{far}"
 
 
 def _run_stages(session: Session, until: str | None) -> None:
-    run, timings = Run(session), dict(session.store.meta("timings") or {})
+    run, names = Run(session), [stage.name for stage in OF_EACH_PROBLEM]
     session.store.set_meta("stopped", "it was interrupted")
     _problem_facts(session)
     if until not in ("sample", "verify"):
         session.require_scores()
-    for stage in STAGES:
-        name = stage.__name__
-        started = time.monotonic()
-        line = stage(run)
-        session.observer.end(line)
-        # A stage that found everything done keeps the time it really took.
-        timings[name] = max(timings.get(name, 0.0), time.monotonic() - started)
-        session.store.set_meta("timings", timings)
+    wanted = OF_EACH_PROBLEM[: names.index(until) + 1] if until in names else OF_EACH_PROBLEM
+    with _timed(session, "problems"):
+        ask_each(run, wanted, _settings(session), whole=wanted == OF_EACH_PROBLEM)
+    early = count_early(session)
+    for name, line in stage_lines(session.store, session.config, early):
+        if name in {stage.name for stage in wanted}:
+            session.observer.end(name, line)
+    for name, work in () if until in names else OF_ALL:
+        session.observer.begin(name, 0)
+        with _timed(session, name):
+            line = work(run)
+        session.observer.end(name, line)
         session.store.set_meta("facts", dict(session.facts))
         if name == until:
             return
+    session.store.set_meta("facts", dict(session.facts))
+
+
+@contextmanager
+def _timed(session: Session, name: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    timings = dict(session.store.meta("timings") or {})
+    # What found everything done keeps the time it really took.
+    timings[name] = max(timings.get(name, 0.0), time.monotonic() - started)
+    session.store.set_meta("timings", timings)
 
 
 def _problem_facts(session: Session) -> None:
     found = session.problem_set
-    rows = ((p.id, p.id, p) for p in found.problems)
-    Run(session).record("problem", rows)
+    session.store.set_problems(found.problems)
     for text, count in found.facts.items():
         session.fact(text, count)
     doubts = session.verifier.preflight(found.problems)
     session.fact("gold answers that do not verify against themselves", doubts.doubtful)
     for line in doubts.named:
         session.observer.say(f"doubtful gold answer: {line}")
+
+
+def _settings(session: Session) -> str:
+    """Names everything that what a single problem owes depends on."""
+    config, stages = session.config, {stage.name for stage in OF_EACH_PROBLEM}
+    flat = flatten(config.model_dump(mode="json"))
+    own = {key: value for key, value in flat.items() if first_stage(key) in stages}
+    own["breakpoints"] = [str(kind) for kind in breakpoints(config)]
+    own["measured"] = [wants_uncertainty(config), wants_reliance(config)]
+    refs = (config.teacher, config.scorer)
+    files = [model_files(ref.model) for ref in refs if ref is not None]
+    judge, numerics = edition(config.problems.verifier), config.engine.local.numerics
+    return content_key(own, judge, numerics, files, versions())
 
 
 def _claim_folder(store: Store, config: Config, observer: Observer, adopt: bool) -> None:
@@ -181,8 +222,6 @@ def count_lost(store: Store, observer: Observer) -> None:
     """Note what was in flight when an earlier process ended: it may be paid for twice."""
     lost = store.release_claims()
     if lost:
-        total = int(store.meta("in_flight_lost") or 0) + lost
-        store.set_meta("in_flight_lost", total)
         observer.say(f"an earlier process ended with {lost:,} requests in flight; they are redone")
 
 

@@ -263,11 +263,15 @@ class Hint:
 
 
 @dataclass(frozen=True)
-class GateResult:
-    """What the gates found on one hinted or repaired trace."""
+class HintDraw:
+    """What the teacher said once when it was asked for a hint."""
 
-    trace: str
-    gate: Gate
+    key: str
+    problem_id: str
+    text: str
+    new_tokens: int
+    cut_off: bool
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -446,7 +450,7 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class EvalTrace:
-    """One held-out attempt of one arm, verified; the text is kept so that anyone can look."""
+    """One held-out attempt of one arm; the text is kept so that anyone can look."""
 
     key: str
     problem_id: str
@@ -454,8 +458,6 @@ class EvalTrace:
     seed: int
     """Training seed (0 for an arm that is not trained)."""
     seed_index: int
-    verdict: Verdict
-    answer: str | None
     finish: Finish
     tokens: int
     text: str

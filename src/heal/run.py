@@ -1,268 +1,324 @@
-"""What the stages of one run have found so far, and how they add to it.
+"""One pass after another over the problems of a run: what `heal.pipeline` is written in.
 
-A stage reads a `Run`, draws traces or scores through it, and leaves its results in it; what was
-worked out without a model is recorded too, so that a report needs none.
+Asks each problem through the stages given, concludes it in the columns when it owes nothing, and
+leaves out those that are settled under the present settings.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, NamedTuple
 
-from heal.config import Gear
-from heal.engines.base import Sampling
-from heal.method.arms import TRAINED, Arm, selections, wants_uncertainty
-from heal.method.pure import LINED, MIN_CALIBRATION, Calibration, calibrate
-from heal.prompts import Prompts
-from heal.records import (
-    Breakpoint,
-    Ceiling,
-    Check,
-    Drop,
-    Example,
-    Gate,
-    Hint,
-    HintKind,
-    Problem,
-    PureScore,
-    Selected,
-    Selection,
-    Split,
-    StagePlan,
-    Stratum,
-    Trace,
-    Verdict,
-)
+from heal.engines.base import Engine
+from heal.keys import content_key
+from heal.method.arms import Extra
+from heal.method.pure import Calibration
+from heal.records import Cut, Gate, Hint, Problem, Split, Stratum
+from heal.runner import Ask, Done, Limits, Runner, lanes
 from heal.session import Session
-from heal.stages.draw import Draw, draw_keys, draw_traces
-from heal.stages.guide import Path
-from heal.stages.repair import gate as ask_gates
-from heal.stages.score import Candidate, honest, pure_key
-from heal.students.rendering import Lengths
+from heal.stages import locate, match_budget, repair, sample
+from heal.stages.found import Found, Request, Setup
+from heal.stages.select import example
+from heal.store import AttemptRow, ProblemRow, Row, Stored, TraceRow
+from heal.students import arms as students
+from heal.students.exam import conclude as conclude_exam
+from heal.students.exam import owes as owes_attempts
+from heal.students.export import row_of
+
+SO_FAR = "data/repaired_so_far.jsonl"
+"""Repairs past the gates, problem by problem, until PURE and PACE have seen all of them."""
+NOTE_S = 2.0
+"""How often a running process says how far it is."""
 
 
-@dataclass
-class Lift:
-    """One way of cutting failed traces, and everything that followed from it."""
+class Stage(NamedTuple):
+    """A stage that sees one problem at a time."""
 
-    gear: Gear
-    paths: list[Path] = field(default_factory=list)
-    hints: dict[tuple[str, HintKind], Hint] = field(default_factory=dict)
-    """By cut and the kind asked for."""
-    repaired: dict[str, Trace] = field(default_factory=dict)
+    name: str
+    owes: Callable[[Found, Setup], Iterable[Request]]
+    conclude: Callable[[Found, Setup], Iterable[Any]] = lambda found, setup: ()
 
 
 @dataclass
 class Run:
-    """What the stages have found so far; keys are content keys unless a comment says otherwise."""
+    """A session at work, and what the stages that see all problems hand on."""
 
     session: Session
-    unaided: dict[str, Trace] = field(default_factory=dict)
-    checks: dict[str, Check] = field(default_factory=dict)
-    """By trace."""
-    decided: dict[str, Stratum] = field(default_factory=dict)
-    """By problem: strata that adaptive sampling settled before all traces were drawn."""
-    ceilings: dict[str, Ceiling] = field(default_factory=dict)
-    """By problem."""
-    hints: dict[str, Hint] = field(default_factory=dict)
-    hinted: dict[str, Trace] = field(default_factory=dict)
-    """Whole traces under an answer hint."""
-    lifts: dict[Breakpoint, Lift] = field(default_factory=dict)
-    bought: dict[str, dict[str, Trace]] = field(default_factory=dict)
-    """By arm: what it drew for HEAL's bill."""
-    gates: dict[str, Gate] = field(default_factory=dict)
-    """By trace, hinted or repaired."""
-    pure: dict[str, PureScore] = field(default_factory=dict)
-    """By trace."""
     calibration: Calibration | None = None
-    """What honest steps look like; None unless a selection asks for it and there are enough."""
-    chosen: dict[str, list[Selected]] = field(default_factory=dict)
-    """By arm."""
-    examples: dict[str, Example] = field(default_factory=dict)
-    """By trace."""
-    lengths: Lengths | None = None
-    """What the student's tokenizer makes of the examples; None without a student."""
-    plans: dict[tuple[str, int], tuple[StagePlan, ...]] = field(default_factory=dict)
-    """By arm and training seed."""
-    models: dict[tuple[str, int], str] = field(default_factory=dict)
-    """Name of the trained weights, by arm and training seed."""
+    plans: students.Plans = field(default_factory=dict)
+    names: dict[tuple[str, int], str] = field(default_factory=dict)
+    """Of trained weights, by arm and training seed."""
 
-    @property
-    def prompts(self) -> Prompts:
-        """The run's templates."""
-        return self.session.config.prompts
+    @cached_property
+    def setup(self) -> Setup:
+        """The run as its stages see it."""
+        return Setup(self.session.config, self.session)
+
+    @cached_property
+    def runner(self) -> Runner:
+        """Keeps teacher, scorer and verifier busy."""
+        s, limits = self.session, self.session.config.limits
+        streams = lanes(lambda: s.teacher, lambda: s.scorer, lambda: s.verifier)
+        caps = Limits(limits.failed_share, limits.teacher_tokens)
+        return Runner(s.store, s.observer, streams, caps, s.note_servers)
 
     def problems(self, split: Split) -> list[Problem]:
         """One side of the split."""
         return [p for p in self.session.problems.values() if p.split is split]
 
-    def in_strata(self, *strata: Stratum) -> list[Problem]:
-        """Training problems of these strata."""
-        return [p for p in self.problems(Split.TRAIN) if self.ceilings[p.id].stratum in strata]
+    def to_ask(self) -> list[Problem]:
+        """Problems the teacher is asked; without a student nobody needs the held-out ones."""
+        asked = self.problems(Split.TRAIN)
+        return asked + (self.problems(Split.HELD_OUT) if self.session.config.student else [])
 
-    def traces_by_problem(self) -> dict[str, list[Trace]]:
-        """Unaided traces of each problem."""
-        grouped: dict[str, list[Trace]] = {}
-        for trace in self.unaided.values():
-            grouped.setdefault(trace.problem_id, []).append(trace)
-        return grouped
+    def ask(self, problems: Iterable[Problem], owes: Ask, done: Done) -> None:
+        """One pass with the run's own engines; what it took is added to what was taken before."""
+        try:
+            self.runner.run(problems, owes, done)
+        finally:
+            self._note_work()
 
-    def only_correct(self, traces: Iterable[Trace]) -> Trace | None:
-        """The one correct trace among these, when there is exactly one."""
-        correct = [t for t in traces if self.checks[t.key].verdict is Verdict.CORRECT]
-        return correct[0] if len(correct) == 1 else None
+    def matched(self, plan: match_budget.Plan, arm: str, kind: Extra) -> list[TraceRow]:
+        """Draw a round of what an arm is owed for HEAL's tokens."""
+        rows: list[TraceRow] = []
+        self.ask(
+            [self.session.problems[problem] for problem in plan],
+            lambda found: match_budget.owes(found, self.setup, kind, plan),
+            lambda found: rows.extend(match_budget.conclude(found, self.setup, arm, kind, plan)),
+        )
+        return rows
 
-    def admit(self, traces: dict[str, Trace]) -> list[str]:
-        """Verify and gate assisted traces; the problem ids of those that passed."""
-        s = self.session
-        self.checks |= s.check(traces.values())
-        passed = []
-        for trace in traces.values():
-            problem, hint = s.problems[trace.problem_id], self.hints[trace.hint or ""]
-            gear, check = s.config.gear, self.checks[trace.key]
-            found = ask_gates(trace, check, problem, hint, gear, s.teacher)
-            self.gates[trace.key] = found.gate
-            if found.gate is Gate.PASSED:
-                passed.append(trace.problem_id)
-        return passed
+    def scored_token_cost(self) -> float:
+        """What a scored token counts beside a written one.
 
-    def passed(self, traces: Mapping[str, Trace]) -> list[Trace]:
-        """Those of the hinted or repaired traces that passed every gate."""
-        return [trace for key, trace in traces.items() if self.gates[key] is Gate.PASSED]
+        As `evaluate.scored_token_cost` says, else as timed on these engines, once, and kept, so
+        that a rerun asks for the same.
+        """
+        store, cost = self.session.store, self.session.config.evaluate.scored_token_cost
+        if cost is None:
+            cost = store.meta("scored_token_cost")
+        if cost is None:
+            cost = match_budget.relative_cost(store.meta("work") or {})
+            store.set_meta("scored_token_cost", cost)
+        return float(cost)
 
-    def honest_traces(self) -> list[Trace]:
-        """Unaided correct training traces, at most as many as PURE is calibrated on."""
-        problems = self.session.problems
-        correct = self.correct(self.unaided)
-        train = [t for t in correct if problems[t.problem_id].split is Split.TRAIN]
-        chosen, mastered = honest(train, self.ceilings, self.session.config.pure)
-        if chosen and not mastered:
-            fact = "PURE's honest traces are of all problems, for too few are of easy ones"
-            self.session.facts[fact] = len(chosen)
-        return chosen
+    def keep_plans(self, plans: students.Plans) -> None:
+        """Store every arm's presentations, and say how many steps they take."""
+        self.plans = plans
+        planned = [(arm, n, p) for (arm, n), own in plans.items() for p in own]
+        store = self.session.store
+        store.record("plan", ((f"{arm}-seed{n}-{p.index}", "", p) for arm, n, p in planned))
+        self.session.observer.begin("train", sum(len(p.batches) for _, _, p in planned), "steps")
 
-    def calibration_traces(self) -> list[Trace]:
-        """Those worth scoring: none unless PURE is to be calibrated and there are enough."""
-        honest = self.honest_traces() if self.wants_calibration() else []
-        return honest if len(honest) >= MIN_CALIBRATION else []
+    def trained(self, step: int, total: int, loss: float) -> None:
+        """One optimizer step was made."""
+        self.session.observer.advance()
 
-    def wants_reliance(self) -> bool:
-        """Whether candidates are scored with their hint in view too."""
-        config = self.session.config
-        return config.pure.measure_reliance or Selection.RELIANCE in selections(config)
+    def examine(self, student: students.Student, problems: Sequence[Problem]) -> list[AttemptRow]:
+        """One student's verified attempts; its model is opened only when some are owed."""
+        s, exam = self.session, students.exam_of(self.session.config, student)
+        opened: list[Engine] = []
 
-    def wants_calibration(self) -> bool:
-        """Whether honest traces are scored too."""
-        config = self.session.config
-        return config.pure.measure_calibrated or not selections(config).isdisjoint(LINED)
+        def model() -> Engine:
+            if not opened:
+                opened.append(students.open_student(s.config, student))
+            return opened[0]
 
-    def wants_uncertainty(self) -> bool:
-        """Whether U is asked for after each step."""
-        return wants_uncertainty(self.session.config)
+        rows: list[AttemptRow] = []
 
-    def profile_keys(self, candidates: Sequence[Candidate]) -> dict[str, Candidate]:
-        """The profile each candidate is to have; one with U will do where none is asked for."""
-        s, probes = self.session, self.wants_uncertainty()
+        def done(found: Found) -> None:
+            rows.extend(conclude_exam(found, exam))
+            s.observer.advance(exam.samples)
 
-        def key(candidate: Candidate, with_u: bool) -> str:
-            return pure_key(candidate, self.prompts, s.config.gear, s.scorer, with_u)
+        streams = lanes(model, model, lambda: s.verifier)
+        runner = Runner(s.store, s.observer, streams, Limits(s.config.limits.failed_share))
+        try:
+            runner.run(problems, lambda found: owes_attempts(found, exam, model), done)
+        finally:
+            for engine in opened:
+                engine.close()
+        s.store.insert(rows)
+        return rows
 
-        full = {key(candidate, True): candidate for candidate in candidates}
-        stored = {} if probes else s.store.read("pure", PureScore, full)
-        held = {k for k in full if probes or (k in stored and stored[k].error is None)}
-        return {k if k in held else key(c, False): c for k, c in full.items()}
+    def _note_work(self) -> None:
+        store = self.session.store
+        before: Mapping[str, Sequence[float]] = store.meta("work") or {}
+        now = {
+            str(lane): (tokens + before.get(lane, (0, 0.0))[0], s + before.get(lane, (0, 0.0))[1])
+            for lane, (tokens, s) in self.runner.work.items()
+        }
+        store.set_meta("work", {**before, **now})
+        self.runner.work.clear()
 
-    def calibrate(self, honest: Sequence[PureScore]) -> None:
-        """Draw PURE's lines; without enough honest traces for one a share goes instead: a fact."""
-        if not self.wants_calibration():
+
+def ask_each(run: Run, stages: Sequence[Stage], settings: str, whole: bool) -> None:
+    """Ask every problem through these stages; those settled under `settings` are left out.
+
+    `whole`: these are all stages of a problem, so that one that owes nothing is settled.
+    """
+    s = run.session
+    settled = dict(s.store.query("SELECT problem, settled FROM problems"))
+    everyone = run.to_ask()
+    open_ones = [p for p in everyone if settled.get(p.id) != _named(p, settings)]
+    s.observer.begin("problems", len(everyone), "problems")
+    s.observer.stored(len(everyone) - len(open_ones))
+    with _SoFar(run, [p.id for p in open_ones]) as so_far:
+        progress = _Progress(run, len(everyone), len(everyone) - len(open_ones))
+        places = {problem: place for place, problem in enumerate(s.problems)}
+
+        def owes(found: Found) -> Iterable[Request]:
+            for stage in stages:
+                owed = list(stage.owes(found, run.setup))
+                if owed:
+                    return owed
+            return ()
+
+        def done(found: Found) -> None:
+            rows: list[Row] = []
+            records: list[Stored] = []
+            for stage in stages:
+                for made in stage.conclude(found, run.setup):
+                    if isinstance(made, Cut | Hint):
+                        records.append(
+                            Stored(type(made).__name__.lower(), made.key, made.problem_id, made)
+                        )
+                    else:
+                        rows.append(made)
+            failed = any(getattr(row, "failed", False) for row in rows)
+            name = _named(found.problem, settings) if whole and not failed else None
+            judged = any(stage.name == "verify" for stage in stages)
+            row = _problem_row(found, run.setup, places[found.problem.id], name, judged)
+            s.store.conclude(row, rows, records)
+            so_far.add(found, row, whole)
+            progress.advance()
+
+        run.ask(open_ones, owes, done)
+
+
+def count_early(session: Session) -> int | None:
+    """Problems decided before their plan's end; None where sampling is not adaptive.
+
+    What that left undrawn is counted, with its error beside it.
+    """
+    settings = session.config.sampling
+    if not settings.adaptive:
+        return None
+    found = list(
+        session.store.query(
+            "SELECT p.n, AVG(t.new_tokens) FROM problems p JOIN traces t ON t.problem = p.problem"
+            " AND t.stage = 'sample' WHERE p.split = 'train' AND p.n < ? GROUP BY p.problem",
+            (settings.n,),
+        )
+    )
+    left = [settings.n - drawn for drawn, _ in found]
+    tokens = sum(n * mean for n, (_, mean) in zip(left, found, strict=True))
+    risk = f"each stratum differs from that of {settings.n} traces with probability"
+    fact = session.fact
+    fact(f"problems sampled until decided: {risk} ≤ {settings.adaptive_error:g}", len(found))
+    fact("traces not drawn because their problem was decided", sum(left))
+    fact("teacher tokens saved by that, by the mean length of each problem's", round(tokens))
+    return len(found)
+
+
+def _named(problem: Problem, settings: str) -> str:
+    """What a problem is settled under: the settings, and all that a source says of it."""
+    return content_key(settings, problem)
+
+
+def _problem_row(
+    found: Found, setup: Setup, place: int, settled: str | None, judged: bool
+) -> ProblemRow:
+    problem = found.problem
+    family = problem.meta.get("family")
+    if not judged:
+        n = len(sample.unaided(found, setup))
+        return ProblemRow(
+            problem.id, place, problem.split, family, n, 0, 0, 0, Stratum.UNDETERMINED, None, 0,
+            settled,
+        )  # fmt: skip
+    c = sample.ceiling_of(found, setup)
+    paths = len(locate.failed_paths(found, setup))
+    return ProblemRow(
+        problem.id,
+        place,
+        problem.split,
+        family,
+        c.n,
+        c.correct,
+        c.truncated,
+        c.unverifiable,
+        c.stratum,
+        c.rho,
+        paths,
+        settled,
+    )
+
+
+class _Progress:
+    """Tells whoever watches, and every few seconds the store, how far a pass is."""
+
+    def __init__(self, run: Run, owed: int, done: int) -> None:
+        self._session, self._owed, self._done = run.session, owed, done
+        self._noted = 0.0
+        self._note()
+
+    def advance(self) -> None:
+        """One more problem is finished."""
+        self._done += 1
+        self._session.observer.advance()
+        if time.monotonic() - self._noted > NOTE_S:
+            self._note()
+
+    def _note(self) -> None:
+        self._noted = time.monotonic()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        told = {"stage": "problems", "done": self._done, "owed": self._owed, "at": now}
+        self._session.store.set_meta("progress", told)
+
+
+class _SoFar:
+    """Repairs past the gates, to be read while the run goes on."""
+
+    def __init__(self, run: Run, open_ones: Sequence[str]) -> None:
+        self._run = run
+        self._path = run.session.store.folder / SO_FAR
+        self._cap = run.session.config.pace.cap_d3
+        self._open = frozenset(open_ones)
+
+    def __enter__(self) -> "_SoFar":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        kept = self._finished_before()
+        self._file = self._path.open("w", encoding="utf-8")
+        self._file.writelines(kept)
+        self._file.flush()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, found: Found, row: ProblemRow, whole: bool) -> None:
+        """A problem's repairs, at most as many as D3 takes."""
+        if not whole or not row.paths:
             return
-        self.calibration = calibrate(honest, self.session.config.pure)
-        unlined = (
-            selections(self.session.config).intersection(LINED) - self.calibration.lines.keys()
-        )
-        for kind in sorted(unlined):
-            instead = " by the plain ratio" if kind is Selection.CALIBRATED else ""
-            self.session.fact(
-                f"PURE dropped a fixed share{instead}: '{kind}' needs {MIN_CALIBRATION} unaided "
-                f"correct traces that it can read, and there are too few among {len(honest)}",
-                1,
-            )
+        setup = self._run.setup
+        made = repair.repairs(found, setup, setup.config.gear.breakpoint)
+        passed = [t for t, h in made if repair.gate_of(found, setup, t, h) is Gate.PASSED]
+        for trace in passed[: self._cap]:
+            shown = row_of(example(trace, found.problem, setup.prompts))
+            self._file.write(json.dumps(shown, ensure_ascii=False) + "\n")
+        self._file.flush()
 
-    def usable(self, traces: Mapping[str, Trace], arm: Arm) -> list[Trace]:
-        """Correct training traces; assisted ones past the gates too, where an arm has gates."""
-        problems = self.session.problems
-        return [
-            trace
-            for trace in self.correct(traces)
-            if problems[trace.problem_id].split is Split.TRAIN
-            and (not arm.gated or self.gates.get(trace.key, Gate.PASSED) is Gate.PASSED)
-        ]
+    def _finished_before(self) -> list[str]:
+        if not self._path.is_file():
+            return []
+        with self._path.open(encoding="utf-8") as file:
+            return [line for line in file if self._is_finished(line)]
 
-    def correct(self, traces: Mapping[str, Trace]) -> list[Trace]:
-        """Those of the traces that are correct."""
-        return [t for key, t in traces.items() if self.checks[key].verdict is Verdict.CORRECT]
-
-    def lift(self, arm: Arm) -> Lift:
-        """The repairs an arm is given."""
-        return self.lifts[arm.breakpoint or self.session.config.gear.breakpoint]
-
-    @property
-    def main_lift(self) -> Lift:
-        """HEAL's own: cut where `gear.breakpoint` says."""
-        return self.lifts[self.session.config.gear.breakpoint]
-
-    def trained(self) -> dict[str, Arm]:
-        """The arms of this run that have a student to train, HEAL's own data first."""
-        names = sorted(set(self.session.config.arms) & TRAINED.keys(), key=lambda n: n != "heal")
-        return {name: TRAINED[name] for name in names}
-
-    def cut_kinds(self) -> list[Breakpoint]:
-        """HEAL's own breakpoint, then those its controls ask for."""
-        main = self.session.config.gear.breakpoint
-        return list(
-            dict.fromkeys([main, *(arm.breakpoint or main for arm in self.trained().values())])
-        )
-
-    def kept(self) -> dict[str, list[Selected]]:
-        """Each arm's selected traces."""
-        return {n: [x for x in all_ if x.drop is Drop.KEPT] for n, all_ in self.chosen.items()}
-
-    def keep(self, table: str, keys: Iterable[str], tag: str = "") -> None:
-        """These stored rows are what the run, as configured now, consists of."""
-        self.session.store.set_live(table, keys, tag)
-
-    def record(self, table: str, rows: Iterable[tuple[str, str, object]], tag: str = "") -> None:
-        """Store what was worked out without a model, so that a report needs none either."""
-        listed = list(rows)
-        self.session.store.put_many(table, listed)
-        self.keep(table, [key for key, _, _ in listed], tag)
-
-    def draw(self, table: str, draws: Iterable[Draw]) -> dict[str, Trace]:
-        """Traces the draws ask for, by key; only what is owed is sampled, and judged meanwhile."""
-        s = self.session
-        wanted, sampling, seed = list(draws), teacher_sampling(s), s.config.seed
-        hint_of = {
-            key: draw.hint
-            for draw in wanted
-            for key in draw_keys([draw], s.teacher, sampling, seed)
-        }
-        drawn = s.collect(
-            table,
-            Trace,
-            list(hint_of),
-            lambda done, claim: draw_traces(wanted, s.teacher, sampling, seed, done, claim),
-            s.judge,
-        )
-        # Under other settings a hint has another name but may say the same, and give the same key.
-        renamed = {
-            key: replace(trace, hint=hint_of[key])
-            for key, trace in drawn.items()
-            if trace.hint != hint_of[key]
-        }
-        if renamed:
-            s.store.put_many(table, ((t.key, t.problem_id, t) for t in renamed.values()))
-        return drawn | renamed
-
-
-def teacher_sampling(session: Session) -> Sampling:
-    """How the teacher writes, aided or not."""
-    c = session.config.sampling
-    return Sampling(c.temperature, c.top_p, c.top_k, c.min_p, c.max_new_tokens)
+    def _is_finished(self, line: str) -> bool:
+        try:
+            return json.loads(line)["problem_id"] not in self._open
+        except (ValueError, KeyError):
+            return False  # cut off when an earlier process was killed; its problem is asked again

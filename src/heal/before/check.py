@@ -19,7 +19,14 @@ from heal.before.estimate import lines_of as cost_lines
 from heal.config import Config, Engines, ModelRef
 from heal.data.problems import read_problems
 from heal.engines import open_engine, read_tokenizer, resolve_model
-from heal.engines.base import Engine, Generated, GenRequest, Sampling, ScoreRequest
+from heal.engines.base import (
+    Engine,
+    Generated,
+    GenRequest,
+    Sampling,
+    ScoreRequest,
+    answers,
+)
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import HealError
 from heal.prompts import fill
@@ -191,7 +198,8 @@ class _Look:
     ) -> list[Generated]:
         """Raises: HealError when a sample fails."""
         found = sorted(
-            self.engine.generate([GenRequest("check", prompt, seeds, s)]), key=lambda g: g.index
+            answers(self.engine.generate([GenRequest("check", prompt, seeds, s)])),
+            key=lambda g: g.index,
         )
         for generated in found:
             if generated.error:
@@ -307,7 +315,7 @@ class _Look:
 
     def _scores(self, prompt: tuple[int, ...]) -> Finding:
         written = self._greedy(prompt)
-        (scored,) = self.engine.score([ScoreRequest("check", prompt, written)])
+        (scored,) = answers(self.engine.score([ScoreRequest("check", prompt, written)]))
         if scored.error:
             raise HealError(scored.error)
         width = float((scored.entropy_hi - scored.entropy_lo).mean())

@@ -19,6 +19,8 @@ from rich.progress import (
 from rich.text import Text
 
 PLAIN_EVERY_S = 15.0
+MARGIN = 10
+"""Columns for the name of a stage."""
 
 
 class ConsoleObserver:
@@ -28,15 +30,16 @@ class ConsoleObserver:
         self.console = console
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._stage = ""
-        self._total = self._arrived = self._stored = self._tokens = 0
+        self._stage, self._unit = "", ""
+        self._total = self._finished = self._stored = self._arrived = self._tokens = 0
         self._outcomes: Counter[str] = Counter()
-        self._started = self._spoke = 0.0
+        self._started = self._spoke = time.monotonic()
 
-    def begin(self, stage: str, total: int) -> None:
-        """A stage of `total` items starts."""
-        self._stage, self._total = stage, total
-        self._arrived = self._stored = self._tokens = 0
+    def begin(self, stage: str, total: int, unit: str = "items") -> None:
+        """A part of the work that has `total` units starts."""
+        self.close()
+        self._stage, self._total, self._unit = stage, total, unit
+        self._finished = self._stored = self._arrived = self._tokens = 0
         self._outcomes = Counter()
         self._started = self._spoke = time.monotonic()
         if self.console.is_terminal and total:
@@ -54,30 +57,34 @@ class ConsoleObserver:
             self._bar.start()
 
     def stored(self, count: int) -> None:
-        """So many items of this stage were there already."""
+        """So many units of it were there already."""
         self._stored += count
         self._show()
 
-    def advance(self, outcome: str, tokens: int) -> None:
-        """One item arrived."""
+    def advance(self, count: int = 1) -> None:
+        """So many units of it are finished."""
+        self._finished += count
+        self._show()
+
+    def arrived(self, outcome: str, tokens: int) -> None:
+        """One answer came, of the many a unit may take."""
         self._arrived += 1
         self._tokens += tokens
         self._outcomes[outcome] += 1
         self._show()
 
-    def end(self, line: str) -> None:
-        """The stage is over; `line` says what came of it."""
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
-        spent = time.monotonic() - self._started
-        reused = " · nothing to do" if not self._arrived and self._stored else ""
-        text = Text.assemble(line, (f" · {spent:.1f} s{reused}", "dim"))
-        margin = f"{self._stage:<9} "
-        for part in text.wrap(self.console, max(20, self.console.width - len(margin))):
+    def end(self, stage: str, line: str) -> None:
+        """A stage is over; `line` says what came of it."""
+        told = [line]
+        if stage == self._stage:
+            told.append(f" · {time.monotonic() - self._started:.1f} s")
+        self.close()
+        text = Text.assemble(told[0], *((part, "dim") for part in told[1:]))
+        margin = f"{stage:<{MARGIN}}"
+        for part in text.wrap(self.console, max(20, self.console.width - MARGIN)):
             part.rstrip()
             self.console.print(Text(margin) + part, highlight=False, soft_wrap=True)
-            margin = " " * len(margin)
+            margin = " " * MARGIN
 
     def say(self, text: str) -> None:
         """Something a person should know."""
@@ -91,29 +98,28 @@ class ConsoleObserver:
 
     def _show(self) -> None:
         if self._bar and self._task is not None:
-            done = min(self._total, self._stored + self._arrived)
+            done = min(self._total, self._stored + self._finished)
             self._bar.update(self._task, completed=done, rate=self._rate())
             return
         now = time.monotonic()
-        if not self.console.is_terminal and now - self._spoke >= PLAIN_EVERY_S:
+        if not self.console.is_terminal and self._total and now - self._spoke >= PLAIN_EVERY_S:
             self._spoke = now
-            of = f" of {self._total:,}" if self._total else ""
-            self.console.print(
-                f"{self._stage:<9} {self._stored + self._arrived:,}{of}{self._rate()}"
-                f"{self._eta(now)}",
-                highlight=False,
-            )
+            done = f"{self._stored + self._finished:,} of {self._total:,} {self._unit}"
+            line = f"{self._stage:<{MARGIN}}{done}{self._rate()}{self._eta(now)}"
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def _rate(self) -> str:
         spent = max(1e-3, time.monotonic() - self._started)
         failed = self._outcomes["failed"]
-        words = f" · {self._arrived / spent:,.1f}/s"
+        words = f" · {self._arrived / spent:,.1f} answers/s" if self._arrived else ""
         if self._tokens:
             words += f" · {self._tokens / spent:,.0f} tok/s"
         return words + (f" · {failed:,} failed" if failed else "")
 
     def _eta(self, now: float) -> str:
-        left = self._total - self._stored - self._arrived
-        if not self._arrived or left <= 0:
+        left = self._total - self._stored - self._finished
+        if not self._finished or left <= 0:
             return ""
-        return f" · about {left * (now - self._started) / self._arrived:,.0f} s left"
+        minutes, seconds = divmod(round(left * (now - self._started) / self._finished), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f" · about {hours}:{minutes:02d}:{seconds:02d} left"

@@ -3,15 +3,22 @@
 Token ids are the truth: prompts are rendered to ids once, continuations are ids, and nothing is
 tokenised again across a join. Everything is synchronous; an engine hides its own concurrency and
 yields results in any order. One failed item is a result with an `error`, never an exception.
+
+A source of requests may yield None: nothing for the moment. An engine then goes on with what it
+has, asks again later and, from the first None on, yields None itself whenever it has no result
+without waiting: after a step or a batch of its own work, or with all its requests under way
+elsewhere. So one thread can serve several engines, or one engine that writes and scores in turn.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from heal.records import Finish, FloatArray, IntArray, ServerFacts
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,11 @@ def failed_score(request: ScoreRequest, error: str) -> Scored:
     return Scored(request.id, empty, empty, empty, error=error)
 
 
+def answers(stream: Iterable[Result | None]) -> Iterator[Result]:
+    """A stream for whoever has nothing else to do meanwhile."""
+    return (answer for answer in stream if answer is not None)
+
+
 class Engine(Protocol):
     """Anything that can render, write and score. `model_id` fingerprints the weights."""
 
@@ -134,11 +146,11 @@ class Engine(Protocol):
         """Each id's bytes (empty for special tokens); joined, they are the text's UTF-8."""
         ...
 
-    def generate(self, requests: Iterable[GenRequest]) -> Iterator[Generated]:
+    def generate(self, requests: Iterable[GenRequest | None]) -> Iterator[Generated | None]:
         """Continuations in any order, as they finish. Consumes `requests` lazily."""
         ...
 
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Scored]:
+    def score(self, requests: Iterable[ScoreRequest | None]) -> Iterator[Scored | None]:
         """Scores in any order, as they finish. Consumes `requests` lazily."""
         ...
 

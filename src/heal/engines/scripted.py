@@ -149,16 +149,19 @@ class ScriptedEngine:
         """One byte each, none for special ids."""
         return [bytes([i]) if i < 256 else b"" for i in ids]
 
-    def generate(self, requests: Iterable[GenRequest]) -> Iterator[Generated]:
+    def generate(self, requests: Iterable[GenRequest | None]) -> Iterator[Generated | None]:
         """Replies, request by request."""
         for request in requests:
+            if request is None:
+                yield None
+                continue
             for index, seed in enumerate(request.seeds):
                 yield self._reply(request, index, seed)
 
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Scored]:
+    def score(self, requests: Iterable[ScoreRequest | None]) -> Iterator[Scored | None]:
         """Scripted values, request by request."""
         for request in requests:
-            yield self._scored(request)
+            yield None if request is None else self._scored(request)
 
     def close(self) -> None:
         """Nothing to free."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from heal.config import LocalEngine as Settings
-from heal.engines.base import GenRequest, Sampling, ScoreRequest
+from heal.engines.base import GenRequest, Sampling, ScoreRequest, answers
 from heal.engines.local.engine import LocalEngine, open_local
 from heal.lab import dialogue, traces
 from heal.lab.tokenizer import END
@@ -44,7 +44,7 @@ class Talker:
             for user, prefix in zip(users, kept, strict=True)
         ]
         asked = (GenRequest(str(i), p, (i,), SAMPLING) for i, p in enumerate(prompts))
-        got = {int(out.request): out for out in self.engine.generate(asked)}
+        got = {int(out.request): out for out in answers(self.engine.generate(asked))}
         return [self.engine.decode(got[i].ids.tolist()) for i in range(len(users))]
 
     def step_nlls(self, cases: Sequence[tuple[str, str]]) -> list[list[list[float]]]:
@@ -54,7 +54,7 @@ class Talker:
             ScoreRequest(str(i), self.engine.render(problem), sum(steps[i], ()))
             for i, (problem, _) in enumerate(cases)
         )
-        got = {int(out.request): -out.logprob for out in self.engine.score(asked)}
+        got = {int(out.request): -out.logprob for out in answers(self.engine.score(asked))}
         return [_cut(got[i].tolist(), list(map(len, steps[i]))) for i in range(len(cases))]
 
     def _steps(self, trace: str) -> list[tuple[int, ...]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from heal.config import Gear
-from heal.engines.base import Engine, Generated, GenRequest, Sampling
+from heal.engines.base import Engine, Generated, GenRequest, Sampling, answers
 from heal.keys import content_key, seed_for
 from heal.method.entropy import answer_entropy
 from heal.method.final_answers import normalise
@@ -105,7 +105,7 @@ def sample_answers(
                 seeds = tuple(seed_for(seed, name, index) for index in range(SAMPLES))
                 yield GenRequest(name, (*context, *written, *opening), seeds, sampling)
 
-    for generated in engine.generate(requests()):
+    for generated in answers(engine.generate(requests())):
         one, k = asked[generated.request]
         one.hear(k, generated, engine, prompts)
         if one.heard == len(one.steps) * SAMPLES:

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from heal.config import Config
 from heal.method.pace import POOLS, Order
+from heal.method.pure import LINED
 from heal.records import Breakpoint, Selection
 
 
@@ -62,6 +63,29 @@ def selections(config: Config) -> frozenset[Selection]:
     arms = (TRAINED[name] for name in config.arms if name in TRAINED)
     own = (arm.selection or config.pure.selection for arm in arms if arm.filtered)
     return frozenset({config.pure.selection, *own})
+
+
+def breakpoints(config: Config) -> tuple[Breakpoint, ...]:
+    """HEAL's own breakpoint, then those that its controls among the run's arms ask for."""
+    main = config.gear.breakpoint
+    arms = trained(config).values()
+    return tuple(dict.fromkeys([main, *(arm.breakpoint or main for arm in arms)]))
+
+
+def trained(config: Config) -> dict[str, Arm]:
+    """The arms of a run that have a student to train, HEAL's own data first."""
+    names = [name for name in dict.fromkeys(config.arms) if name in TRAINED]
+    return {name: TRAINED[name] for name in sorted(names, key=lambda name: name != "heal")}
+
+
+def wants_reliance(config: Config) -> bool:
+    """Whether assisted traces are scored with their hint in view too."""
+    return config.pure.measure_reliance or Selection.RELIANCE in selections(config)
+
+
+def wants_calibration(config: Config) -> bool:
+    """Whether honest traces are scored, for lines to be drawn by."""
+    return config.pure.measure_calibrated or not selections(config).isdisjoint(LINED)
 
 
 def wants_uncertainty(config: Config) -> bool:

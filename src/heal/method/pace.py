@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,12 +69,25 @@ def pools(
     for candidate in candidates:
         by_problem[candidate.problem_id].append(candidate)
     decisions: list[Selected] = []
+    likeness = Likeness(seed)
     for problem, group in sorted(by_problem.items()):
         stratum = strata.get(problem, Stratum.UNDETERMINED)
-        drops = _decide(group, stratum, settings, seed, refusal)
-        ordered = sorted(group, key=lambda c: (POOLS.index(c.pool), c.trace))
-        decisions += [Selected(c.trace, problem, c.pool, drops[c.trace], c.score) for c in ordered]
+        decisions += choose(group, stratum, settings, seed, likeness, refusal)
     return decisions
+
+
+def choose(
+    group: Sequence[PoolCandidate],
+    stratum: Stratum,
+    settings: Pace,
+    seed: int,
+    likeness: "Likeness",
+    refusal: Callable[[str], Drop | None] = lambda trace: None,
+) -> list[Selected]:
+    """The decisions on one problem's candidates; see `pools`."""
+    drops = _decide(group, stratum, settings, seed, likeness, refusal)
+    ordered = sorted(group, key=lambda c: (POOLS.index(c.pool), c.trace))
+    return [Selected(c.trace, c.problem_id, c.pool, drops[c.trace], c.score) for c in ordered]
 
 
 def cap(pool: str, stratum: Stratum, settings: Pace) -> int:
@@ -152,20 +166,23 @@ def _decide(
     stratum: Stratum,
     settings: Pace,
     seed: int,
+    likeness: "Likeness",
     refusal: Callable[[str], Drop | None],
 ) -> dict[str, Drop]:
     drops = {c.trace: Drop.PURE for c in group if c.pure_dropped}
     alive = sorted((c for c in group if not c.pure_dropped), key=lambda c: _tie(seed, c.trace))
-    signatures = _signatures(alive, seed)
-    likeness = {c.trace: 0.0 for c in alive}
+    signatures = likeness.signatures(alive)
+    nearest = np.zeros(len(alive))
+    place = {c.trace: i for i, c in enumerate(alive)}
     parents: Counter[str] = Counter()
     for pool in POOLS:
         rest = [c for c in alive if c.pool == pool]
         room = cap(pool, stratum, settings)
         while rest:
-            best = min(rest, key=lambda c: likeness[c.trace])  # the first of equals: seeded order
+            # the first of equals: seeded order
+            best = min(rest, key=lambda c: nearest[place[c.trace]])
             rest.remove(best)
-            drop = _drop(best, likeness[best.trace], parents, room, settings)
+            drop = _drop(best, float(nearest[place[best.trace]]), parents, room, settings)
             if drop is Drop.KEPT:
                 drop = refusal(best.trace) or Drop.KEPT
             drops[best.trace] = drop
@@ -173,9 +190,8 @@ def _decide(
                 continue
             room -= 1
             parents.update([best.parent] if best.parent else [])
-            for other in alive:
-                near = float((signatures[other.trace] == signatures[best.trace]).mean())
-                likeness[other.trace] = max(likeness[other.trace], near)
+            near = (signatures == signatures[place[best.trace]]).mean(axis=1)
+            nearest = np.maximum(nearest, near)
     return drops
 
 
@@ -189,20 +205,41 @@ def _drop(
     return Drop.KEPT if room > 0 else Drop.PROBLEM_CAP
 
 
-def _signatures(candidates: Sequence[PoolCandidate], seed: int) -> dict[str, _Signature]:
-    if len(candidates) < 2:
-        return {c.trace: np.zeros(1, np.uint64) for c in candidates}
-    from datasketch import MinHash  # imports scipy; `heal --help` must not
+class Likeness:
+    """MinHash signatures over word 5-grams, made once for each trace of the problem at hand."""
 
-    found = {}
-    for candidate in candidates:
-        words = candidate.text.casefold().split()
-        starts = range(max(1, len(words) - SHINGLE_WORDS + 1))
-        shingles = {" ".join(words[i : i + SHINGLE_WORDS]).encode() for i in starts}
-        minhash = MinHash(num_perm=PERMUTATIONS, seed=seed % (1 << 32))
-        minhash.update_batch(sorted(shingles))
-        found[candidate.trace] = np.asarray(minhash.hashvalues, np.uint64)
-    return found
+    def __init__(self, seed: int) -> None:
+        self._seed = seed % (1 << 32)
+        self._known: dict[str, _Signature] = {}
+        self._blank: Any = None
+
+    def forget(self) -> None:
+        """The next traces are of another problem: near-duplicates are told apart within one."""
+        self._known.clear()
+
+    def signatures(self, candidates: Sequence[PoolCandidate]) -> _Signature:
+        """uint64[candidates, PERMUTATIONS]; one alone has nothing to be like."""
+        if len(candidates) < 2:
+            return np.zeros((len(candidates), 1), np.uint64)
+        for candidate in candidates:
+            if candidate.trace not in self._known:
+                self._known[candidate.trace] = self._minhash(candidate.text)
+        return np.stack([self._known[c.trace] for c in candidates])
+
+    def _minhash(self, text: str) -> _Signature:
+        if self._blank is None:
+            from datasketch import MinHash  # imports scipy; `heal --help` must not
+
+            self._blank = MinHash(num_perm=PERMUTATIONS, seed=self._seed)
+        minhash = self._blank.copy()  # drawing its permutations anew would take longer than this
+        minhash.update_batch(_shingles(text))
+        return np.asarray(minhash.hashvalues, np.uint64)
+
+
+def _shingles(text: str) -> set[bytes]:
+    words = text.casefold().split()
+    starts = range(max(1, len(words) - SHINGLE_WORDS + 1))
+    return {" ".join(words[i : i + SHINGLE_WORDS]).encode() for i in starts}
 
 
 def _tie(seed: int, trace: str) -> bytes:

@@ -8,7 +8,7 @@ be honest. `fraction` and `calibrated` ask whether the step that settles the ans
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -198,24 +198,34 @@ def select(
     seed: int = 0,
     calibration: Calibration | None = None,
 ) -> frozenset[str]:
+    """Keys of the traces to drop, by `drop_scores` and `dropped_by`."""
+    scores = drop_scores(candidates, kind, settings, seed=seed, calibration=calibration)
+    problem_of = {c.trace: c.problem_id for c in candidates}
+    return dropped_by(scores, problem_of, kind, settings, calibration)
+
+
+def dropped_by(
+    scores: Mapping[str, float],
+    problem_of: Mapping[str, str],
+    kind: Selection,
+    settings: Pure,
+    calibration: Calibration | None = None,
+) -> frozenset[str]:
     """Keys of the traces to drop. Give one PACE pool at a time: S depends on where b stands.
 
     `calibrated` and `surprisal` drop what exceeds their line, if it `fits`. Otherwise, and by every
     other kind, the worst `drop` share of each problem's candidates goes, rounded; problems with
     fewer than `min_candidates` are pooled, with their scores z-scored by problem first.
     """
-    scores = drop_scores(candidates, kind, settings, seed=seed, calibration=calibration)
     line = calibration.lines.get(kind) if calibration is not None else None
     if line is not None and fits(scores, line, settings):
         return frozenset(t for t, s in scores.items() if s > line)
-    return _worst({c.trace: c.problem_id for c in candidates}, scores, settings)
+    return _worst(problem_of, scores, settings)
 
 
-def drop_at_random(
-    candidates: Sequence[PureScore], count: int, settings: Pure, *, seed: int = 0
-) -> frozenset[str]:
-    """Keys of `count` candidates that chance chooses: what PURE's own choice is held against."""
-    scores = drop_scores(candidates, Selection.RANDOM, settings, seed=seed)
+def drop_at_random(traces: Iterable[str], count: int, *, seed: int = 0) -> frozenset[str]:
+    """Keys of `count` traces that chance chooses: what PURE's own choice is held against."""
+    scores = {trace: _dice(seed, trace) for trace in traces}
     return frozenset(sorted(scores, key=lambda trace: (-scores[trace], trace))[:count])
 
 
@@ -268,8 +278,7 @@ def _suspicion(
         case Selection.SURPRISAL:
             return surprisal(score)
         case Selection.RANDOM:
-            digest = blake2b(f"{seed}|{score.trace}".encode(), digest_size=6).digest()
-            return float(int.from_bytes(digest))
+            return _dice(seed, score.trace)
         case Selection.RELIANCE:
             if not _written(score, scorable=False).any():
                 return None
@@ -282,6 +291,10 @@ def _suspicion(
             return _mean_nll(score, scorable=True)
         case Selection.MAX_PPL:
             return _peak(np.where(_written(score, scorable=True), score.log_ppl, np.nan))
+
+
+def _dice(seed: int, trace: str) -> float:
+    return float(int.from_bytes(blake2b(f"{seed}|{trace}".encode(), digest_size=6).digest()))
 
 
 def _worst(

@@ -1,14 +1,16 @@
 """One line per stage: what went in and what became of it, in counts that add up.
 
-In: records. Out: text. Words for a person; nothing reads them back.
+In: the columns of a run. Out: text. Words for a person; nothing reads them back.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import numpy as np
+from heal.config import Config
+from heal.store import Store
 
-from heal.records import Cut, Finish, Hint, Trace
+_FINISHED = {"stop": "complete", "length": "truncated", "loop": "looping"}
 
 
 def tally(lead: str, unit: str, outcomes: Mapping[str, int]) -> str:
@@ -23,24 +25,86 @@ def tally(lead: str, unit: str, outcomes: Mapping[str, int]) -> str:
     return f"{lead} · {line}" if lead else line
 
 
-def finishes(traces: Mapping[str, Trace]) -> Counter[str]:
-    """Traces by how they ended, in words."""
-    words = {Finish.STOP: "complete", Finish.LENGTH: "truncated", Finish.LOOP: "looping"}
-    return Counter(words.get(trace.finish, str(trace.finish)) for trace in traces.values())
+def stage_lines(store: Store, config: Config, early: int | None) -> Iterator[tuple[str, str]]:
+    """(stage, line) of the stages that see one problem at a time, once all problems are done.
+
+    early: problems decided before their plan's end; None where sampling is not adaptive.
+    """
+    main = str(config.gear.breakpoint)
+    yield "sample", sampled(store, early)
+    yield "verify", verified(store)
+    yield "locate", located(store, main)
+    yield "guide", guided(store)
+    yield "repair", repaired(store, main)
+    yield "score", scored(store)
 
 
-def fallback_name(cut: Cut) -> str:
-    """How a cut was found, in words."""
-    if cut.fallback is not None:
-        return f"fallback ({cut.fallback.replace('_', ' ')})"
-    if np.isnan(cut.surge).all():
-        return "blind"  # a control that does not ask the entropy
-    return "undecided surge" if cut.undecided else "surge"
+def sampled(store: Store, early: int | None = None) -> str:
+    """Unaided traces by how they ended; `early`: problems decided before the plan's end."""
+    ended = _count(store, "SELECT finish, COUNT(*) FROM traces WHERE stage='sample' GROUP BY 1")
+    lead = f"{_one(store, 'SELECT COUNT(DISTINCT problem) FROM traces'):,} problems"
+    if early is not None:
+        lead += f", {early:,} decided early"
+    return tally(lead, "traces", Counter({_FINISHED.get(k, k): n for k, n in ended.items()}))
 
 
-def hint_name(hint: Hint) -> str:
-    """A hint's kind, and what it was to be if it fell back."""
-    if hint.kind is hint.asked:
-        return f"{hint.kind}, cut off" if hint.cut_off else hint.kind
-    why = "failed" if hint.error else "leaking" if hint.leaks else "missing"
-    return f"{hint.kind} for {why} {hint.asked}"
+def verified(store: Store) -> str:
+    """Unaided traces by verdict."""
+    found = "SELECT verdict, COUNT(*) FROM traces WHERE stage='sample' GROUP BY 1"
+    return tally("", "traces", _count(store, found))
+
+
+def located(store: Store, main: str) -> str:
+    """Failed paths by how they were cut."""
+    how = _count(
+        store,
+        "SELECT CASE WHEN fallback IS NOT NULL THEN 'fallback (' || replace(fallback, '_', ' ')"
+        " || ')' WHEN blind THEN 'blind' WHEN undecided THEN 'undecided surge' ELSE 'surge' END,"
+        " COUNT(*) FROM cuts WHERE tag=? GROUP BY 1",
+        main,
+    )
+    how["not scored"] = _one(store, "SELECT SUM(paths) FROM problems") - how.total()
+    extreme = "SELECT COUNT(*) FROM problems WHERE stratum='extreme' AND split='train'"
+    return tally(f"{_one(store, extreme):,} extreme problems", "failed paths", how)
+
+
+def guided(store: Store) -> str:
+    """Hints by kind, and what they were to be if they fell back."""
+    how = _count(
+        store,
+        "SELECT CASE WHEN kind=asked THEN kind || CASE WHEN cut_off THEN ', cut off' ELSE '' END"
+        " ELSE kind || ' for ' || CASE WHEN failed THEN 'failed' WHEN leaks THEN 'leaking'"
+        " ELSE 'missing' END || ' ' || asked END, COUNT(DISTINCT key)"
+        " FROM hints WHERE tag<>'answer' GROUP BY 1",
+    )
+    return tally("", "hints", how)
+
+
+def repaired(store: Store, main: str) -> str:
+    """Assisted traces of HEAL's own breakpoint by gate."""
+    own = "FROM traces WHERE (stage='hinted' OR (stage='repair' AND tag=?))"
+    covered = "SELECT COUNT(DISTINCT problem) FROM traces WHERE stage='repair' AND tag=?"
+    passed = _one(store, f"{covered} AND gate='passed'", main)
+    tried = _one(store, "SELECT COUNT(DISTINCT problem) FROM cuts WHERE tag=?", main)
+    gates = _count(store, f"SELECT gate, COUNT(*) {own} GROUP BY 1", main)
+    return tally(f"{passed:,} of {tried:,} problems repaired", "traces", gates)
+
+
+def scored(store: Store, honest: bool = False) -> str:
+    """Profiles, of candidates or of honest traces."""
+    how = _count(
+        store,
+        "SELECT CASE WHEN failed THEN 'failed' ELSE 'scored' END, COUNT(DISTINCT key) FROM scores"
+        f" WHERE stage='pure' AND tag{'=' if honest else '<>'}'honest' GROUP BY 1",
+    )
+    return tally("", "honest traces" if honest else "traces past the gates", how)
+
+
+def _count(store: Store, sql: str, *parameters: Any) -> Counter[str]:
+    rows: Iterator[tuple[str | None, int]] = store.query(sql, parameters)
+    return Counter({str(name): count for name, count in rows})
+
+
+def _one(store: Store, sql: str, *parameters: Any) -> int:
+    ((found,),) = store.query(sql, parameters)
+    return int(found or 0)

@@ -1,91 +1,104 @@
-"""Draw traces: the one loop behind sampling, hinted answering and repair.
+"""Draws: one prompt to continue, perhaps from a kept prefix, and the traces that come of it."""
 
-In: draws (a prompt, perhaps a kept prefix, and how many traces to take from it), an engine and
-what is done already. Out: traces as they finish, in any order. Only what is owed is asked for.
-"""
-
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from heal.engines.base import Engine, Generated, GenRequest, Sampling
-from heal.keys import content_key, owed, seed_for, trace_key
+from heal.engines.base import Generated, GenRequest
+from heal.keys import content_key, seed_for, trace_key
 from heal.records import Origin, Trace
-
-Claim = Callable[[Collection[str]], None]
-"""Told the keys of what is handed to the engine, before it is."""
+from heal.stages.found import Found, Lane, Request, Setup
 
 
 @dataclass(frozen=True)
 class Draw:
     """One prompt to continue, and what its continuations are."""
 
+    key: str
+    """Names everything its traces depend on, but not how many there are."""
     problem_id: str
     origin: Origin
     prompt_ids: tuple[int, ...]
-    indices: tuple[int, ...]
     prefix_ids: tuple[int, ...] = ()
     parent: str | None = None
     cut: str | None = None
     hint: str | None = None
 
 
-def request_key(draw: Draw, engine: Engine, sampling: Sampling, run_seed: int) -> str:
-    """Everything the traces of a draw depend on, but not how many there are."""
-    ids = (*draw.prompt_ids, -1, *draw.prefix_ids)
+Wanted = tuple[str, Draw, Iterable[int]]
+"""Traces that are wanted: where they are stored, the draw, and which of its traces."""
+
+
+def make_draw(
+    setup: Setup,
+    problem_id: str,
+    origin: Origin,
+    prompt_ids: tuple[int, ...],
+    prefix_ids: tuple[int, ...] = (),
+    parent: str | None = None,
+    cut: str | None = None,
+    hint: str | None = None,
+) -> Draw:
+    """A draw with its name."""
+    ids = (*prompt_ids, -1, *prefix_ids)
     # The parent: two failed traces may be cut to the same prefix and still deserve their own dice.
-    source = (draw.origin, draw.problem_id, draw.parent)
-    return content_key(source, ids, sampling, engine.model_id, run_seed)
+    source = (origin, problem_id, parent)
+    key = content_key(source, ids, setup.sampling, setup.teacher.model_id, setup.config.seed)
+    return Draw(key, problem_id, origin, prompt_ids, prefix_ids, parent, cut, hint)
 
 
-def draw_keys(
-    draws: Iterable[Draw], engine: Engine, sampling: Sampling, run_seed: int
-) -> list[str]:
-    """Keys of all traces the draws ask for, done or not."""
-    return [
-        trace_key(request_key(draw, engine, sampling, run_seed), index)
-        for draw in draws
-        for index in draw.indices
-    ]
+def trace_of(found: Found, stage: str, draw: Draw, index: int) -> Trace | None:
+    """The index-th trace of a draw; None if it is owed."""
+    trace = found.get(stage, trace_key(draw.key, index), Trace)
+    if trace is not None and trace.hint != draw.hint:
+        # Under other settings a hint has another name but may say the same, and give the same key.
+        return replace(trace, hint=draw.hint)
+    return trace
 
 
-def draw_traces(
-    draws: Iterable[Draw],
-    engine: Engine,
-    sampling: Sampling,
-    run_seed: int,
-    done: Collection[str],
-    claim: Claim,
-) -> Iterator[Trace]:
-    """Traces still owed, as they finish. A failed one has `Finish.ERROR` and its reason."""
-    asked: dict[str, tuple[Draw, tuple[int, ...]]] = {}
-
-    def requests() -> Iterator[GenRequest]:
-        for draw in draws:
-            key = request_key(draw, engine, sampling, run_seed)
-            indices = owed(key, draw.indices, done)
-            if not indices or key in asked:
-                continue
-            asked[key] = (draw, indices)
-            claim([trace_key(key, index) for index in indices])
-            seeds = tuple(seed_for(run_seed, key, index) for index in indices)
-            yield GenRequest(key, (*draw.prompt_ids, *draw.prefix_ids), seeds, sampling)
-
-    for generated in engine.generate(requests()):
-        draw, indices = asked[generated.request]
-        yield _trace(draw, indices[generated.index], generated, engine)
+def traces_of(found: Found, stage: str, draw: Draw, indices: Iterable[int]) -> list[Trace]:
+    """Those of a draw's traces that are there."""
+    found_all = (trace_of(found, stage, draw, index) for index in indices)
+    return [trace for trace in found_all if trace is not None]
 
 
-def _trace(draw: Draw, index: int, generated: Generated, engine: Engine) -> Trace:
+def owed_draws(found: Found, setup: Setup, wanted: Iterable[Wanted]) -> Iterator[Request]:
+    """Requests for the traces that are not there; what two draws have in common is asked once."""
+    asked: set[str] = set()
+    for stage, draw, indices in wanted:
+        owed = tuple(
+            index
+            for index in indices
+            if (key := trace_key(draw.key, index)) not in asked
+            and found.get(stage, key, Trace) is None
+        )
+        if owed:
+            asked.update(trace_key(draw.key, index) for index in owed)
+            yield _request(setup, stage, draw, owed)
+
+
+def _request(setup: Setup, stage: str, draw: Draw, indices: tuple[int, ...]) -> Request:
+    seeds = tuple(seed_for(setup.config.seed, draw.key, index) for index in indices)
+    prompt = (*draw.prompt_ids, *draw.prefix_ids)
+    return Request(
+        Lane.WRITE,
+        stage,
+        tuple(trace_key(draw.key, index) for index in indices),
+        GenRequest(draw.key, prompt, seeds, setup.sampling),
+        lambda generated: _trace(setup, draw, indices[generated.index], generated),
+    )
+
+
+def _trace(setup: Setup, draw: Draw, index: int, generated: Generated) -> Trace:
     ids = np.concatenate([np.asarray(draw.prefix_ids, np.int32), generated.ids.astype(np.int32)])
     return Trace(
-        key=trace_key(generated.request, index),
+        key=trace_key(draw.key, index),
         problem_id=draw.problem_id,
         origin=draw.origin,
         seed_index=index,
         ids=ids,
-        text=engine.decode(ids.tolist()),
+        text=setup.teacher.decode(ids.tolist()),
         finish=generated.finish,
         prompt_tokens=len(draw.prompt_ids),
         prefix_tokens=len(draw.prefix_ids),

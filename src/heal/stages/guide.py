@@ -1,38 +1,80 @@
-"""Guide: what the teacher is told before it tries again (METHOD §2, hint kinds).
+"""Guide: what the teacher is told before it tries again (docs/method.md §2, hint kinds).
 
-In: cut paths. Out: one hint per path. A `guided` hint is written by the teacher itself, shown the
-answer; every kind but `answer` passes the leak gate, is redrawn when it leaks, and falls back to
-the bare answer in the end, which the record says. A think-model writes its hint with its thinking
-closed beforehand: a few words are asked for, and what it thinks would be shown in their place.
+One hint per cut path. A `guided` hint is written by the teacher itself, shown the answer; every
+kind but `answer` passes the leak gate, is redrawn when it leaks, and falls back to the bare answer
+in the end, which the record says. A think-model writes its hint with its thinking closed
+beforehand: a few words are asked for, and what it thinks would be shown in their place.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
-from heal.config import Gear
-from heal.engines.base import Engine, GenRequest, Sampling
+from heal.engines.base import Generated, GenRequest, Sampling
 from heal.keys import content_key, seed_for
 from heal.method.gates import leaks
 from heal.prompts import Prompts, fill
-from heal.records import Cut, Finish, Hint, HintKind, Problem, Trace
-from heal.stages.draw import Claim
+from heal.records import Breakpoint, Finish, Hint, HintDraw, HintKind, Problem
+from heal.stages.found import Found, Lane, Request, Setup, TextModel
+from heal.stages.locate import Path, paths
 from heal.stages.steps import step_text
+from heal.store.columns import HintRow
 
 SOLUTION_SHARE = 0.25
-"""The `partial` hint shows this first share of a reference solution's words (METHOD §2)."""
+"""The `partial` hint shows this first share of a reference solution's words."""
 _OPENED_WITHIN = 32
 """Tokens at a prompt's end among which a chat template may have opened the thinking."""
 
 
-@dataclass(frozen=True)
-class Path:
-    """A failed trace, its cut, and what a hint for it may draw on."""
+def owes(found: Found, setup: Setup) -> Iterator[Request]:
+    """The next draw of every hint that is still to be written."""
+    asked: set[str] = set()
+    for kind in setup.breakpoints:
+        for path in paths(found, setup, kind):
+            key = hint_key(found, setup, path)
+            if key not in asked and hint_of(found, setup, path) is None:
+                asked.add(key)
+                yield _request(found, setup, path, key)
 
-    problem: Problem
-    trace: Trace
-    cut: Cut
-    sibling: Trace | None = None
-    """The one correct unaided trace, when there is exactly one."""
+
+def hint_of(found: Found, setup: Setup, path: Path) -> Hint | None:
+    """The hint of a path; None if a draw of it is owed."""
+    key, gear = hint_key(found, setup, path), setup.config.gear
+    known = found.get("hint", key, Hint)
+    if known is not None:
+        return known
+    made = _written(found, setup, path, key) if gear.hint is HintKind.GUIDED else None
+    if gear.hint is not HintKind.GUIDED:
+        made = _given(key, path, setup)
+    if made is not None:
+        found.add("hint", key, made)
+    return made
+
+
+def conclude(found: Found, setup: Setup) -> Iterator[HintRow | Hint]:
+    """The hints of HEAL's own breakpoint and of its controls."""
+    for kind in setup.breakpoints:
+        for path in paths(found, setup, kind):
+            hint = hint_of(found, setup, path)
+            if hint is not None:
+                yield hint_row(hint, kind)
+                yield hint
+
+
+def hint_row(hint: Hint, tag: Breakpoint | HintKind) -> HintRow:
+    """What the columns say of a hint."""
+    return HintRow(
+        hint.problem_id,
+        tag,
+        hint.key,
+        hint.cut,
+        hint.kind,
+        hint.asked,
+        hint.leaks,
+        hint.new_tokens,
+        hint.cut_off,
+        not hint.text,
+        hint.error is not None,
+    )
 
 
 def answer_hint(problem: Problem, prompts: Prompts, cut: str | None = None) -> Hint:
@@ -42,132 +84,111 @@ def answer_hint(problem: Problem, prompts: Prompts, cut: str | None = None) -> H
     return Hint(key, problem.id, HintKind.ANSWER, text, cut)
 
 
-def hint_key(path: Path, prompts: Prompts, engine: Engine, gear: Gear, run_seed: int) -> str:
+def hint_key(found: Found, setup: Setup, path: Path) -> str:
     """Names the hint of one path under the present settings, and all it may be made of."""
+    return found.once(("hint key", path.cut.key), lambda: _hint_key(setup, path))
+
+
+def _hint_key(setup: Setup, path: Path) -> str:
+    gear, teacher, prompts = setup.config.gear, setup.teacher, setup.prompts
     settings = (gear.hint, gear.hint_redraws, gear.hint_max_tokens, gear.hint_temperature)
-    words = (_hint_prompt(path, prompts, engine), _answer_text(path.problem, prompts))
+    words = (_hint_prompt(path, prompts, teacher), _answer_text(path.problem, prompts))
     sources = (path.problem.solution, path.sibling.key if path.sibling else None)
     return content_key(
-        "hint", path.problem.id, path.cut.key, settings, words, sources, engine.model_id, run_seed
+        "hint",
+        path.problem.id,
+        path.cut.key,
+        settings,
+        words,
+        sources,
+        teacher.model_id,
+        setup.config.seed,
     )
 
 
-def guide(
-    paths: Mapping[str, Path],
-    prompts: Prompts,
-    engine: Engine,
-    gear: Gear,
-    run_seed: int,
-    done: Collection[str],
-    claim: Claim,
-) -> Iterator[Hint]:
-    """Hints still owed of the paths given by `hint_key`."""
-    owed = {key: path for key, path in paths.items() if key not in done}
-    if gear.hint is HintKind.GUIDED:
-        yield from _write_hints(owed, prompts, engine, gear, run_seed, claim)
-        return
-    for key, path in owed.items():
-        yield _given_hint(key, path, prompts, gear)
-
-
-def _given_hint(key: str, path: Path, prompts: Prompts, gear: Gear) -> Hint:
+def _given(key: str, path: Path, setup: Setup) -> Hint:
     """A hint that needs no teacher: the answer, part of a solution, or a sibling's approach."""
-    text = None
-    if gear.hint is HintKind.PARTIAL and path.problem.solution:
+    kind, text = setup.config.gear.hint, None
+    if kind is HintKind.PARTIAL and path.problem.solution:
         text = first_words(path.problem.solution, SOLUTION_SHARE)
-    if gear.hint is HintKind.SIBLING and path.sibling:
+    if kind is HintKind.SIBLING and path.sibling:
         text = first_words(path.sibling.text, SOLUTION_SHARE)
     if text and not leaks(text, path.problem.answer):
-        return Hint(key, path.problem.id, gear.hint, text, path.cut.key, asked=gear.hint)
-    refused = Hint(key, path.problem.id, gear.hint, "", path.cut.key, gear.hint, int(bool(text)))
-    return _fall_back(refused, path, prompts)
+        return Hint(key, path.problem.id, kind, text, path.cut.key, asked=kind)
+    refused = Hint(key, path.problem.id, kind, "", path.cut.key, kind, int(bool(text)))
+    return _fall_back(refused, path, setup.prompts)
 
 
-def _write_hints(
-    owed: Mapping[str, Path],
-    prompts: Prompts,
-    engine: Engine,
-    gear: Gear,
-    run_seed: int,
-    claim: Claim,
-) -> Iterator[Hint]:
-    """Rounds of drawing: what leaks goes into the next round, what still leaks falls back."""
-    sampling = Sampling(temperature=gear.hint_temperature, max_new_tokens=gear.hint_max_tokens)
-    waiting = {
-        key: Hint(key, path.problem.id, HintKind.GUIDED, "", path.cut.key, HintKind.GUIDED)
-        for key, path in owed.items()
-    }
-    for attempt in range(1 + gear.hint_redraws):
-        requests = _hint_requests(
-            waiting, owed, prompts, engine, sampling, run_seed, attempt, claim
+def _written(found: Found, setup: Setup, path: Path, key: str) -> Hint | None:
+    """What the draws so far come to: the first that passes, or after the last the answer."""
+    hint = Hint(key, path.problem.id, HintKind.GUIDED, "", path.cut.key, HintKind.GUIDED)
+    for attempt in range(1 + setup.config.gear.hint_redraws):
+        said = found.get("hint_draw", f"{key}-{attempt}", HintDraw)
+        if said is None:
+            return None
+        hint = replace(
+            hint,
+            text=said.text,
+            new_tokens=hint.new_tokens + said.new_tokens,
+            cut_off=said.cut_off,
+            error=said.error,
         )
-        for generated in engine.generate(requests):
-            path = owed[generated.request]
-            drawn = replace(
-                waiting[generated.request],
-                text=_spoken(engine.decode(generated.ids.tolist()), prompts),
-                new_tokens=waiting[generated.request].new_tokens + len(generated.ids),
-                cut_off=generated.finish is Finish.LENGTH,
-                error=generated.error,
-            )
-            if generated.error is None and not _refused(drawn.text, path.problem.answer):
-                del waiting[generated.request]
-                yield drawn
-            else:
-                refused = generated.error is None
-                waiting[generated.request] = replace(drawn, leaks=drawn.leaks + refused)
-    for key, hint in waiting.items():
-        yield _fall_back(hint, owed[key], prompts)
+        if said.error is None and said.text and not leaks(said.text, path.problem.answer):
+            return hint
+        hint = replace(hint, leaks=hint.leaks + (said.error is None))
+    return _fall_back(hint, path, setup.prompts)
 
 
-def _hint_requests(
-    waiting: Mapping[str, Hint],
-    owed: Mapping[str, Path],
-    prompts: Prompts,
-    engine: Engine,
-    sampling: Sampling,
-    run_seed: int,
-    attempt: int,
-    claim: Claim,
-) -> Iterator[GenRequest]:
-    # A list: answers arrive, and leave `waiting`, while requests are still being made.
-    for key in list(waiting):
-        ids = _hint_prompt(owed[key], prompts, engine)
-        claim([key])
-        yield GenRequest(key, ids, (seed_for(run_seed, key, attempt),), sampling)
+def _request(found: Found, setup: Setup, path: Path, key: str) -> Request:
+    """The first draw that is not there."""
+    gear, prompts = setup.config.gear, setup.prompts
+    attempt = 0
+    while found.get("hint_draw", f"{key}-{attempt}", HintDraw) is not None:
+        attempt += 1
+    name, seed = f"{key}-{attempt}", seed_for(setup.config.seed, key, attempt)
+    sampling = Sampling(temperature=gear.hint_temperature, max_new_tokens=gear.hint_max_tokens)
+
+    def read(generated: Generated) -> HintDraw:
+        return HintDraw(
+            name,
+            path.problem.id,
+            _spoken(setup.teacher.decode(generated.ids.tolist()), prompts),
+            len(generated.ids),
+            generated.finish is Finish.LENGTH,
+            generated.error,
+        )
+
+    ask = GenRequest(name, _hint_prompt(path, prompts, setup.teacher), (seed,), sampling)
+    return Request(Lane.WRITE, "hint_draw", (name,), ask, read)
 
 
-def _hint_prompt(path: Path, prompts: Prompts, engine: Engine) -> tuple[int, ...]:
+def _hint_prompt(path: Path, prompts: Prompts, teacher: TextModel) -> tuple[int, ...]:
     kept = path.trace.ids[: path.cut.prefix_tokens].tolist()
     user = fill(
         prompts.write_hint,
         problem=path.problem.problem,
         answer=path.problem.answer,
-        prefix=engine.decode(kept).strip(),
-        failed_step=step_text(path.trace, path.cut.step_ends, path.cut.step, engine),
+        prefix=teacher.decode(kept).strip(),
+        failed_step=step_text(path.trace, path.cut.step_ends, path.cut.step, teacher),
     )
-    return _past_thinking(engine.render(user, system=prompts.system), prompts, engine)
+    return _past_thinking(teacher.render(user, system=prompts.system), prompts, teacher)
 
 
-def _past_thinking(ids: tuple[int, ...], prompts: Prompts, engine: Engine) -> tuple[int, ...]:
+def _past_thinking(ids: tuple[int, ...], prompts: Prompts, teacher: TextModel) -> tuple[int, ...]:
     """The prompt of a think-model with nothing left to think."""
     if not prompts.think_close:
         return ids
     close = prompts.think_close.strip()
     opener = close.replace("/", "", 1)
-    end = b"".join(engine.token_bytes(list(ids[-_OPENED_WITHIN:]))).rstrip()
+    end = b"".join(teacher.token_bytes(list(ids[-_OPENED_WITHIN:]))).rstrip()
     opening = "" if end.endswith(opener.encode()) else f"{opener}\n"
-    return (*ids, *engine.encode(f"{opening}\n{close}\n\n"))
+    return (*ids, *teacher.encode(f"{opening}\n{close}\n\n"))
 
 
 def _spoken(text: str, prompts: Prompts) -> str:
     """What a model said, without what it thought all the same."""
     close = (prompts.think_close or "").strip()
     return (text.rpartition(close)[2] if close else text).strip()
-
-
-def _refused(text: str, answer: str) -> bool:
-    return not text or leaks(text, answer)
 
 
 def _fall_back(hint: Hint, path: Path, prompts: Prompts) -> Hint:

@@ -1,85 +1,97 @@
-"""Locate: where failed traces broke (METHOD §2, entropy dynamics and breakpoint).
+"""Locate: where failed traces broke (docs/method.md §2, entropy dynamics and breakpoint).
 
-In: the unaided traces of extreme problems and their verdicts. Out: token scores of the chosen
-failed paths under the unhinted teacher (the only part that costs tokens), then one cut per path.
-Changing the breakpoint reads the same scores again.
+An extreme problem's failed paths are scored once under the unhinted teacher, the only part that
+costs tokens; every breakpoint then reads the same scores.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from heal.config import Gear
-from heal.engines.base import Engine, ScoreRequest
+import numpy as np
+
+from heal.engines.base import Scored, ScoreRequest
 from heal.keys import content_key, seed_for
 from heal.method import gear as method
 from heal.method.entropy import step_values
-from heal.prompts import Prompts
-from heal.records import Check, Cut, Finish, Problem, TokenScores, Trace
-from heal.stages.draw import Claim
-from heal.stages.sample import solve_ids
+from heal.records import (
+    Breakpoint,
+    Check,
+    Cut,
+    Finish,
+    Problem,
+    Stratum,
+    TokenScores,
+    Trace,
+)
+from heal.stages import sample, verify
+from heal.stages.found import Found, Lane, Request, Setup
 from heal.stages.steps import trace_steps
+from heal.store.columns import CutRow, ScoreRow
+
+STAGE = "scores"
 
 
-def failed_paths(traces: Iterable[Trace], checks: Mapping[str, Check], paths: int) -> list[Trace]:
-    """One problem's failed traces worth repairing: complete, wrong, and unlike each other."""
-    complete = [trace for trace in traces if trace.finish is Finish.STOP]
-    by_key = {trace.key: trace for trace in complete}
-    chosen = method.choose_paths([_path(trace, checks[trace.key]) for trace in complete], paths)
-    return [by_key[key] for key in chosen]
+@dataclass(frozen=True)
+class Path:
+    """A failed trace, its cut, and what a hint for it may draw on."""
+
+    problem: Problem
+    trace: Trace
+    cut: Cut
+    sibling: Trace | None = None
+    """The one correct unaided trace, when there is exactly one."""
 
 
-def _path(trace: Trace, check: Check) -> method.FailedPath:
-    opening = trace.ids[: max(1, len(trace.ids) // 3)].tolist()
-    return method.FailedPath(trace.key, check.verdict, check.answer, opening)
+def failed_paths(found: Found, setup: Setup) -> list[Trace]:
+    """An extreme problem's failed traces worth repairing: complete, wrong, unlike each other."""
+
+    def choose() -> list[Trace]:
+        if not sample.is_in(found, setup, Stratum.EXTREME):
+            return []
+        complete = [t for t in sample.unaided(found, setup) if t.finish is Finish.STOP]
+        paths = [_path(trace, verify.check_of(found, setup, trace)) for trace in complete]
+        by_key = {trace.key: trace for trace in complete}
+        return [by_key[key] for key in method.choose_paths(paths, setup.config.gear.paths)]
+
+    return found.once("failed paths", choose)
 
 
-def scores_key(trace: Trace, engine: Engine) -> str:
-    """Names the unhinted scores of a trace under one model."""
-    return content_key("scores", trace.problem_id, trace.key, engine.model_id)
+def owes(found: Found, setup: Setup) -> Iterator[Request]:
+    """Scores of the failed paths."""
+    for trace in failed_paths(found, setup):
+        key = _scores_key(trace, setup)
+        if found.get(STAGE, key, TokenScores) is None:
+            yield _request(found.problem, trace, key, setup)
 
 
-def scan(
-    traces: Sequence[Trace],
-    problems: Mapping[str, Problem],
-    prompts: Prompts,
-    engine: Engine,
-    done: Collection[str],
-    claim: Claim,
-) -> Iterator[TokenScores]:
-    """Unhinted token scores still owed, as they finish."""
-    by_key = {scores_key(trace, engine): trace for trace in traces}
+def paths(found: Found, setup: Setup, kind: Breakpoint) -> list[Path]:
+    """Where each failed path is cut by one breakpoint; those that could not be scored are not."""
 
-    def requests() -> Iterator[ScoreRequest]:
-        for key, trace in by_key.items():
-            if key in done:
-                continue
-            claim([key])
-            context = solve_ids(problems[trace.problem_id], prompts, engine)
-            yield ScoreRequest(key, context, tuple(trace.ids.tolist()))
+    def cut_all() -> list[Path]:
+        only = _only_correct(found, setup)
+        scored = ((t, scores_of(found, setup, t)) for t in failed_paths(found, setup))
+        return [
+            Path(found.problem, trace, cut(trace, scores, setup, kind), only)
+            for trace, scores in scored
+            if scores is not None and scores.error is None
+        ]
 
-    for scored in engine.score(requests()):
-        trace = by_key[scored.request]
-        yield TokenScores(
-            key=scored.request,
-            problem_id=trace.problem_id,
-            trace=trace.key,
-            logprob=scored.logprob,
-            entropy_lo=scored.entropy_lo,
-            entropy_hi=scored.entropy_hi,
-            scored_tokens=scored.tokens,
-            error=scored.error,
-        )
+    return found.once(("paths", kind), cut_all)
 
 
-def cut(
-    trace: Trace, scores: TokenScores, engine: Engine, gear: Gear, prompts: Prompts, seed: int
-) -> Cut:
+def scores_of(found: Found, setup: Setup, trace: Trace) -> TokenScores | None:
+    """The unhinted scores of a failed path, perhaps with the reason why there are none."""
+    return found.get(STAGE, _scores_key(trace, setup), TokenScores)
+
+
+def cut(trace: Trace, scores: TokenScores, setup: Setup, kind: Breakpoint) -> Cut:
     """The cut of one failed path. Pure arithmetic on stored scores."""
-    ends = trace_steps(trace, engine, gear, prompts)
+    gear = setup.config.gear
+    ends = trace_steps(trace, setup.teacher, gear, setup.prompts)
     low = step_values(scores.entropy_lo, ends, gear.step_entropy)
     high = step_values(scores.entropy_hi, ends, gear.step_entropy)
-    found = method.find_breakpoint(
-        low, high, ends, kind=gear.breakpoint, window=gear.window, seed=seed_for(seed, trace.key, 0)
-    )
+    dice = seed_for(setup.config.seed, trace.key, 0)
+    found = method.find_breakpoint(low, high, ends, kind=kind, window=gear.window, seed=dice)
     key, prefix = _kept(trace.key, found.step, ends, gear.back_up)
     return Cut(
         key=key,
@@ -94,6 +106,77 @@ def cut(
         margin=found.margin,
         fallback=found.fallback,
         undecided=found.undecided,
+    )
+
+
+def conclude(found: Found, setup: Setup) -> Iterator[ScoreRow | CutRow | Cut]:
+    """Rows of scores and cuts; the cuts themselves where HEAL's own breakpoint made them."""
+    for trace in failed_paths(found, setup):
+        scores = scores_of(found, setup, trace)
+        if scores is not None:
+            yield _score_row(scores)
+    for kind in setup.breakpoints:
+        for path in paths(found, setup, kind):
+            yield cut_row(path.cut, kind)
+            if kind is setup.config.gear.breakpoint:
+                yield path.cut
+
+
+def cut_row(made: Cut, kind: Breakpoint) -> CutRow:
+    """What the columns say of a cut."""
+    return CutRow(
+        made.problem_id,
+        kind,
+        made.key,
+        made.trace,
+        made.step,
+        len(made.step_ends),
+        made.margin,
+        made.fallback,
+        made.undecided,
+        bool(np.isnan(made.surge).all()),
+    )
+
+
+def _score_row(scores: TokenScores) -> ScoreRow:
+    failed = scores.error is not None
+    tokens = scores.scored_tokens
+    return ScoreRow(
+        scores.problem_id, STAGE, "", scores.key, scores.trace, tokens, failed, None, None
+    )
+
+
+def _path(trace: Trace, check: Check | None) -> method.FailedPath:
+    assert check is not None, "paths are chosen once every trace has its verdict"
+    opening = trace.ids[: max(1, len(trace.ids) // 3)].tolist()
+    return method.FailedPath(trace.key, check.verdict, check.answer, opening)
+
+
+def _only_correct(found: Found, setup: Setup) -> Trace | None:
+    correct = verify.correct(found, setup, sample.unaided(found, setup))
+    return correct[0] if len(correct) == 1 else None
+
+
+def _scores_key(trace: Trace, setup: Setup) -> str:
+    return content_key("scores", trace.problem_id, trace.key, setup.scorer.model_id)
+
+
+def _request(problem: Problem, trace: Trace, key: str, setup: Setup) -> Request:
+    context = sample.solve_ids(problem, setup.prompts, setup.scorer)
+    ask = ScoreRequest(key, context, tuple(trace.ids.tolist()))
+    return Request(Lane.SCORE, STAGE, (key,), ask, lambda scored: _scores(key, trace, scored))
+
+
+def _scores(key: str, trace: Trace, scored: Scored) -> TokenScores:
+    return TokenScores(
+        key=key,
+        problem_id=trace.problem_id,
+        trace=trace.key,
+        logprob=scored.logprob,
+        entropy_lo=scored.entropy_lo,
+        entropy_hi=scored.entropy_hi,
+        scored_tokens=scored.tokens,
+        error=scored.error,
     )
 
 

@@ -1,26 +1,99 @@
-"""Sample: what the teacher writes unaided (METHOD §1).
+"""Sample: what the teacher writes unaided, and its ceiling (docs/method.md §1).
 
-In: problems. Out: draws of so many traces each, from the bare solve prompt.
+n traces per training problem, fewer where `sampling.adaptive` settles the stratum early; held-out
+problems always get their fixed number, for theirs is what results are reported by. Traces keep the
+places they have in the fixed plan, so that switching adaptive sampling off draws only what was left
+out.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 
-from heal.engines.base import Engine
+from heal.method.ceiling import ceiling
+from heal.method.stopping import decided, looks
 from heal.prompts import Prompts, fill
-from heal.records import Origin, Problem
-from heal.stages.draw import Draw
+from heal.records import Ceiling, Origin, Problem, Stratum, Trace
+from heal.stages import verify
+from heal.stages.draw import Draw, make_draw, owed_draws, traces_of
+from heal.stages.found import Found, Request, Setup, TextModel
+from heal.store.columns import TraceRow
+
+STAGE = "sample"
 
 
-def solve_ids(problem: Problem, prompts: Prompts, engine: Engine) -> tuple[int, ...]:
+def solve_ids(problem: Problem, prompts: Prompts, model: TextModel) -> tuple[int, ...]:
     """The unhinted prompt: what the student will be trained on and all scoring is done under."""
-    return engine.render(fill(prompts.solve, problem=problem.problem), system=prompts.system)
+    return model.render(fill(prompts.solve, problem=problem.problem), system=prompts.system)
 
 
-def unaided(
-    problems: Iterable[Problem], prompts: Prompts, engine: Engine, indices: Iterable[int]
-) -> Iterator[Draw]:
-    """The unaided traces of every problem that have these places in its plan."""
-    places = tuple(indices)
-    for problem in problems:
-        ids = solve_ids(problem, prompts, engine)
-        yield Draw(problem.id, Origin.UNAIDED, ids, places)
+def unaided_draw(found: Found, setup: Setup) -> Draw:
+    """The bare problem, to be continued."""
+
+    def make() -> Draw:
+        ids = solve_ids(found.problem, setup.prompts, setup.teacher)
+        return make_draw(setup, found.problem.id, Origin.UNAIDED, ids)
+
+    return found.once("unaided", make)
+
+
+def planned(problem: Problem, setup: Setup) -> int:
+    """N: traces of the fixed plan."""
+    c = setup.config
+    return c.sampling.n if verify.is_training(problem) else c.evaluate.teacher_n
+
+
+def owes(found: Found, setup: Setup) -> Iterator[Request]:
+    """Traces that are not drawn yet."""
+    wanted, _ = _settled(found, setup)
+    return owed_draws(found, setup, [(STAGE, unaided_draw(found, setup), range(wanted))])
+
+
+def owes_verdicts(found: Found, setup: Setup) -> Iterator[Request]:
+    """Verdicts on the traces there are."""
+    return verify.owed_checks(found, setup, unaided(found, setup))
+
+
+def unaided(found: Found, setup: Setup) -> list[Trace]:
+    """The traces that count: those of the plan, as far as it was needed."""
+    wanted, _ = _settled(found, setup)
+    return traces_of(found, STAGE, unaided_draw(found, setup), range(wanted))
+
+
+def ceiling_of(found: Found, setup: Setup) -> Ceiling:
+    """How the teacher fares; asked once its traces have their verdicts."""
+
+    def work_out() -> Ceiling:
+        _, early = _settled(found, setup)
+        verdicts = verify.verdicts_of(found, setup, unaided(found, setup)) or []
+        counted = ceiling(found.problem.id, verdicts, planned(found.problem, setup))
+        return replace(counted, stratum=early or counted.stratum)
+
+    return found.once("ceiling", work_out)
+
+
+def is_in(found: Found, setup: Setup, *strata: Stratum) -> bool:
+    """Whether this is a training problem of one of these strata."""
+    return verify.is_training(found.problem) and ceiling_of(found, setup).stratum in strata
+
+
+def conclude(found: Found, setup: Setup) -> Iterator[TraceRow]:
+    """Rows of the unaided traces."""
+    for trace in unaided(found, setup):
+        yield verify.trace_row(found, setup, trace, STAGE)
+
+
+def _settled(found: Found, setup: Setup) -> tuple[int, Stratum | None]:
+    """How many traces are wanted so far, and the stratum where fewer than all have settled it."""
+    n, settings = planned(found.problem, setup), setup.config.sampling
+    if not settings.adaptive or not verify.is_training(found.problem):
+        return n, None
+    draw = unaided_draw(found, setup)
+    for drawn in looks(n)[:-1]:  # at the last look the plan is there, and says it itself
+        traces = traces_of(found, STAGE, draw, range(drawn))
+        verdicts = verify.verdicts_of(found, setup, traces)
+        if len(traces) < drawn or verdicts is None:
+            return drawn, None
+        stratum = decided(verdicts, drawn, n, settings.adaptive_error)
+        if stratum is not None:
+            return drawn, stratum
+    return n, None

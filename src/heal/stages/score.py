@@ -1,38 +1,28 @@
-"""Score: each trace's perplexity-uncertainty profile (METHOD §3).
+"""Score: each assisted trace's perplexity-uncertainty profile (docs/method.md §3).
 
-In: hinted and repaired traces that passed the gates. Out: one `PureScore` each: per step the
-perplexity, how surprising the trace's own answer is where the step writes it and, where that is
-asked for, how unsure the teacher still is of it after the step. All of it under the *unhinted*
-teacher: with the hint in view a copied answer looks fluent. Only the `reliance` control looks a
-second time with the hint, and only where it is asked to.
+Of traces that passed the gates: per step the perplexity, how surprising the trace's own answer is
+where the step writes it and, where that is asked for, how unsure the teacher still is of it after
+the step. All of it under the *unhinted* teacher: with the hint in view a copied answer looks
+fluent. Only the `reliance` control looks a second time with the hint, where it is asked to.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from heal.config import Gear, Pure
-from heal.engines.base import Engine, Probe, Scored, ScoreRequest
+from heal.engines.base import Probe, Scored, ScoreRequest
 from heal.keys import content_key
 from heal.method.answers import states_answer
-from heal.method.pure import MIN_CALIBRATION, step_surprisal
+from heal.method.pure import commitment, step_surprisal, surprisal
 from heal.prompts import Prompts
-from heal.records import (
-    Ceiling,
-    FloatArray,
-    Hint,
-    HintedScore,
-    Problem,
-    PureScore,
-    Stratum,
-    Trace,
-)
-from heal.stages.draw import Claim
-from heal.stages.repair import hinted_ids
-from heal.stages.sample import solve_ids
+from heal.records import FloatArray, Hint, HintedScore, PureScore, Trace
+from heal.stages import repair, sample, verify
+from heal.stages.found import Found, Lane, Request, Setup, TextModel
 from heal.stages.steps import step_text, trace_steps
+from heal.store.columns import ScoreRow
 
+STAGE, RELIANCE = "pure", "reliance"
 PROFILE, WITHOUT_U = "pure, with surprisal", "surprisal alone"
 """What a profile holds: one that holds less than is asked for is owed again."""
 
@@ -41,147 +31,99 @@ PROFILE, WITHOUT_U = "pure, with surprisal", "surprisal alone"
 class Candidate:
     """A trace to score, with the answer text its probes ask for."""
 
-    problem: Problem
     trace: Trace
     answer: str
     hint: Hint | None = None
     """What the teacher was told when it wrote the trace; None for an unaided one."""
 
 
-def honest(
-    correct: Iterable[Trace], ceilings: Mapping[str, Ceiling], settings: Pure
-) -> tuple[list[Trace], bool]:
-    """Which unaided correct traces PURE is calibrated on; whether all are of easy problems.
+def owes(found: Found, setup: Setup) -> Iterator[Request]:
+    """Profiles of everything past the gates; then, where it is wanted, the same with the hint."""
+    asked: set[str] = set()
+    for candidate in (c for group in _assisted(found, setup).values() for c in group):
+        for request in owed_scores(found, setup, candidate):
+            if request.keys[0] not in asked:
+                asked.add(request.keys[0])
+                yield request
 
-    Those of problems the teacher mostly solves, if they are enough: where it mostly fails, a right
-    answer is often luck (in the lab's `rows` 13 of 17 such traces did not hold).
+
+def owed_scores(found: Found, setup: Setup, candidate: Candidate) -> Iterator[Request]:
+    """What is still to be measured on one trace."""
+    profile = profile_of(found, setup, candidate)
+    if profile is None:
+        yield _profile_request(found, setup, candidate)
+    elif setup.wants_reliance and _relies(profile, candidate):
+        key = _hinted_key(found, setup, candidate)
+        if profile.hinted_log_ppl is None and found.get(RELIANCE, key, HintedScore) is None:
+            yield _hinted_request(found, setup, candidate, key)
+
+
+def candidate_of(found: Found, setup: Setup, trace: Trace, hint: Hint | None = None) -> Candidate:
+    """A trace with the answer that was read from it."""
+    check = verify.check_of(found, setup, trace)
+    return Candidate(trace, (check and check.answer) or found.problem.answer, hint)
+
+
+def profile_of(found: Found, setup: Setup, candidate: Candidate) -> PureScore | None:
+    """A trace's profile, perhaps with the reason why there is none; None while it is owed.
+
+    One with U will do where none is asked for.
     """
-    ordered = sorted(correct, key=lambda t: t.key)
-    mastered = [t for t in ordered if ceilings[t.problem_id].stratum is Stratum.EASY]
-    enough = len(mastered) >= MIN_CALIBRATION
-    return (mastered if enough else ordered)[: settings.calibration_traces], enough
+    for probes in (True,) if setup.wants_uncertainty else (True, False):
+        key = _profile_key(found, setup, candidate, probes)
+        profile = found.get(STAGE, key, PureScore)
+        if profile is not None:
+            return profile
+    return None
 
 
-def pure_key(
-    candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine, probes: bool = True
-) -> str:
-    """Names the profile of a trace under one model, one segmentation and one probe, or none."""
-    words = (prompts.solve, prompts.system, prompts.probe, prompts.probe_close, prompts.think_close)
-    segmentation = (gear.min_step_tokens, gear.max_step_tokens)
-    what = PROFILE if probes else WITHOUT_U
-    return content_key(
-        what, candidate.trace.key, candidate.answer, words, segmentation, engine.model_id
-    )
+def measured(found: Found, setup: Setup, candidate: Candidate) -> PureScore | None:
+    """The profile with all that was measured, for PURE to read; None where scoring failed."""
+    profile = profile_of(found, setup, candidate)
+    if profile is None or profile.error is not None:
+        return None
+    if not setup.wants_reliance or not _relies(profile, candidate):
+        return profile
+    hinted = found.get(RELIANCE, _hinted_key(found, setup, candidate), HintedScore)
+    if hinted is None or hinted.error is not None:
+        return profile
+    return replace(profile, hinted_log_ppl=hinted.log_ppl)
 
 
-def score(
-    owed: Mapping[str, Candidate],
-    prompts: Prompts,
-    gear: Gear,
-    engine: Engine,
-    probes: bool,
-    done: Collection[str],
-    claim: Claim,
-) -> Iterator[PureScore]:
-    """Profiles still owed, as they finish; `owed` by `pure_key`. Without probes they have no U."""
-
-    def request(key: str, candidate: Candidate) -> ScoreRequest:
-        return _request(key, candidate, prompts, gear, engine, probes)
-
-    for candidate, scored in _asked(owed, done, claim, engine, request):
-        yield _profile(scored, candidate, prompts, gear, engine)
+def conclude(found: Found, setup: Setup) -> Iterator[ScoreRow]:
+    """Rows of all profiles."""
+    for tag, group in _assisted(found, setup).items():
+        for candidate in group:
+            yield from score_rows(found, setup, candidate, tag)
 
 
-def _asked(
-    owed: Mapping[str, Candidate],
-    done: Collection[str],
-    claim: Claim,
-    engine: Engine,
-    request: Callable[[str, Candidate], ScoreRequest],
-) -> Iterator[tuple[Candidate, Scored]]:
-    """What is owed and not done, each claimed as it is asked for, beside its score."""
-
-    def requests() -> Iterator[ScoreRequest]:
-        for key, candidate in owed.items():
-            if key not in done:
-                claim([key])
-                yield request(key, candidate)
-
-    for scored in engine.score(requests()):
-        yield owed[scored.request], scored
-
-
-def hinted_key(candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine) -> str:
-    """Names the hinted score of a trace: the profile's name, and what is shown with the hint."""
-    hint = candidate.hint.text if candidate.hint else None
-    words = (pure_key(candidate, prompts, gear, engine), hint, prompts.solve_hinted)
-    return content_key("reliance", *words)
+def score_rows(found: Found, setup: Setup, candidate: Candidate, tag: str) -> Iterator[ScoreRow]:
+    """What the columns say of one trace's scores."""
+    problem, trace = found.problem.id, candidate.trace.key
+    profile = profile_of(found, setup, candidate)
+    if profile is None:
+        return
+    settled, own = None, None
+    if profile.error is None:
+        own = surprisal(profile) if profile.answer_surprisal is not None else None
+        if profile.has_uncertainty:
+            settled = commitment(profile, setup.config.pure) or 0
+    failed = profile.error is not None
+    tokens = profile.scored_tokens
+    yield ScoreRow(problem, STAGE, tag, profile.key, trace, tokens, failed, settled, own)
+    if setup.wants_reliance and candidate.hint is not None:
+        hinted = found.get(RELIANCE, _hinted_key(found, setup, candidate), HintedScore)
+        if hinted is not None:
+            failed, tokens = hinted.error is not None, hinted.scored_tokens
+            yield ScoreRow(problem, RELIANCE, tag, hinted.key, trace, tokens, failed, None, None)
 
 
-def assisted(candidates: Iterable[Candidate], profiles: Mapping[str, PureScore]) -> list[Candidate]:
-    """Those whose reliance on a hint can be measured: profiled, hinted, with a step of their own.
-
-    `profiles`: by trace.
-    """
-    return [
-        c
-        for c in candidates
-        if c.hint is not None
-        and (found := profiles.get(c.trace.key)) is not None
-        and found.first_step <= len(found.step_tokens)
-    ]
-
-
-def score_hinted(
-    candidates: Sequence[Candidate],
-    prompts: Prompts,
-    gear: Gear,
-    engine: Engine,
-    done: Collection[str],
-    claim: Claim,
-) -> Iterator[HintedScore]:
-    """Hinted scores still owed, as they finish: the same token ids, with the hint in view."""
-    owed = {hinted_key(c, prompts, gear, engine): c for c in candidates}
-
-    def request(key: str, candidate: Candidate) -> ScoreRequest:
-        assert candidate.hint is not None, "only assisted traces have a hint to show"
-        context = hinted_ids(candidate.problem, candidate.hint, prompts, engine)
-        return ScoreRequest(key, context, tuple(candidate.trace.ids.tolist()))
-
-    for candidate, scored in _asked(owed, done, claim, engine, request):
-        trace, value = candidate.trace, None
-        if scored.error is None:
-            ends = trace_steps(trace, engine, gear, prompts)
-            first = first_new_step(trace, ends)
-            # The tokens Δ's other half is taken over: steps b … K, nothing after the reasoning.
-            start = ends[first - 2] if first > 1 else 0
-            value = float(-scored.logprob[start : ends[-1]].mean())
-        yield HintedScore(
-            scored.request, trace.problem_id, trace.key, value, scored.tokens, scored.error
-        )
-
-
-def with_hinted(
-    profiles: Mapping[str, PureScore], hinted: Iterable[HintedScore]
-) -> dict[str, PureScore]:
-    """Profiles, by trace, that now know the hinted log-prob too; those that did are left out."""
-    return {
-        h.trace: replace(
-            profiles[h.trace],
-            hinted_log_ppl=h.log_ppl,
-            scored_tokens=profiles[h.trace].scored_tokens + h.scored_tokens,
-        )
-        for h in hinted
-        if h.error is None and profiles[h.trace].hinted_log_ppl is None
-    }
-
-
-def probe_ids(answer: str, prompts: Prompts, engine: Engine) -> tuple[tuple[int, ...], int]:
+def probe_ids(answer: str, prompts: Prompts, model: TextModel) -> tuple[tuple[int, ...], int]:
     """Ids of probe and answer, tokenised jointly, and the index of the answer's first token."""
     opening = (f"\n{prompts.think_close}\n\n" if prompts.think_close else "") + prompts.probe
-    ids = engine.encode(opening + answer + prompts.probe_close)
+    ids = model.encode(opening + answer + prompts.probe_close)
     seen, limit = 0, len(opening.encode())
-    for index, piece in enumerate(engine.token_bytes(ids)):
+    for index, piece in enumerate(model.token_bytes(ids)):
         seen += len(piece)
         if seen > limit:
             return ids, index
@@ -193,54 +135,118 @@ def first_new_step(trace: Trace, ends: Sequence[int]) -> int:
     return 1 + sum(end <= trace.prefix_tokens for end in ends)
 
 
-def _request(
-    key: str, candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine, probes: bool
-) -> ScoreRequest:
-    trace, asked = candidate.trace, tuple[Probe, ...]()
-    if probes:
-        ends = trace_steps(trace, engine, gear, prompts)
-        ids, score_from = probe_ids(candidate.answer, prompts, engine)
-        asked = tuple(Probe(at, ids, score_from) for at in ends[first_new_step(trace, ends) - 1 :])
-    context = solve_ids(candidate.problem, prompts, engine)
-    return ScoreRequest(key, context, tuple(trace.ids.tolist()), asked)
-
-
-def _profile(
-    scored: Scored, candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine
-) -> PureScore:
-    trace = candidate.trace
-    ends = trace_steps(trace, engine, gear, prompts)
-    first = first_new_step(trace, ends)
-    uncertainty = np.full(len(ends) + 1, np.nan, np.float32)
-    log_ppl, surprisal = (np.full(len(ends), np.nan, np.float32) for _ in range(2))
-    if scored.error is None:
-        log_ppl = step_log_ppl(scored.logprob, ends)
-        pieces = engine.token_bytes(trace.ids.tolist())
-        surprisal = step_surprisal(pieces, scored.logprob, ends, candidate.answer)
-        if scored.probe_logprob:
-            uncertainty[first:] = [-values.mean() for values in scored.probe_logprob]
-    return PureScore(
-        key=scored.request,
-        problem_id=candidate.problem.id,
-        trace=trace.key,
-        log_ppl=log_ppl,
-        uncertainty=uncertainty,
-        step_tokens=np.diff([0, *ends]).tolist(),
-        first_step=first,
-        scorable=[
-            not states_answer(step_text(trace, ends, k, engine), candidate.answer)
-            for k in range(1, len(ends) + 1)
-        ],
-        answer_surprisal=surprisal,
-        scored_tokens=scored.tokens,
-        probe_tokens=sum(len(values) for values in scored.probe_logprob),
-        error=scored.error,
-    )
-
-
 def step_log_ppl(logprob: FloatArray, ends: Sequence[int]) -> FloatArray:
     """ln PPL_k = mean −ln p over step k's tokens; float32[K], nats."""
     starts = [0, *ends[:-1]]
     return np.array(
         [-logprob[a:b].mean() for a, b in zip(starts, ends, strict=True)], dtype=np.float32
     )
+
+
+def profile_key(candidate: Candidate, setup: Setup, probes: bool) -> str:
+    """Names the profile of a trace under one model, one segmentation and one probe, or none."""
+    prompts, gear = setup.prompts, setup.config.gear
+    words = (prompts.solve, prompts.system, prompts.probe, prompts.probe_close, prompts.think_close)
+    segmentation = (gear.min_step_tokens, gear.max_step_tokens)
+    what = PROFILE if probes else WITHOUT_U
+    return content_key(
+        what, candidate.trace.key, candidate.answer, words, segmentation, setup.scorer.model_id
+    )
+
+
+def assisted(found: Found, setup: Setup) -> dict[str, list[Candidate]]:
+    """Everything past the gates: whole traces under `hinted`, repairs under their breakpoint."""
+    groups = {repair.HINTED: repair.with_answer(found, setup)}
+    groups |= {str(kind): repair.repairs(found, setup, kind) for kind in setup.breakpoints}
+    return {
+        tag: [candidate_of(found, setup, *both) for both in repair.passed(found, setup, traces)]
+        for tag, traces in groups.items()
+    }
+
+
+def _assisted(found: Found, setup: Setup) -> dict[str, list[Candidate]]:
+    # Asked only once repairs are done with, so what passed does not change any more.
+    return found.once("assisted", lambda: assisted(found, setup))
+
+
+def _relies(profile: PureScore, candidate: Candidate) -> bool:
+    """Whether reliance on a hint can be measured: there is one, and a step of the trace's own."""
+    own = profile.error is None and profile.first_step <= len(profile.step_tokens)
+    return candidate.hint is not None and own
+
+
+def _profile_key(found: Found, setup: Setup, candidate: Candidate, probes: bool) -> str:
+    name = ("profile", candidate.trace.key, candidate.answer, probes)
+    return found.once(name, lambda: profile_key(candidate, setup, probes))
+
+
+def _hinted_key(found: Found, setup: Setup, candidate: Candidate) -> str:
+    hint = candidate.hint.text if candidate.hint else None
+    profile = _profile_key(found, setup, candidate, True)
+    return content_key("reliance", profile, hint, setup.prompts.solve_hinted)
+
+
+def _profile_request(found: Found, setup: Setup, candidate: Candidate) -> Request:
+    trace, asked = candidate.trace, tuple[Probe, ...]()
+    if setup.wants_uncertainty:
+        ends = trace_steps(trace, setup.scorer, setup.config.gear, setup.prompts)
+        ids, score_from = probe_ids(candidate.answer, setup.prompts, setup.scorer)
+        asked = tuple(Probe(at, ids, score_from) for at in ends[first_new_step(trace, ends) - 1 :])
+    key = _profile_key(found, setup, candidate, setup.wants_uncertainty)
+    context = sample.solve_ids(found.problem, setup.prompts, setup.scorer)
+    ask = ScoreRequest(key, context, tuple(trace.ids.tolist()), asked)
+    return Request(
+        Lane.SCORE, STAGE, (key,), ask, lambda scored: _profile(key, scored, candidate, setup)
+    )
+
+
+def _profile(key: str, scored: Scored, candidate: Candidate, setup: Setup) -> PureScore:
+    trace, model = candidate.trace, setup.scorer
+    ends = trace_steps(trace, model, setup.config.gear, setup.prompts)
+    first = first_new_step(trace, ends)
+    uncertainty = np.full(len(ends) + 1, np.nan, np.float32)
+    log_ppl, own = (np.full(len(ends), np.nan, np.float32) for _ in range(2))
+    if scored.error is None:
+        log_ppl = step_log_ppl(scored.logprob, ends)
+        pieces = model.token_bytes(trace.ids.tolist())
+        own = step_surprisal(pieces, scored.logprob, ends, candidate.answer)
+        if scored.probe_logprob:
+            uncertainty[first:] = [-values.mean() for values in scored.probe_logprob]
+    return PureScore(
+        key=key,
+        problem_id=trace.problem_id,
+        trace=trace.key,
+        log_ppl=log_ppl,
+        uncertainty=uncertainty,
+        step_tokens=np.diff([0, *ends]).tolist(),
+        first_step=first,
+        scorable=[
+            not states_answer(step_text(trace, ends, k, model), candidate.answer)
+            for k in range(1, len(ends) + 1)
+        ],
+        answer_surprisal=own,
+        scored_tokens=scored.tokens,
+        probe_tokens=sum(len(values) for values in scored.probe_logprob),
+        error=scored.error,
+    )
+
+
+def _hinted_request(found: Found, setup: Setup, candidate: Candidate, key: str) -> Request:
+    assert candidate.hint is not None, "only assisted traces have a hint to show"
+    trace = candidate.trace
+    context = repair.hinted_ids(found.problem, candidate.hint, setup.prompts, setup.scorer)
+    ask = ScoreRequest(key, context, tuple(trace.ids.tolist()))
+    return Request(
+        Lane.SCORE, RELIANCE, (key,), ask, lambda scored: _hinted(key, scored, trace, setup)
+    )
+
+
+def _hinted(key: str, scored: Scored, trace: Trace, setup: Setup) -> HintedScore:
+    value = None
+    if scored.error is None:
+        ends = trace_steps(trace, setup.scorer, setup.config.gear, setup.prompts)
+        first = first_new_step(trace, ends)
+        # The tokens Δ's other half is taken over: steps b … K, nothing after the reasoning.
+        start = ends[first - 2] if first > 1 else 0
+        value = float(-scored.logprob[start : ends[-1]].mean())
+    return HintedScore(key, trace.problem_id, trace.key, value, scored.tokens, scored.error)

@@ -1,165 +1,347 @@
-"""Select: what goes into the student's three sets, and each arm's schedule (METHOD §3–§5).
+"""Select: what goes into the student's three sets (docs/method.md §3 and §4).
 
-In: verified traces, their profiles, and lengths. Out: candidates with PURE's word on them, the
-examples a student is shown, and explicit presentations per arm.
+Over all problems, in two passes over the columns. PURE reads the profiles of the assisted traces,
+one by one, and keeps a number for each; what it drops depends on all of them. PACE then fills each
+problem's sets, arm by arm; a trace's text is opened only while its problem is at hand.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import NamedTuple
 
-from heal.config import Pace, Pure
-from heal.method.arms import Arm
-from heal.method.pace import POOL_OF, POOLS, PoolCandidate, budget_tokens, schedule
-from heal.method.pure import Calibration, drop_at_random, drop_scores, fits, select
+from heal.config import Config
+from heal.method.arms import Arm, trained
+from heal.method.metrics import doubt_rate
+from heal.method.pace import POOL_OF, POOLS, Likeness, PoolCandidate, choose
+from heal.method.pure import Calibration, drop_at_random, drop_scores, dropped_by, fits
 from heal.prompts import Prompts, fill
-from heal.records import Drop, Example, Origin, Problem, PureScore, Selection, StagePlan, Trace
-from heal.students.rendering import Lengths
+from heal.records import (
+    Drop,
+    Example,
+    Gate,
+    HintedScore,
+    Origin,
+    Problem,
+    PureScore,
+    Selected,
+    Selection,
+    Stratum,
+    Trace,
+)
+from heal.stages import match_budget, repair, sample, score
+from heal.store import SelectedRow, Store, decode
 
-STAGE_NAMES = ("foundation", "bridge", "frontier")
+AT_ONCE = 5_000
+"""Rows inserted together."""
+ORIGIN_OF = {
+    sample.STAGE: Origin.UNAIDED,
+    repair.HINTED: Origin.HINTED,
+    repair.REPAIRED: Origin.REPAIRED,
+}
 
 
-def candidates(
-    traces: Sequence[Trace],
-    profiles: Mapping[str, PureScore],
-    arm: Arm,
-    settings: Pure,
-    seed: int,
-    calibration: Calibration | None = None,
-) -> list[PoolCandidate]:
-    """Usable traces as PACE sees them; PURE judges hinted and repaired ones, each set by itself.
+class Seen(NamedTuple):
+    """What a student makes of an example."""
 
-    A trace that could not be scored is dropped: nothing speaks for it. An arm without PURE keeps
-    everything.
-    """
-    suspicion: dict[str, float] = {}
-    dropped: set[str] = set()
-    kind = _feasible(arm.selection or settings.selection, calibration)
-    for origin in (Origin.HINTED, Origin.REPAIRED) if arm.filtered else ():
-        own = [t for t in traces if t.origin is origin]
-        scored = [profiles[t.key] for t in own if t.key in profiles]
-        suspicion |= drop_scores(scored, kind, settings, seed=seed, calibration=calibration)
-        if arm.selection is Selection.RANDOM:
-            main = _feasible(settings.selection, calibration)
-            as_many = len(select(scored, main, settings, seed=seed, calibration=calibration))
-            dropped |= drop_at_random(scored, as_many, settings, seed=seed)
+    tokens: int | None
+    """Prompt and end included; None where it must refuse, or there is no student."""
+    refused: Drop | None = None
+
+
+See = Callable[[Example], Seen]
+
+
+def unseen(shown: Example) -> Seen:
+    """Without a student nothing is refused."""
+    return Seen(None)
+
+
+class _Row(NamedTuple):
+    """One correct trace of a training problem."""
+
+    problem: str
+    stage: str
+    tag: str
+    key: str
+    gate: str | None
+    cut: str | None
+    tokens: int
+
+
+# ── PURE ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Filter:
+    """PURE's word on one arm's assisted traces."""
+
+    dropped: set[str] = field(default_factory=set)
+    suspicion: dict[str, float] = field(default_factory=dict)
+    misfits: int = 0
+    """Sets that were to be cut at a line, and honest traces are no measure for."""
+
+
+class Profiles:
+    """A number for every assisted trace past the gates, by the group it is of and by selection."""
+
+    def __init__(self, store: Store, config: Config, calibration: Calibration | None) -> None:
+        self._config, self._calibration = config, calibration
+        self.problem_of: dict[str, dict[str, str]] = defaultdict(dict)
+        """Group (`hinted` or a breakpoint) → trace → problem; unscored ones too."""
+        self._scores: dict[tuple[str, Selection], dict[str, float]] = defaultdict(dict)
+        self._unmeasured, self._misfits = 0, dict[str, int]()
+        kinds = {self._kind(arm) for arm in trained(config).values() if arm.filtered}
+        kinds.add(self._feasible(config.pure.selection))
+        self._read(store, kinds - {Selection.RANDOM})
+
+    def filter(self, name: str, arm: Arm) -> Filter:
+        """What one arm drops, set by set; a trace that could not be scored is dropped too."""
+        found = Filter()
+        for group in self._groups(arm) if arm.filtered else ():
+            self._judge(arm, group, found)
+        self._misfits[name] = found.misfits
+        return found
+
+    def facts(self) -> dict[str, int]:
+        """What a reader should know of it; asked once every arm was filtered."""
+        misfits = {
+            f"arm {name}: sets that honest traces are no measure for, so a share went": count
+            for name, count in self._misfits.items()
+        }
+        unmeasured = "traces that could not be scored with their hint in view"
+        return {**misfits, unmeasured: self._unmeasured}
+
+    def _judge(self, arm: Arm, group: str, found: Filter) -> None:
+        pure, seed, kind = self._config.pure, self._config.seed, self._kind(arm)
+        at_random = kind is Selection.RANDOM
+        by = self._feasible(pure.selection) if at_random else kind
+        scores, problems, lines = self._scores[group, by], self.problem_of[group], self._calibration
+        own = {trace: problems[trace] for trace in scores}
+        dropped = dropped_by(scores, own, by, pure, lines)
+        if at_random:  # as many as HEAL's own selection would drop
+            dropped = drop_at_random(scores, len(dropped), seed=seed)
         else:
-            dropped |= select(scored, kind, settings, seed=seed, calibration=calibration)
-        dropped |= {t.key for t in own if t.key not in profiles}
-    found = (
-        PoolCandidate(
-            trace=t.key,
-            problem_id=t.problem_id,
-            pool=POOL_OF[t.origin],
-            text=t.text,
-            parent=t.cut,
-            score=suspicion.get(t.key),
-            pure_dropped=t.key in dropped,
+            found.suspicion |= scores
+        found.dropped |= dropped | (problems.keys() - scores.keys())
+        line = lines.lines.get(kind) if lines is not None else None
+        if line is not None and not fits(scores, line, pure):
+            found.misfits += 1
+
+    def _groups(self, arm: Arm) -> list[str]:
+        own = {"D2": repair.HINTED, "D3": str(arm.breakpoint or self._config.gear.breakpoint)}
+        return [group for pool, group in own.items() if pool in arm.pools]
+
+    def _kind(self, arm: Arm) -> Selection:
+        return self._feasible(arm.selection or self._config.pure.selection)
+
+    def _feasible(self, kind: Selection) -> Selection:
+        """`calibrated` reads by the plain ratio where too few honest traces drew its line."""
+        undrawn = self._calibration is None or kind not in self._calibration.lines
+        return Selection.FRACTION if kind is Selection.CALIBRATED and undrawn else kind
+
+    def _read(self, store: Store, kinds: set[Selection]) -> None:
+        passed = (
+            "SELECT problem, CASE stage WHEN 'hinted' THEN stage ELSE tag END, key FROM traces"
+            " WHERE stage IN ('hinted', 'repair') AND gate='passed' ORDER BY problem"
         )
-        for t in traces
+        for problem, group, key in store.query(passed):
+            self.problem_of[group][key] = problem
+        for group, profile in _profiles(store):
+            if profile.trace not in self.problem_of[group]:
+                continue
+            for kind in kinds:
+                if kind is Selection.RELIANCE and not _has_reliance(profile):
+                    self._unmeasured += 1
+                    continue  # nothing speaks for what the selection's own measurement failed on
+                self._scores[group, kind] |= drop_scores(
+                    [profile], kind, self._config.pure, calibration=self._calibration
+                )
+
+
+def _profiles(store: Store) -> Iterator[tuple[str, PureScore]]:
+    """(group, profile) of what was scored, with its hinted score where there is one."""
+    rows = store.query(
+        "SELECT p.problem, p.tag, p.key, r.key FROM scores p LEFT JOIN scores r"
+        " ON r.problem=p.problem AND r.stage='reliance' AND r.tag=p.tag AND r.trace=p.trace"
+        " AND NOT r.failed WHERE p.stage='pure' AND p.tag<>'honest' AND NOT p.failed"
+        " ORDER BY p.problem, p.tag, p.key"
     )
-    return [candidate for candidate in found if candidate.pool in arm.pools]
+    for problem, tag, key, hinted in rows:
+        profile = store.get(score.STAGE, key, problem, PureScore)
+        assert profile is not None, "columns name only what is stored"
+        if hinted is not None:
+            told = store.get(score.RELIANCE, hinted, problem, HintedScore)
+            profile = replace(profile, hinted_log_ppl=told.log_ppl if told else None)
+        yield tag, profile
 
 
-def _feasible(kind: Selection, calibration: Calibration | None) -> Selection:
-    """`calibrated` reads by the plain ratio where too few honest traces drew its line."""
-    undrawn = calibration is None or kind not in calibration.lines
-    return Selection.FRACTION if kind is Selection.CALIBRATED and undrawn else kind
+def _has_reliance(profile: PureScore) -> bool:
+    own = profile.first_step <= len(profile.step_tokens)
+    return profile.hinted_log_ppl is not None or not own
 
 
-def misfits(
-    traces: Sequence[Trace],
-    profiles: Mapping[str, PureScore],
-    arm: Arm,
-    settings: Pure,
-    calibration: Calibration | None,
-) -> int:
-    """Sets of an arm that were to be cut at a line, and honest traces are no measure for."""
-    kind, found = arm.selection or settings.selection, 0
-    line = calibration.lines.get(kind) if calibration is not None else None
-    if line is None or not arm.filtered:
-        return 0
-    for origin in (Origin.HINTED, Origin.REPAIRED):
-        if POOL_OF[origin] not in arm.pools:
-            continue
-        scored = [profiles[t.key] for t in traces if t.origin is origin and t.key in profiles]
-        scores = drop_scores(scored, kind, settings, calibration=calibration)
-        found += not fits(scores, line, settings)
-    return found
+# ── PACE ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Chosen:
+    """What came of selecting, in counts."""
+
+    drops: dict[str, Counter[Drop]]
+    """By arm."""
+    sizes: dict[str, Counter[str]]
+    """Kept traces by arm and set."""
+    lossy: int = 0
+
+    def facts(self) -> dict[str, int]:
+        """What a reader should know of it."""
+        return {"examples the student's tokenizer cannot give back": self.lossy}
+
+
+def select(
+    store: Store,
+    config: Config,
+    problems: Mapping[str, Problem],
+    profiles: Profiles,
+    see: See,
+    write: Callable[[Example], None],
+) -> Chosen:
+    """Fill every arm's sets.
+
+    `see` says what the student makes of an example; `write` gets each kept example of the main arm,
+    problem by problem.
+    """
+    arms = trained(config)
+    filters = {name: profiles.filter(name, arm) for name, arm in arms.items()}
+    strata = dict(store.query("SELECT problem, stratum FROM problems"))
+    chosen = Chosen(defaultdict(Counter), defaultdict(Counter))
+    store.forget(SelectedRow)
+    likeness, rows, refused = Likeness(config.seed), list[SelectedRow](), set[str]()
+    for problem_id, group in groupby(_correct(store), key=lambda row: row.problem):
+        opened = _Opened(store, problems[problem_id], config.prompts, list(group), see)
+        for name, arm in arms.items():
+            candidates = opened.candidates(config, name, arm, filters[name])
+            stratum = Stratum(strata[problem_id])
+            for x in choose(
+                candidates, stratum, config.pace, config.seed, likeness, opened.refusal
+            ):
+                rows.append(opened.row(name, x))
+                chosen.drops[name][x.drop] += 1
+                if x.drop is Drop.KEPT:
+                    chosen.sizes[name][x.pool] += 1
+                    if name == config.main_arm:
+                        write(opened.example(x.trace))
+        refused |= opened.lossy
+        likeness.forget()
+        if len(rows) >= AT_ONCE:
+            store.insert(rows)
+            rows = []
+    store.insert(rows)
+    chosen.lossy = len(refused)
+    return chosen
+
+
+class _Opened:
+    """One problem's correct traces, opened as they are needed."""
+
+    def __init__(
+        self,
+        store: Store,
+        problem: Problem,
+        prompts: Prompts,
+        rows: Sequence[_Row],
+        see: See,
+    ) -> None:
+        self._problem, self._prompts, self._rows, self._see = problem, prompts, rows, see
+        self._bodies = store.bodies(problem.id)
+        self._stages = {row.key: row.stage for row in rows}
+        self._tokens = {row.key: row.tokens for row in rows}
+        self._traces: dict[str, Trace] = {}
+        self._seen: dict[str, Seen] = {}
+
+    def candidates(self, config: Config, name: str, arm: Arm, found: Filter) -> list[PoolCandidate]:
+        """An arm's candidates, as PACE sees them."""
+        repairs = str(arm.breakpoint or config.gear.breakpoint)
+        tags = {repair.REPAIRED: repairs, match_budget.STAGE: name}
+        return [
+            PoolCandidate(
+                trace=row.key,
+                problem_id=row.problem,
+                pool=pool,
+                text=self._trace(row.key).text,
+                parent=row.cut,
+                score=found.suspicion.get(row.key),
+                pure_dropped=row.key in found.dropped,
+            )
+            for row in self._rows
+            if row.tag == tags.get(row.stage, "")
+            and (pool := self._pool(row.key)) in arm.pools
+            and (not arm.gated or row.gate in (None, Gate.PASSED))
+        ]
+
+    def refusal(self, trace: str) -> Drop | None:
+        """Why the student cannot be shown a trace."""
+        return self._seen_as(trace).refused
+
+    @property
+    def lossy(self) -> set[str]:
+        """Traces that the student's tokenizer cannot give back."""
+        return {key for key, seen in self._seen.items() if seen.refused is Drop.LOSSY}
+
+    def example(self, trace: str) -> Example:
+        """The training pair: the problem without any hint, and the whole trace."""
+        return example(self._trace(trace), self._problem, self._prompts)
+
+    def row(self, arm: str, x: Selected) -> SelectedRow:
+        """What the columns say of a decision."""
+        kept = x.drop is Drop.KEPT
+        return SelectedRow(
+            arm,
+            x.problem_id,
+            x.trace,
+            x.pool,
+            x.drop,
+            x.score,
+            self._tokens[x.trace],
+            self._seen_as(x.trace).tokens if kept else None,
+            doubt_rate(self._trace(x.trace).text) if kept else None,
+            self._stages[x.trace],
+        )
+
+    def _pool(self, key: str) -> str:
+        stage = self._stages[key]
+        return POOL_OF[ORIGIN_OF.get(stage) or self._trace(key).origin]
+
+    def _seen_as(self, trace: str) -> Seen:
+        if trace not in self._seen:
+            self._seen[trace] = self._see(self.example(trace))
+        return self._seen[trace]
+
+    def _trace(self, key: str) -> Trace:
+        if key not in self._traces:
+            self._traces[key] = decode(Trace, self._bodies[self._stages[key], key])
+        return self._traces[key]
 
 
 def example(trace: Trace, problem: Problem, prompts: Prompts) -> Example:
-    """The training pair: the problem without any hint, and the whole trace."""
+    """The training pair of one trace."""
     user = fill(prompts.solve, problem=problem.problem)
     pool = POOL_OF[trace.origin]
     return Example(trace.key, problem.id, pool, user, trace.text, prompts.system)
 
 
-def refusals(shown: Mapping[str, Example], lengths: Lengths | None) -> Callable[[str], Drop | None]:
-    """Why the student cannot be shown a trace; without a student nothing is refused."""
-
-    def refusal(trace: str) -> Drop | None:
-        reason = lengths.refusal(shown[trace]) if lengths is not None else None
-        return Drop(reason.value) if reason is not None else None
-
-    return refusal
-
-
-def stage_rows(examples: Iterable[Example], stage: int) -> list[dict[str, Any]]:
-    """The cumulative set of a stage (1–3) as chat rows."""
-    return [
-        {"messages": messages(e), "problem_id": e.problem_id, "trace": e.trace, "set": e.pool}
-        for e in sorted(examples, key=lambda e: (e.pool, e.problem_id, e.trace))
-        if e.pool in POOLS[:stage]
-    ]
-
-
-def messages(shown: Example) -> list[dict[str, str]]:
-    """An example as chat messages."""
-    system = [{"role": "system", "content": shown.system}] if shown.system else []
-    return [
-        *system,
-        {"role": "user", "content": shown.user},
-        {"role": "assistant", "content": shown.assistant},
-    ]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What every arm is trained for, alike: optimizer steps come from nothing else."""
-
-    tokens: int
-    batch_tokens: int
-
-
-def budget(
-    sizes: Mapping[str, Mapping[str, int]], pace: Pace, batch_size: int, longest: int = 0
-) -> Budget | None:
-    """From one arm's sets (pool → trace → tokens): epochs of its D1, batches of its mean trace.
-
-    A batch holds at least the `longest` trace that any arm may show, or some steps would stay
-    empty. None when there is nothing to train on. Without a D1 all there is stands in for it.
-    """
-    every = [n for traces in sizes.values() for n in traces.values()]
-    if not every:
-        return None
-    basis = sum(sizes.get("D1", {}).values()) or sum(every)
-    batch = max(round(batch_size * sum(every) / len(every)), longest)
-    return Budget(budget_tokens(basis, pace), batch)
-
-
-def arm_plan(
-    arm: Arm, sizes: Mapping[str, Mapping[str, int]], spend: Budget, pace: Pace, seed: int
-) -> tuple[StagePlan, ...]:
-    """An arm's three stages. A training seed is this seed: all arms take the same.
-
-    It decides which traces are shown more often, and in what order; the optimizer has no dice.
-    """
-    return schedule(
-        sizes,
-        pace,
-        batch_tokens=spend.batch_tokens,
-        budget=spend.tokens,
-        seed=seed,
-        order=arm.order,
+def _correct(store: Store) -> Iterator[_Row]:
+    """Correct traces of training problems, problem by problem."""
+    rows = store.query(
+        "SELECT t.problem, t.stage, t.tag, t.key, t.gate, t.cut, t.tokens FROM traces t"
+        " JOIN problems p ON p.problem = t.problem"
+        " WHERE t.verdict='correct' AND p.split='train' ORDER BY t.problem, t.stage, t.tag, t.key"
     )
+    return map(_Row._make, rows)
+
+
+def sets_line(sizes: Mapping[str, int]) -> str:
+    """`D1 300 · D2 111 · D3 93`"""
+    return " · ".join(f"{name} {sizes.get(name, 0):,}" for name in POOLS)

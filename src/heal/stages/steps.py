@@ -7,19 +7,19 @@ of its cut, so that the kept steps stay the parent's own.
 from itertools import pairwise
 
 from heal.config import Gear
-from heal.engines.base import Engine
 from heal.method.segments import reasoning_span, split_steps
 from heal.prompts import Prompts
 from heal.records import Trace
+from heal.stages.found import TextModel
 
 
-def trace_steps(trace: Trace, engine: Engine, gear: Gear, prompts: Prompts) -> list[int]:
+def trace_steps(trace: Trace, model: TextModel, gear: Gear, prompts: Prompts) -> list[int]:
     """Step ends of a trace's reasoning (all of it, but for think-models).
 
     Of a think-model's trace the opening tag belongs to the first step, and the last step ends
     before the closing tag. Thinking that says nothing is one step of tags.
     """
-    pieces = engine.token_bytes(trace.ids.tolist())
+    pieces = model.token_bytes(trace.ids.tolist())
     start, end = reasoning_span(pieces, prompts.think_close)
     if start >= end:
         return [max(end, 1)] if pieces else []
@@ -35,7 +35,7 @@ def trace_steps(trace: Trace, engine: Engine, gear: Gear, prompts: Prompts) -> l
     ]
 
 
-def step_text(trace: Trace, ends: list[int], step: int, engine: Engine) -> str:
+def step_text(trace: Trace, ends: list[int], step: int, model: TextModel) -> str:
     """Text of step number `step` (from 1)."""
     start = ends[step - 2] if step > 1 else 0
-    return engine.decode(trace.ids[start : ends[step - 1]].tolist()).strip()
+    return model.decode(trace.ids[start : ends[step - 1]].tolist()).strip()

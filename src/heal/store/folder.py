@@ -11,14 +11,17 @@ decides nothing.
 import errno
 import fcntl
 import json
+import shutil
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self, TypeVar, cast
 
 from heal.errors import UserError
+from heal.keys import content_key
+from heal.records import Problem
 from heal.store.bodies import decode, encode
 from heal.store.columns import DDL, FORGET, HOMES, OF_PROBLEM, TABLES, Home, ProblemRow, Row
 
@@ -182,6 +185,24 @@ class Store:
                 self._database.execute("UPDATE totals SET lost = lost + ?", (count,))
         return int(count)
 
+    def claimed(self) -> int:
+        """Requests in flight now, or when the last process ended."""
+        ((found,),) = self.query("SELECT COUNT(*) FROM claims")
+        return int(found)
+
+    def is_busy(self) -> bool:
+        """Whether another process is writing to this folder."""
+        try:
+            lock = (self.folder / LOCK).open("r")
+        except OSError:
+            return False
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return self._lock is None
+        return False
+
     def totals(self) -> Totals:
         """What this folder has cost so far."""
         with disk_errors(self.folder):
@@ -225,6 +246,16 @@ class Store:
         with self._writing():
             self._database.execute("DELETE FROM live WHERE stage=? AND tag=?", (stage, tag))
             self._database.executemany("INSERT OR IGNORE INTO live VALUES (?, ?, ?, ?)", listed)
+
+    def add_live(self, stage: str, rows: Iterable[tuple[str, str, object]]) -> None:
+        """Store (key, problem id, record) beside what is live in a stage already."""
+        listed = list(rows)
+        self.commit(Stored(stage, key, problem, record) for key, problem, record in listed)
+        with self._writing():
+            self._database.executemany(
+                "INSERT OR IGNORE INTO live VALUES (?, '', ?, ?)",
+                [(stage, key, problem) for key, problem, _ in listed],
+            )
 
     def record(self, stage: str, rows: Iterable[tuple[str, str, object]], tag: str = "") -> None:
         """Store (key, problem id, record) worked out without a model, and say they are live."""
@@ -286,6 +317,23 @@ class Store:
                 tuple(equal.values()),
             )
 
+    def set_problems(self, problems: Sequence[Problem]) -> None:
+        """These are the run's problems now; what is known of those it had before stays."""
+        digest = content_key([(p.id, p) for p in problems])
+        if self.meta("problems") == digest:
+            return
+        self.keep_problems({problem.id for problem in problems})
+        self.commit(Stored("problem", p.id, p.id, p) for p in problems)
+        with self._writing():
+            self._database.executemany(
+                "INSERT INTO problems VALUES (?,?,?,?,0,0,0,0,'undetermined',NULL,0,NULL)"
+                " ON CONFLICT (problem) DO UPDATE SET place=excluded.place, split=excluded.split,"
+                " family=excluded.family",
+                [(p.id, n, p.split, p.meta.get("family")) for n, p in enumerate(problems)],
+            )
+        self.set_live("problem", [(p.id, p.id) for p in problems])
+        self.set_meta("problems", digest)
+
     def keep_problems(self, problem_ids: Collection[str]) -> None:
         """Forget the columns of problems that the run no longer has."""
         known = {problem for (problem,) in self.query("SELECT problem FROM problems")}
@@ -328,6 +376,18 @@ class Store:
             part = path.with_name(path.name + ".part")
             part.write_text(text, encoding="utf-8")
             part.replace(path)
+        return path
+
+    def write_parts(self, relative: str, parts: Iterable[Path]) -> Path:
+        """Write a file of the run folder from the files given, whole or not at all."""
+        path = self.folder / relative
+        with disk_errors(self.folder):
+            whole = path.with_name(path.name + ".part")
+            with whole.open("wb") as out:
+                for part in parts:
+                    with part.open("rb") as opened:
+                        shutil.copyfileobj(opened, out)
+            whole.replace(path)
         return path
 
     @contextmanager
@@ -389,8 +449,3 @@ def _take_lock(folder: Path) -> IO[str]:
             hint="wait for it, or choose another folder with --set run=DIR",
         ) from None
     return lock
-
-
-def jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as JSON lines, in UTF-8 and not escaped."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

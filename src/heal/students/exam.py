@@ -1,20 +1,25 @@
-"""Evaluate: what a student makes of the held-out problems (METHOD §6).
+"""Exams: what a student makes of the held-out problems (docs/method.md §6).
 
-In: held-out problems, a student behind an engine, a verifier. Out: one verified `EvalTrace` per
-attempt, in any order; only what is owed is asked for. The dice of an attempt depend on the problem,
-the training seed and the attempt's number, so that arms are compared under equal luck.
+A stage like those of the teacher: pure functions of one problem's records. The dice of an attempt
+depend on the problem, the training seed and the attempt's number, so that arms are compared under
+equal luck.
 """
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
-from heal.engines.base import Engine, Generated, GenRequest, Sampling
-from heal.keys import content_key, owed, seed_for, trace_key
+from heal.engines.base import Generated, GenRequest, Sampling
+from heal.keys import content_key, seed_for, trace_key
 from heal.prompts import Prompts, fill
 from heal.records import Check, EvalTrace, Problem
-from heal.stages.draw import Claim
+from heal.stages.found import Answerable, Found, Lane, Request, TextModel
 from heal.stages.sample import solve_ids
-from heal.verifiers import Item, Verifier
+from heal.store.columns import AttemptRow
+
+STAGE = "evaluate"
+
+Student = Callable[[], TextModel]
+"""Opens the student, once, when an attempt is owed."""
 
 
 @dataclass(frozen=True)
@@ -32,88 +37,96 @@ class Exam:
     prompts: Prompts
     verifier: str
     run_seed: int
+    timeout_s: float
+
+    def key(self, problem: Problem) -> str:
+        """Everything an attempt's record depends on, but not how many there are."""
+        user = fill(self.prompts.solve, problem=problem.problem)
+        told = (problem.id, problem.answer, user, self.prompts.system)
+        asked = (*told, self.sampling, self.run_seed)
+        return content_key("attempt", self.arm, self.seed, self.model, self.verifier, asked)
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    problem: Problem
-    seed_index: int
-    generated: Generated
-    text: str
+def owes(found: Found, exam: Exam, student: Student) -> Iterator[Request]:
+    """Attempts that are not made, then verdicts on those that are."""
+    made = [_attempt(found, exam, index) for index in range(exam.samples)]
+    owed = tuple(index for index, attempt in enumerate(made) if attempt is None)
+    if owed:
+        yield _writing(found, exam, owed, student)
+        return
+    for attempt in made:
+        if attempt is not None and _check(found, exam, attempt) is None:
+            yield _judging(found, exam, attempt)
 
 
-def eval_keys(exam: Exam, problems: Iterable[Problem]) -> list[str]:
-    """Keys of all attempts, done or not; needs no engine."""
-    keys = [_request_key(exam, problem) for problem in problems]
-    return [trace_key(key, index) for key in keys for index in range(exam.samples)]
+def conclude(found: Found, exam: Exam) -> Iterator[AttemptRow]:
+    """Rows of the verified attempts."""
+    for index in range(exam.samples):
+        attempt = _attempt(found, exam, index)
+        check = _check(found, exam, attempt) if attempt is not None else None
+        if attempt is None or check is None:
+            continue
+        yield AttemptRow(
+            found.problem.id,
+            exam.arm,
+            exam.seed,
+            index,
+            attempt.key,
+            check.verdict,
+            check.answer,
+            attempt.finish,
+            attempt.tokens,
+            attempt.error,
+        )
 
 
-def evaluate(
-    exam: Exam,
-    problems: Iterable[Problem],
-    engine: Engine,
-    verifier: Verifier,
-    done: Collection[str],
-    claim: Claim,
-) -> Iterator[EvalTrace]:
-    """Attempts still owed, verified as they finish; one the engine failed on says why."""
-    attempts: dict[str, _Attempt] = {}
-
-    def items() -> Iterator[Item]:
-        for key, attempt in _attempts(exam, problems, engine, done, claim):
-            attempts[key] = attempt
-            yield key, attempt.text, attempt.generated.finish, attempt.problem
-
-    for check in verifier.verify_all(items()):
-        yield _eval_trace(exam, attempts.pop(check.trace), check)
+def _attempt(found: Found, exam: Exam, index: int) -> EvalTrace | None:
+    return found.get(STAGE, trace_key(_key(found, exam), index), EvalTrace)
 
 
-def _request_key(exam: Exam, problem: Problem) -> str:
-    """Everything an attempt's record depends on, but not how many there are."""
-    user = fill(exam.prompts.solve, problem=problem.problem)
-    asked = (problem.id, problem.answer, user, exam.prompts.system, exam.sampling, exam.run_seed)
-    return content_key("attempt", exam.arm, exam.seed, exam.model, exam.verifier, asked)
+def _key(found: Found, exam: Exam) -> str:
+    return found.once("attempts", lambda: exam.key(found.problem))
 
 
-def _attempts(
-    exam: Exam,
-    problems: Iterable[Problem],
-    engine: Engine,
-    done: Collection[str],
-    claim: Claim,
-) -> Iterator[tuple[str, _Attempt]]:
-    asked: dict[str, tuple[Problem, tuple[int, ...]]] = {}
+def _check(found: Found, exam: Exam, attempt: EvalTrace) -> Check | None:
+    return found.get("check", _check_key(exam, attempt), Check)
 
-    def requests() -> Iterator[GenRequest]:
-        for problem in problems:
-            key = _request_key(exam, problem)
-            indices = owed(key, range(exam.samples), done)
-            if not indices:
-                continue
-            asked[key] = (problem, indices)
-            claim([trace_key(key, index) for index in indices])
-            dice = f"eval-{exam.seed}-{problem.id}"
-            seeds = tuple(seed_for(exam.run_seed, dice, i) for i in indices)
-            yield GenRequest(key, solve_ids(problem, exam.prompts, engine), seeds, exam.sampling)
 
-    for generated in engine.generate(requests()):
-        problem, indices = asked[generated.request]
+def _check_key(exam: Exam, attempt: EvalTrace) -> str:
+    # The attempt's own key names problem, gold answer and verifier already.
+    return content_key("check", attempt.key, attempt.error is not None, exam.timeout_s)
+
+
+def _writing(found: Found, exam: Exam, indices: tuple[int, ...], student: Student) -> Request:
+    problem, key = found.problem, _key(found, exam)
+    dice = f"eval-{exam.seed}-{problem.id}"
+    seeds = tuple(seed_for(exam.run_seed, dice, index) for index in indices)
+
+    def read(generated: Generated) -> EvalTrace:
         index = indices[generated.index]
-        text = engine.decode(generated.ids.tolist())
-        yield trace_key(generated.request, index), _Attempt(problem, index, generated, text)
+        return EvalTrace(
+            trace_key(key, index),
+            problem.id,
+            exam.arm,
+            exam.seed,
+            index,
+            generated.finish,
+            len(generated.ids),
+            student().decode(generated.ids.tolist()),
+            generated.error,
+        )
+
+    ask = GenRequest(key, solve_ids(problem, exam.prompts, student()), seeds, exam.sampling)
+    keys = tuple(trace_key(key, index) for index in indices)
+    return Request(Lane.WRITE, STAGE, keys, ask, read)
 
 
-def _eval_trace(exam: Exam, attempt: _Attempt, check: Check) -> EvalTrace:
-    return EvalTrace(
-        key=check.trace,
-        problem_id=attempt.problem.id,
-        arm=exam.arm,
-        seed=exam.seed,
-        seed_index=attempt.seed_index,
-        verdict=check.verdict,
-        answer=check.answer,
-        finish=attempt.generated.finish,
-        tokens=len(attempt.generated.ids),
-        text=attempt.text,
-        error=attempt.generated.error,
+def _judging(found: Found, exam: Exam, attempt: EvalTrace) -> Request:
+    ask = Answerable(attempt.text, attempt.finish, found.problem)
+    return Request(
+        Lane.VERIFY,
+        "check",
+        (_check_key(exam, attempt),),
+        ask,
+        lambda check: replace(check, trace=attempt.key),
     )

@@ -14,7 +14,8 @@ from typing import Any
 
 from heal.engines.text import undated
 from heal.errors import UserError
-from heal.records import Example
+from heal.records import Drop, Example
+from heal.stages.select import Seen
 
 IGNORED = -100
 """Label of a token that bears no loss."""
@@ -77,33 +78,16 @@ class Renderer:
         return last == self.end_id and self.end_id not in body and spelt == text
 
 
-class Lengths:
-    """Tokens of examples, prompt and end included, and which ones the student must refuse.
+def reader(renderer: Renderer) -> Callable[[Example], Seen]:
+    """What a student makes of examples, for `select`: their tokens, or why it refuses them."""
 
-    `max_length` in tokens. `open_tokenizer` None reads a transformers folder.
-    """
+    def see(example: Example) -> Seen:
+        found = renderer.render(example)
+        if isinstance(found, Refusal):
+            return Seen(None, Drop(found.value))
+        return Seen(len(found.ids))
 
-    def __init__(
-        self,
-        student: Path,
-        max_length: int,
-        open_tokenizer: Callable[[Path], Any] | None = None,
-    ) -> None:
-        self._renderer = Renderer((open_tokenizer or read_tokenizer)(student), max_length)
-        self.tokens: dict[str, int] = {}
-        """By trace."""
-        self.refused: dict[str, Refusal] = {}
-
-    def refusal(self, example: Example) -> Refusal | None:
-        """Why the student cannot be shown it; None if it can."""
-        key = example.trace
-        if key not in self.tokens and key not in self.refused:
-            found = self._renderer.render(example)
-            if isinstance(found, Refusal):
-                self.refused[key] = found
-            else:
-                self.tokens[key] = len(found.ids)
-        return self.refused.get(key)
+    return see
 
 
 def read_tokenizer(folder: Path) -> Any:

@@ -75,20 +75,31 @@ class Verifier:
 
     def check(self, text: str, problem: Problem) -> Finding:
         """The verdict on one finished trace."""
-        (found,) = self.verify_all([("", text, Finish.STOP, problem)])
-        return Finding(found.verdict, found.answer, found.detail)
+        ((_, found),) = filter(
+            None, self._decide([("", self._read_ended(text, Finish.STOP, problem))])
+        )
+        return found
 
-    def verify_all(self, items: Iterable[Item]) -> Iterator[Check]:
-        """One `Check` per item, in any order, as they are decided; `items` is read lazily."""
-        read = ((key, self._read_ended(text, finish, p)) for key, text, finish, p in items)
-        for key, found in self._decide(read):
+    def verify_all(self, items: Iterable[Item | None]) -> Iterator[Check | None]:
+        """One `Check` per item, in any order, as they are decided; `items` is read lazily.
+
+        An item of None says that there is nothing for the moment: from then on None is yielded too
+        whenever nothing is decided without waiting.
+        """
+        read = (item and (item[0], self._read_ended(*item[1:])) for item in items)
+        for decided in self._decide(read):
+            if decided is None:
+                yield None
+                continue
+            key, found = decided
             yield Check(key, found.verdict, found.answer, found.detail)
 
     def preflight(self, problems: Iterable[Problem]) -> Preflight:
         """Try every gold answer against itself before any token is spent."""
         by_id = {problem.id: problem for problem in problems}
         read = ((key, self._read_gold(problem)) for key, problem in by_id.items())
-        doubts = {key: found for key, found in self._decide(read) if _is_doubtful(found)}
+        decided = filter(None, self._decide(read))
+        doubts = {key: found for key, found in decided if _is_doubtful(found)}
         named = [
             f"{key}: {_short(by_id[key].answer)}: {doubts[key].detail or 'is not its own answer'}"
             for key in by_id
@@ -109,10 +120,16 @@ class Verifier:
         return self._read(text, problem)
 
     def _decide(
-        self, read: Iterable[tuple[str, Finding | Question]]
-    ) -> Iterator[tuple[str, Finding]]:
+        self, read: Iterable[tuple[str, Finding | Question] | None]
+    ) -> Iterator[tuple[str, Finding] | None]:
         waiting: dict[str, list[tuple[str, str | None]]] = {}
-        for key, outcome in read:
+        for item in read:
+            if item is None:
+                if waiting:
+                    yield from self._answered(waiting, self._poll(wait=False))
+                yield None
+                continue
+            key, outcome = item
             if isinstance(outcome, Finding):
                 yield key, outcome
                 continue

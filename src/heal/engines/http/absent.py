@@ -29,11 +29,11 @@ class AbsentEngine(Speaker):
         self.model_id, self.capabilities = model_id, capabilities
         self._error = error
 
-    def generate(self, requests: Iterable[GenRequest]) -> Iterator[Generated]:
+    def generate(self, requests: Iterable[GenRequest | None]) -> Iterator[Generated | None]:
         """Nothing for nothing. Raises: NoServerError."""
         yield from self._none_for(requests)
 
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Scored]:
+    def score(self, requests: Iterable[ScoreRequest | None]) -> Iterator[Scored | None]:
         """Nothing for nothing. Raises: NoServerError."""
         yield from self._none_for(requests)
 
@@ -41,9 +41,10 @@ class AbsentEngine(Speaker):
         """There is nothing to free."""
 
     def _none_for(self, requests: Iterable[Any]) -> Iterator[Any]:
-        for _ in requests:
-            raise self._error
-        yield from ()
+        for request in requests:
+            if request is not None:
+                raise self._error
+            yield None
 
 
 def open_absent(

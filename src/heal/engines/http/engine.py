@@ -71,7 +71,7 @@ class HttpEngine(Speaker):
         self.capabilities = _capabilities(connected, tokenizer, settings)
         loop.run(_started(self._pool))
 
-    def generate(self, requests: Iterable[GenRequest]) -> Iterator[Generated]:
+    def generate(self, requests: Iterable[GenRequest | None]) -> Iterator[Generated | None]:
         """Continuations as they arrive. Raises: EngineError once no server answers any more."""
 
         def refused(request: GenRequest) -> list[Generated]:
@@ -84,7 +84,7 @@ class HttpEngine(Speaker):
 
         return self._stream(requests, refused, cost, write)
 
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Scored]:
+    def score(self, requests: Iterable[ScoreRequest | None]) -> Iterator[Scored | None]:
         """Scores as they arrive. Raises: CapabilityError, EngineError."""
         if not self.capabilities.score:
             kinds = sorted({e.settings.dialect for e in self._pool.endpoints})
@@ -139,24 +139,28 @@ class HttpEngine(Speaker):
 
     def _stream(
         self,
-        requests: Iterable[Request],
+        requests: Iterable[Request | None],
         refused: Callable[[Request], list[Result]],
         cost: Callable[[Request], int],
         work: Callable[[Pool, Served, Request, Deliver], Coroutine[Any, Any, None]],
-    ) -> Iterator[Result]:
+    ) -> Iterator[Result | None]:
         """Keep the servers busy with requests, and yield what comes back."""
         if self._closed:
             raise RuntimeError("the engine is closed")
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         under_way, running = 0, set[Future[None]]()
         room = sum(endpoint.ceiling for endpoint in self._pool.endpoints)
-        source, done = iter(requests), False
+        source, done, paused = iter(requests), False, False
         try:
             while True:
                 while not done and under_way < room:
-                    request = next(source, None)
-                    if request is None:
+                    try:
+                        request = next(source)
+                    except StopIteration:
                         done = True
+                        break
+                    if request is None:
+                        paused = True
                         break
                     if failed := refused(request):
                         yield from failed
@@ -166,8 +170,11 @@ class HttpEngine(Speaker):
                     task = self._loop.submit(coroutine)
                     running.add(task)
                     task.add_done_callback(running.discard)
-                if not under_way:
+                if not under_way and done:
                     return
+                if paused and arrived.empty():
+                    yield None
+                    continue
                 came = arrived.get()
                 if isinstance(came, Done):
                     under_way -= came.requests

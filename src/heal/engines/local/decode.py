@@ -1,6 +1,7 @@
 """The decode loop: many prompts, many seeds, one batch that is kept full.
 
-In: requests, pulled only when there is room. Out: continuations, each as soon as it ends. Rows are
+In: requests, pulled only when there is room; None says that there is none for the moment. Out:
+continuations, each as soon as it ends. Rows are
 admitted in cohorts once an eighth of the batch is free; every prompt is prefilled once for all its
 seeds. A failed request becomes error results; the rows beside it go on.
 """
@@ -54,31 +55,34 @@ class DecodeLoop:
         self,
         model: Model,
         policy: Policy,
-        requests: Iterable[GenRequest],
+        requests: Iterable[GenRequest | None],
         refuse: Callable[[GenRequest], str | None],
     ) -> None:
         self.model, self.policy, self.refuse = model, policy, refuse
         self.source = iter(requests)
         self.pending: deque[_Pending] = deque()
         self.exhausted = False
+        self.paused = False
+        """The source has said that there was nothing for the moment: its owner has other work."""
         self.memories: list[Memory] = []
         self.rows = Rows.none(model.device)
         self.starved = False
         """The next row does not fit in memory until another ends."""
 
-    def run(self) -> Iterator[Generated]:
-        """Every continuation asked for, as it ends."""
+    def run(self) -> Iterator[Generated | None]:
+        """Every continuation asked for, as it ends; None between steps once the source paused."""
         while True:
             if self._has_room():
                 self._compact()
                 yield from self._admit()
-            if not len(self.rows):
-                if self.exhausted and not self.pending:
-                    return
-                continue
-            yield from self._step()
-            if self.rows.dead * 8 >= len(self.rows):
-                self._compact()
+            if len(self.rows):
+                yield from self._step()
+                if self.rows.dead * 8 >= len(self.rows):
+                    self._compact()
+            elif self.exhausted and not self.pending:
+                return
+            if self.paused:
+                yield None
 
     def _has_room(self) -> bool:
         if self.exhausted and not self.pending:
@@ -116,9 +120,13 @@ class DecodeLoop:
     def _choose(self, chosen: list[_Pending], room: int) -> Iterator[Generated]:
         while room > 0:
             if not self.pending:
-                request = next(self.source, None)
-                if request is None:
+                try:
+                    request = next(self.source)
+                except StopIteration:
                     self.exhausted = True
+                    return
+                if request is None:
+                    self.paused = True
                     return
                 reason = self.refuse(request)
                 if reason is not None:

@@ -46,7 +46,7 @@ class LocalEngine(Speaker):
             vocabulary=model.vocabulary,
         )
 
-    def generate(self, requests: Iterable[GenRequest]) -> Iterator[Generated]:
+    def generate(self, requests: Iterable[GenRequest | None]) -> Iterator[Generated | None]:
         """Continuations as they end."""
         policy = Policy(
             rows=self.settings.rows,
@@ -58,7 +58,7 @@ class LocalEngine(Speaker):
         )
         return DecodeLoop(self._open_model(), policy, requests, self._why_not_generate).run()
 
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Scored]:
+    def score(self, requests: Iterable[ScoreRequest | None]) -> Iterator[Scored | None]:
         """Scores, batch by batch."""
         return score_batches(
             self._open_model(), self._checked(requests), self.settings.score_tokens
@@ -73,8 +73,13 @@ class LocalEngine(Speaker):
             raise RuntimeError("the engine is closed")
         return self.model
 
-    def _checked(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreRequest | Scored]:
+    def _checked(
+        self, requests: Iterable[ScoreRequest | None]
+    ) -> Iterator[ScoreRequest | Scored | None]:
         for request in requests:
+            if request is None:
+                yield None
+                continue
             reason = self._why_not_score(request)
             yield request if reason is None else failed_score(request, reason)
 

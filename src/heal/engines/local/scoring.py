@@ -1,11 +1,11 @@
 """Scoring requests in batches of like length, siblings together.
 
-In: requests (or results already decided), pulled a window at a time. Out: exact values, batch by
-batch. A batch that fails is retried request by request, so that one bad request costs no other.
+In: requests (or results already decided), pulled a window at a time; None says that there is
+nothing for the moment. Out: exact values, batch by batch. A batch that fails is retried request by
+request, so that one bad request costs no other.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 
 from heal.engines.base import Scored, ScoreRequest, failed_score
 from heal.engines.local.model import Model
@@ -16,15 +16,35 @@ _WINDOW = 64
 
 
 def score_batches(
-    model: Model, requests: Iterable[ScoreRequest | Scored], budget: int
-) -> Iterator[Scored]:
+    model: Model, requests: Iterable[ScoreRequest | Scored | None], budget: int
+) -> Iterator[Scored | None]:
     """Score every request; `budget` is padded tokens per batch."""
-    source = iter(requests)
-    while window := list(islice(source, _WINDOW)):
+    for window, paused in _windows(requests):
         yield from (item for item in window if isinstance(item, Scored))
         owed = [item for item in window if isinstance(item, ScoreRequest)]
         for batch in batches_by_length(families(owed), budget):
             yield from _score(model, batch)
+            if paused:
+                yield None  # whoever shares this model has its turn between two batches
+        if paused:
+            yield None
+
+
+def _windows(
+    requests: Iterable[ScoreRequest | Scored | None],
+) -> Iterator[tuple[list[ScoreRequest | Scored], bool]]:
+    """Requests to sort together, and whether the source has ever paused."""
+    window: list[ScoreRequest | Scored] = []
+    paused = False
+    for item in requests:
+        paused = paused or item is None
+        if item is not None:
+            window.append(item)
+        if item is None or len(window) == _WINDOW:
+            yield window, paused
+            window = []
+    if window:
+        yield window, paused
 
 
 def batches_by_length(found: Sequence[Family], budget: int) -> Iterator[list[Family]]:

@@ -7,7 +7,6 @@ the actors can have in flight, and every ticket is answered once. Traces, scores
 
 import queue
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -31,11 +30,11 @@ class RayEngine(Speaker):
         self.capabilities = held.capabilities
         self.end_ids = held.end_ids
 
-    def generate(self, requests: Iterable[GenRequest]) -> Iterator[Generated]:
+    def generate(self, requests: Iterable[GenRequest | None]) -> Iterator[Generated | None]:
         """Continuations, ticket by ticket. Raises: EngineError when the pool fails."""
-        return cast(Iterator[Generated], self._stream("generate", requests))
+        return cast(Iterator[Generated | None], self._stream("generate", requests))
 
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Scored]:
+    def score(self, requests: Iterable[ScoreRequest | None]) -> Iterator[Scored | None]:
         """Scores, ticket by ticket. Raises: CapabilityError, EngineError."""
         if not self.capabilities.score:
             raise CapabilityError(
@@ -43,7 +42,7 @@ class RayEngine(Speaker):
                 "and PURE need",
                 hint="name a model that can: --set scorer.engine=local --set scorer.model=FOLDER",
             )
-        return cast(Iterator[Scored], self._stream("score", requests))
+        return cast(Iterator[Scored | None], self._stream("score", requests))
 
     def members(self) -> list[Member]:
         """Every actor that ever joined, restarted ones again."""
@@ -57,22 +56,27 @@ class RayEngine(Speaker):
         """End the actors, and the cluster if it was started for them."""
         self._pool.close()
 
-    def _stream(self, kind: str, requests: Iterable[Request]) -> Iterator[Any]:
+    def _stream(self, kind: str, requests: Iterable[Request | None]) -> Iterator[Any]:
         """Keep the pool busy with tickets, and yield what is in the answers."""
         settings = self._pool.settings
         room = settings.actors * settings.in_flight
         arrived: Answers = queue.SimpleQueue()
-        source, done = iter(requests), False
+        source, done, paused = iter(requests), False, False
         waiting: set[int] = set()
         try:
             while True:
                 while not done and len(waiting) < room:
-                    batch = list(islice(source, settings.batch_size))
-                    done = not batch
+                    batch, ended = _next_batch(source, settings.batch_size)
+                    done, paused = ended is True, paused or ended is False
                     if batch:
                         waiting.add(self._pool.submit(kind, batch, arrived))
-                if not waiting:
+                    if ended is False:
+                        break
+                if not waiting and done:
                     return
+                if paused and arrived.empty():
+                    yield None
+                    continue
                 ticket, answer = arrived.get()
                 waiting.discard(ticket)
                 if isinstance(answer, Refusal):
@@ -82,6 +86,20 @@ class RayEngine(Speaker):
                 yield from answer
         finally:
             self._pool.cancel([*waiting])
+
+
+def _next_batch(source: Iterator[Request | None], size: int) -> tuple[list[Request], bool | None]:
+    """Requests to send together, and whether the source has ended (True) or paused (False)."""
+    batch: list[Request] = []
+    while len(batch) < size:
+        try:
+            request = next(source)
+        except StopIteration:
+            return batch, True
+        if request is None:
+            return batch, False
+        batch.append(request)
+    return batch, None
 
 
 class ScriptedText:

@@ -1,0 +1,202 @@
+"""Every arm's students: their schedules, their training, and what each is examined on.
+
+Plans and examples come from the columns of `select`; a trace's text is opened when it is rendered.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from heal.config import Config, ModelRef, Pace
+from heal.engines import model_files, open_engine, read_tokenizer, read_weights, resolve_model
+from heal.engines.base import Engine, Sampling
+from heal.functions import edition
+from heal.keys import seed_for
+from heal.method.arms import Arm, trained
+from heal.method.pace import POOLS, budget_tokens, schedule
+from heal.records import Drop, Example, Problem, StagePlan, Trace, TrainResult
+from heal.stages.select import example
+from heal.store import Store
+from heal.students.exam import Exam
+from heal.students.train import Opener, Progress, train_arm
+
+Sizes = Mapping[str, Mapping[str, int]]
+"""Set → trace → tokens, as the student reads it."""
+Plans = Mapping[tuple[str, int], tuple[StagePlan, ...]]
+"""By arm and training seed."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every arm is trained for, alike: optimizer steps come from nothing else."""
+
+    tokens: int
+    batch_tokens: int
+
+
+@dataclass(frozen=True)
+class Student:
+    """One student to examine."""
+
+    arm: str
+    seed: int
+    name: str
+    """Of its weights."""
+    model: str
+    """Where they are."""
+
+
+def plan(store: Store, config: Config) -> tuple[Plans, list[str]]:
+    """Every arm's presentations for each training seed, and the arms that have nothing to show."""
+    sizes = {name: _sizes(store, name) for name in trained(config)}
+    shown = [n for pools in sizes.values() for traces in pools.values() for n in traces.values()]
+    longest = max(shown, default=0)
+    main = sizes[config.main_arm] if config.main_arm else {}
+    budget = matched_budget(main, config.pace, config.train.batch_size, longest)
+    plans, empty = dict[tuple[str, int], tuple[StagePlan, ...]](), list[str]()
+    for name, arm in trained(config).items():
+        if budget is None or not any(sizes[name].values()):
+            empty.append(name)
+            continue
+        for seed in config.seeds:
+            dice = seed_for(config.seed, "plan", seed)
+            plans[name, seed] = arm_plan(arm, sizes[name], budget, config.pace, dice)
+    return plans, empty
+
+
+def matched_budget(sizes: Sizes, pace: Pace, batch_size: int, longest: int = 0) -> Budget | None:
+    """From one arm's sets: epochs of its D1, batches of its mean trace.
+
+    A batch holds at least the `longest` trace that any arm may show, or some steps would stay
+    empty. None when there is nothing to train on. Without a D1 all there is stands in for it.
+    """
+    every = [n for traces in sizes.values() for n in traces.values()]
+    if not every:
+        return None
+    basis = sum(sizes.get("D1", {}).values()) or sum(every)
+    batch = max(round(batch_size * sum(every) / len(every)), longest)
+    return Budget(budget_tokens(basis, pace), batch)
+
+
+def arm_plan(
+    arm: Arm, sizes: Sizes, budget: Budget, pace: Pace, seed: int
+) -> tuple[StagePlan, ...]:
+    """An arm's three stages. A training seed is this seed: all arms take the same.
+
+    It decides which traces are shown more often, and in what order; the optimizer has no dice.
+    """
+    return schedule(
+        sizes,
+        pace,
+        batch_tokens=budget.batch_tokens,
+        budget=budget.tokens,
+        seed=seed,
+        order=arm.order,
+    )
+
+
+def train(
+    store: Store,
+    config: Config,
+    problems: Mapping[str, Problem],
+    plans: Plans,
+    on_progress: Progress,
+) -> Iterator[TrainResult]:
+    """Train every arm under every seed, a seed's arms one after the other."""
+    assert config.student is not None
+    examples = StoredExamples(store, config, problems)
+    opener = Opener(read_weights, read_tokenizer)
+    too_long = dict(
+        store.query("SELECT arm, COUNT(*) FROM selected WHERE \"drop\"=? GROUP BY arm",
+                    (Drop.TOO_LONG,))
+    )  # fmt: skip
+    for arm, seed in sorted(plans, key=lambda planned: config.seeds.index(planned[1])):
+        yield from train_arm(
+            arm,
+            seed,
+            plans[arm, seed],
+            examples,
+            resolve_model(config.student.model),
+            config.train,
+            store.folder / folder_of(arm, seed),
+            on_progress,
+            run_folder=store.folder,
+            refused_long=too_long.get(arm, 0),
+            opener=opener,
+        )
+
+
+def folder_of(arm: str, seed: int) -> str:
+    """Where an arm's students live, relative to the run folder."""
+    return f"students/{arm}-seed{seed}"
+
+
+def to_examine(
+    config: Config, home: Path, plans: Plans, names: Mapping[tuple[str, int], str]
+) -> list[Student]:
+    """Every student of a run; `names` of the trained ones' weights by arm and seed."""
+    found = []
+    if config.student is not None and "base" in config.arms:
+        model = config.student.model
+        found.append(Student("base", 0, model_files(model), model))
+    for (arm, seed), name in names.items():
+        folder = home / folder_of(arm, seed) / f"stage{len(plans[arm, seed])}"
+        found.append(Student(arm, seed, name, str(folder)))
+    return found
+
+
+def exam_of(config: Config, student: Student) -> Exam:
+    """What one student is asked."""
+    room = config.evaluate.max_new_tokens or config.sampling.max_new_tokens
+    c = config.evaluate
+    return Exam(
+        student.arm,
+        student.seed,
+        student.name + config.engine.local.numerics,
+        c.samples,
+        Sampling(c.temperature, c.top_p, max_new_tokens=room),
+        config.prompts,
+        edition(config.problems.verifier),
+        config.seed,
+        config.problems.verify_timeout_s,
+    )
+
+
+def open_student(config: Config, student: Student) -> Engine:
+    """The student behind the local engine."""
+    return open_engine(ModelRef(model=student.model), config.engine)
+
+
+class StoredExamples(Mapping[str, Example]):
+    """What the arms' students are shown, by trace; each opened when it is asked for."""
+
+    def __init__(self, store: Store, config: Config, problems: Mapping[str, Problem]) -> None:
+        self._store, self._prompts, self._problems = store, config.prompts, problems
+        kept = store.query(
+            'SELECT DISTINCT trace, problem, stage FROM selected WHERE "drop"=?', (Drop.KEPT,)
+        )
+        self._places = {trace: (problem, stage) for trace, problem, stage in kept}
+
+    def __getitem__(self, trace: str) -> Example:
+        problem, stage = self._places[trace]
+        found = self._store.get(stage, trace, problem, Trace)
+        assert found is not None, "columns name only what is stored"
+        return example(found, self._problems[problem], self._prompts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _sizes(store: Store, arm: str) -> dict[str, dict[str, int]]:
+    sizes: dict[str, dict[str, int]] = {pool: {} for pool in POOLS}
+    rows = store.query(
+        'SELECT pool, trace, student_tokens FROM selected WHERE arm=? AND "drop"=?'
+        " ORDER BY problem, pool, trace",
+        (arm, Drop.KEPT),
+    )
+    for pool, trace, tokens in rows:
+        sizes[pool][trace] = tokens
+    return sizes
