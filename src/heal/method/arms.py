@@ -1,4 +1,4 @@
-"""Arms: what every comparison trains, and in what each differs from HEAL (METHOD §5).
+"""Arms: what every comparison trains, and in what each differs from HEAL (docs/method.md §5).
 
 An arm is data: which sets its student sees, how they were cut and chosen, in which order they are
 shown. Everything else (steps, tokens, learning rates, seeds) is the same for all of them.
