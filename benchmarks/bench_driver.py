@@ -30,7 +30,7 @@ from heal.config import HttpEngine as Settings
 from heal.engines.base import GenRequest, Sampling, ScoreRequest
 from heal.engines.http.client import Client
 from heal.engines.http.dialects import DIALECTS
-from heal.engines.http.dialects.base import Ask
+from heal.engines.http.dialects.base import SampleRequest
 from heal.engines.http.engine import HttpEngine, open_http
 from heal.engines.http.work import Served, believed
 from heal.records import Origin
@@ -274,7 +274,7 @@ async def post_many(url: str, body: bytes, under_way: int, times: int) -> float:
 def shares(url: str, total_us: float, ends: frozenset[int], args: Any) -> dict[str, float]:
     """Where a request's time goes with one trace in each; what is left is tasks and threads."""
     dialect, served = DIALECTS["vllm"](), Served(ends, 8192, 49_152)
-    ask = Ask(prompts(1)[0], Sampling(max_new_tokens=TOKENS), tuple(ends), 1, 7)
+    ask = SampleRequest(prompts(1)[0], Sampling(max_new_tokens=TOKENS), tuple(ends), 1, 7)
     body = msgspec.json.encode(dialect.write("null", ask).body)
     answer = Null().answer(body).partition(b"\r\n\r\n")[2]
     (sample,) = dialect.written(answer)

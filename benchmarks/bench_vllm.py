@@ -25,7 +25,7 @@ from benchmarks.vllm_server import PYTHON, VllmServer, served_folder
 from heal.config import HttpEndpoint
 from heal.config import HttpEngine as Settings
 from heal.engines.base import GenRequest, Sampling
-from heal.engines.http.dialects.base import Ask, Page
+from heal.engines.http.dialects.base import HttpRequest, SampleRequest
 from heal.engines.http.dialects.completions import Vllm
 from heal.engines.http.engine import HttpEngine, open_http
 
@@ -59,8 +59,8 @@ LOADS = (
 def never_ending(real: Any) -> Any:
     """The dialect's page with ends ignored, so that every answer has the full length."""
 
-    def write(self: Vllm, model: str, ask: Ask) -> Page:
-        page: Page = real(self, model, ask)
+    def write(self: Vllm, model: str, ask: SampleRequest) -> HttpRequest:
+        page: HttpRequest = real(self, model, ask)
         page.body.update(ignore_eos=True, stop_token_ids=[])
         return page
 

@@ -32,7 +32,7 @@ from heal.before.check import Outcome, check
 from heal.config import HttpEndpoint, HttpEngine
 from heal.config import LocalEngine as LocalSettings
 from heal.engines.base import Generated, GenRequest, Sampling, ScoreRequest
-from heal.engines.http.dialects.base import Page
+from heal.engines.http.dialects.base import HttpRequest
 from heal.engines.http.endpoint import Endpoint
 from heal.engines.http.engine import HttpEngine as Engine
 from heal.engines.http.engine import open_http
@@ -164,7 +164,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[tuple[int, ...], 
     """How often each request, by prompt and seed, was answered."""
     real, count = Endpoint.post, Counter[tuple[tuple[int, ...], int]]()
 
-    async def post(self: Endpoint, page: Page, timeout_s: float) -> bytes:
+    async def post(self: Endpoint, page: HttpRequest, timeout_s: float) -> bytes:
         body = await real(self, page, timeout_s)
         count[tuple(page.body["prompt"]), page.body["seed"]] += 1
         return body
