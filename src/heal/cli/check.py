@@ -18,18 +18,18 @@ def check(
     price_in: Annotated[float | None, typer.Option(help="Per million tokens read.")] = None,
     price_out: Annotated[float | None, typer.Option(help="Per million tokens written.")] = None,
 ) -> None:
-    """Before spending: can the engines do what the recipe needs, and what will it cost?"""
+    """Before a run: can the engines do what the recipe needs, and what will it cost?"""
     from heal.before import check as checking
     from heal.recipe import load
 
     recipe = load(config, overrides)
-    found: list[checking.Place] = []
-    for place in checking.check(recipe):
-        if place.prompt and not any(p.prompt for p in found):
-            typer.echo(f"The first prompt, {place.prompt_tokens} tokens:\n\n{place.prompt}\n")
-        typer.echo("\n".join(checking.lines_of(place)))
-        found.append(place)
+    found: list[checking.Target] = []
+    for target in checking.check(recipe):
+        if target.prompt and not any(p.prompt for p in found):
+            typer.echo(f"The first prompt, {target.prompt_tokens} tokens:\n\n{target.prompt}\n")
+        typer.echo("\n".join(checking.lines_of(target)))
+        found.append(target)
     for line in checking.estimate(recipe, found, trace_tokens, extreme, hard, price_in, price_out):
         typer.echo(line)
-    if any(place.failed for place in found):
+    if any(target.failed for target in found):
         raise typer.Exit(2)

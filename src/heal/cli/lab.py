@@ -38,7 +38,7 @@ def compare(
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Hold court: run the lab and measure HEAL against what is known to be true."""
+    """Benchmark and ablation study: run every arm and compare with the known truth."""
     from heal.lab import benchmark
     from heal.lab.benchmark_page import markdown
 

@@ -6,7 +6,7 @@ from heal.cli.options import RunFolder
 
 
 def show(folder: RunFolder) -> None:
-    """What a run folder holds: results per stage, and what may have been paid twice."""
+    """What a run folder holds, stage by stage, and what may have been asked twice."""
     from heal.execute import overview
     from heal.store import Store
 

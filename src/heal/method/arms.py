@@ -14,7 +14,7 @@ from heal.records import Breakpoint, Selection
 
 
 class Extra(StrEnum):
-    """What an arm buys with HEAL's whole bill instead of repairs."""
+    """What an arm samples for the matched token budget, instead of repairs."""
 
     NOTHING = "nothing"
     SAMPLES = "samples"

@@ -39,7 +39,7 @@ _Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PureReading:
-    """PURE's word on one trace."""
+    """PURE's reading of one trace."""
 
     score: float | None
     """S = max ℓ_k over the steps that count; None when no step could be scored."""
