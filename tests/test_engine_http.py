@@ -628,7 +628,7 @@ def test_a_server_that_comes_back_with_another_model_stays_paused(
         draw(engine, request(engine))
 
 
-def test_twenty_kills_lose_nothing_and_pay_for_nothing_twice(
+def test_twenty_kills_lose_nothing_and_repeat_nothing(
     serve: Callable[..., Server], connect: Open
 ) -> None:
     dice, servers = random.Random(4), [serve(), serve(), serve()]
