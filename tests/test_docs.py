@@ -44,7 +44,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "heal"
 PAGES = sorted(DOCS.glob("*.md"))
-CHECKED = [*PAGES, ROOT / "README.md"]
+CHECKED = [*PAGES, *(ROOT / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md"))]
 
 WRITE = "HEAL_WRITE_DOCS"
 REGENERATE = f"out of date; write it again with: {WRITE}=1 python -m pytest tests/test_docs.py"
@@ -194,6 +194,18 @@ def test_every_file_in_the_comparison_with_the_paper_exists() -> None:
         str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py")
     }
     assert not missing
+
+
+def test_every_file_the_guide_for_changes_names_exists() -> None:
+    files = {
+        code for code in named(ROOT / "AGENTS.md") if re.fullmatch(r"[a-z_]+/[\w/]+\.py", code)
+    }
+    placeholders = {"stages/NAME.py", "cli/NAME.py"}
+    missing = {
+        f for f in files - placeholders if not ((SOURCE / f).exists() or (ROOT / f).exists())
+    }
+    assert not missing
+    assert len(files) > 10
 
 
 def test_every_section_of_the_method_that_the_code_cites_exists() -> None:

@@ -263,7 +263,7 @@ class Evaluate(Section):
     samples: int = Field(8, ge=1)
     """Attempts per held-out problem and arm."""
     teacher_n: int = Field(30, ge=1)
-    """Unaided teacher traces per held-out problem, which only set its stratum; in no token budget."""
+    """Unaided teacher traces per held-out problem, which only set its stratum; in no budget."""
     temperature: float = Field(0.6, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
     max_new_tokens: int | None = Field(None, ge=1)
@@ -271,7 +271,7 @@ class Evaluate(Section):
     bootstrap: int = Field(10_000, ge=100)
     scored_token_cost: float | None = Field(None, ge=0)
     """What a scored token counts beside a sampled one in the matched token budget of `rft_more` and
-    `star`. None times both once and keeps the answer, so two runs of one config may differ in it."""
+    `star`. None times both once and keeps the ratio, so two runs of a config may differ in it."""
 
 
 class LocalEngine(Section):
