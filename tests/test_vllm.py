@@ -220,7 +220,7 @@ def test_three_real_kills_lose_nothing_and_pay_for_no_answer_twice(
 def test_a_server_whose_engine_died_is_paused_and_named_when_it_stays_away(
     tiny: VllmServer,
 ) -> None:
-    """The request lives on for a moment and answers 500; then it is gone, too."""
+    """The route lives on for a moment and answers 500; then it is gone, too."""
     engine = engine_at(tiny, give_up_s=6.0)
     running = engine.generate(requests(engine, problems=20, n=10, tokens=120))
     for _ in range(10):
