@@ -11,7 +11,8 @@ from heal.store.columns import (
     SelectedRow,
     TraceRow,
 )
-from heal.store.folder import DATABASE, LOCK, Store, Stored, disk_errors
+from heal.store.disk import DATABASE, LOCK, disk_errors
+from heal.store.folder import Store, Stored, Totals, jsonl
 
 __all__ = [
     "DATABASE",
@@ -26,8 +27,10 @@ __all__ = [
     "SelectedRow",
     "Store",
     "Stored",
+    "Totals",
     "TraceRow",
     "decode",
     "disk_errors",
     "encode",
+    "jsonl",
 ]
