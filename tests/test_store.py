@@ -445,6 +445,24 @@ def test_problems_that_left_the_set_leave_the_columns_and_keep_their_bodies(stor
     assert store.counts() == {"sample": 3}
 
 
+def test_the_problems_of_a_run_keep_what_is_known_of_them(store: Store) -> None:
+    first = [Problem("q", "b", "2", meta={"family": "core"}), Problem("p", "a", "1")]
+    store.set_problems(first)
+    assert [(r.problem, r.place, r.family, r.stratum) for r in store.rows(ProblemRow)] == [
+        ("p", 1, None, "undetermined"),
+        ("q", 0, "core", "undetermined"),
+    ]
+    store.conclude(problem_row("p", "set"), [trace_row("p", "t")], [])
+    store.conclude(problem_row("q", "set"), [trace_row("q", "t")], [])
+    store.set_problems([Problem("r", "c", "3"), Problem("p", "a", "1")])
+    assert [(r.problem, r.place, r.settled) for r in store.rows(ProblemRow)] == [
+        ("p", 1, "set"),
+        ("r", 0, None),
+    ]
+    assert [r.problem for r in store.rows(TraceRow)] == ["p"]
+    assert [key for key, _ in store.live("problem", Problem)] == ["p", "r"]
+
+
 # --- what belongs to the run as it is now --------------------------------------------------------
 
 
@@ -457,6 +475,12 @@ def test_live_records_are_those_of_the_present_configuration(store: Store) -> No
     assert [key for key, _ in store.live("plan", Trace)] == ["b"]
     assert [key for key, _ in store.live("plan", Trace, tag="other")] == ["b"]
     assert store.counts()["plan"] == 3
+
+
+def test_what_is_added_is_live_beside_the_rest(store: Store) -> None:
+    store.add_live("server", [("a", "", trace("a"))])
+    store.add_live("server", [("b", "", trace("b")), ("a", "", trace("again"))])
+    assert [(key, t.key) for key, t in store.live("server", Trace)] == [("a", "again"), ("b", "b")]
 
 
 def test_what_is_recorded_is_stored_and_live(store: Store) -> None:
@@ -686,6 +710,17 @@ def test_a_folder_put_in_anothers_place_is_an_error(tmp_path: Path) -> None:
         assert another.folder == tmp_path / "run"
 
 
+def test_who_writes_is_seen_from_outside(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "run") as writer:
+        writer.claim("sample", ["a", "b"])
+        assert not writer.is_busy()
+        with Store.open(tmp_path / "run", write=False) as reader:
+            assert reader.is_busy()
+            assert reader.claimed() == 2
+    with Store.open(tmp_path / "run", write=False) as reader:
+        assert not reader.is_busy()
+
+
 # --- folders that cannot be written ---------------------------------------------------------------
 
 AS_ROOT = pytest.mark.skipif(
@@ -825,6 +860,16 @@ def test_files_are_written_whole(store: Store) -> None:
     store.write_text("data/a.jsonl", "second\n")
     assert (store.folder / "data/a.jsonl").read_text() == "second\n"
     assert [p.name for p in (store.folder / "data").iterdir()] == ["a.jsonl"]
+
+
+def test_a_file_is_written_from_its_parts(store: Store) -> None:
+    for name in "ab":
+        store.write_text(f"data/{name}", f"{name} é\n")
+    store.write_parts("data/all", [store.folder / "data" / name for name in "ba"])
+    assert (store.folder / "data/all").read_text() == "b é\na é\n"
+    with pytest.raises(FileNotFoundError):
+        store.write_parts("data/all", [store.folder / "data" / name for name in "axb"])
+    assert (store.folder / "data/all").read_text() == "b é\na é\n"
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(store: Store) -> None:

@@ -12,7 +12,7 @@ from heal.store.columns import (
     TraceRow,
 )
 from heal.store.disk import DATABASE, LOCK, disk_errors
-from heal.store.folder import Store, Stored, Totals, jsonl
+from heal.store.folder import Store, Stored, Totals
 
 __all__ = [
     "DATABASE",
@@ -32,5 +32,4 @@ __all__ = [
     "decode",
     "disk_errors",
     "encode",
-    "jsonl",
 ]

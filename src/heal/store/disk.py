@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ BESIDE = frozenset({LOCK, DATABASE, *(f"{DATABASE}-{end}" for end in ("wal", "sh
 BUSY_S = 60.0
 """How long a statement waits for another process; readers hold a closed folder this long at most
 before a writer gives up on it."""
+_TRIES, _RETRY_S = 5, 0.02
 
 _FULL = {"SQLITE_FULL"}
 _UNWRITABLE = {"SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM"}
@@ -90,15 +92,31 @@ def take_lock(folder: Path) -> IO[str]:
         # A link in its place would have a file elsewhere opened for writing.
         number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     lock = os.fdopen(number, "r+")
+    for _ in range(_TRIES):
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        # Whoever asks `is_locked` holds it for an instant.
+        time.sleep(_RETRY_S)
+    lock.close()
+    raise UserError(
+        f"{folder}: another process is writing to this run",
+        hint="wait for it, or choose another folder with --set run=DIR",
+    )
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is writing to a folder."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = (folder / LOCK).open("r")
     except OSError:
-        lock.close()
-        raise UserError(
-            f"{folder}: another process is writing to this run",
-            hint="wait for it, or choose another folder with --set run=DIR",
-        ) from None
-    return lock
+        return False
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def connect_to_write(file: Path) -> sqlite3.Connection:
@@ -159,14 +177,15 @@ def fold_in(database: sqlite3.Connection) -> bool:
     return False
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all, a power cut included."""
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its place whole or not at all, a power cut included."""
     part = path.with_name(path.name + ".part")
     part.unlink(missing_ok=True)
     # Anew, and never through a link: it might lead to a file of somebody else's.
     number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-    with os.fdopen(number, "w", encoding="utf-8") as file:
-        file.write(text)
+    with os.fdopen(number, "wb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

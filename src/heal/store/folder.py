@@ -10,14 +10,17 @@ decides nothing.
 
 import json
 import logging
+import shutil
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self, TypeVar, cast
 
 from heal.errors import UserError
+from heal.keys import content_key
+from heal.records import Problem, Stratum
 from heal.store.bodies import DamagedError, decode, encode
 from heal.store.columns import (
     FORGET,
@@ -32,12 +35,20 @@ from heal.store.columns import (
     maker,
     names,
 )
-from heal.store.disk import DATABASE, disk_errors, fold_in, take_lock, write_whole
+from heal.store.disk import DATABASE, disk_errors, fold_in, is_locked, take_lock, written_whole
 from heal.store.opening import Say, make_room, open_to_read, open_to_write
 
 Record = TypeVar("Record")
 
 _PUT = "INSERT OR REPLACE INTO records (problem, stage, key, body) VALUES (?, ?, ?, ?)"
+_LIVE = "INSERT OR IGNORE INTO live (stage, tag, key, problem) VALUES (?, ?, ?, ?)"
+_EXPECT = """
+INSERT INTO problems (problem, place, split, family, n, correct, truncated, unverifiable, stratum,
+    rho, paths, settled)
+VALUES (?, ?, ?, ?, 0, 0, 0, 0, ?, NULL, 0, NULL)
+ON CONFLICT (problem) DO UPDATE
+SET place = excluded.place, split = excluded.split, family = excluded.family
+"""
 _log = logging.getLogger(__name__)
 
 
@@ -137,6 +148,15 @@ class Store:
                 self._database.execute("UPDATE totals SET lost = lost + ?", (count,))
         return count
 
+    def claimed(self) -> int:
+        """Requests in flight now, or when the last process ended."""
+        ((found,),) = self.query("SELECT COUNT(*) FROM claims")
+        return int(found)
+
+    def is_busy(self) -> bool:
+        """Whether another process is writing to this folder."""
+        return self._lock is None and is_locked(self.folder)
+
     def totals(self) -> Totals:
         """What this folder has cost so far."""
         with disk_errors(self.folder):
@@ -179,7 +199,16 @@ class Store:
         listed = [(stage, tag, key, problem) for key, problem in rows]
         with self._writing():
             self._database.execute("DELETE FROM live WHERE stage=? AND tag=?", (stage, tag))
-            self._database.executemany("INSERT OR IGNORE INTO live VALUES (?, ?, ?, ?)", listed)
+            self._database.executemany(_LIVE, listed)
+
+    def add_live(self, stage: str, rows: Iterable[tuple[str, str, object]]) -> None:
+        """Store (key, problem id, record) beside what is live in a stage already."""
+        listed = list(rows)
+        self.commit(Stored(stage, key, problem, record) for key, problem, record in listed)
+        with self._writing():
+            self._database.executemany(
+                _LIVE, [(stage, "", key, problem) for key, problem, _ in listed]
+            )
 
     def record(self, stage: str, rows: Iterable[tuple[str, str, object]], tag: str = "") -> None:
         """Store (key, problem id, record) worked out without a model, and say they are live."""
@@ -234,6 +263,25 @@ class Store:
                 tuple(equal.values()),
             )
 
+    def set_problems(self, problems: Sequence[Problem]) -> None:
+        """These are the run's problems now; what is known of those it had before stays."""
+        digest = content_key([(p.id, p) for p in problems])
+        if self.meta("problems") == digest:
+            return
+        self.keep_problems({problem.id for problem in problems})
+        self.commit(Stored("problem", p.id, p.id, p) for p in problems)
+        undetermined = Stratum.UNDETERMINED
+        with self._writing():
+            self._database.executemany(
+                _EXPECT,
+                [
+                    (p.id, place, p.split, p.meta.get("family"), undetermined)
+                    for place, p in enumerate(problems)
+                ],
+            )
+        self.set_live("problem", [(p.id, p.id) for p in problems])
+        self.set_meta("problems", digest)
+
     def keep_problems(self, problem_ids: Collection[str]) -> None:
         """Forget the columns of problems that the run no longer has."""
         known = {problem for (problem,) in self.query("SELECT problem FROM problems")}
@@ -275,7 +323,18 @@ class Store:
         path = self.folder / relative
         with disk_errors(self.folder):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, text)
+            with written_whole(path) as out:
+                out.write(text.encode())
+        return path
+
+    def write_parts(self, relative: str, parts: Iterable[Path]) -> Path:
+        """Write a file of the run folder from the files given, whole or not at all."""
+        self._require_file()
+        path = self.folder / relative
+        with disk_errors(self.folder), written_whole(path) as out:
+            for part in parts:
+                with part.open("rb") as opened:
+                    shutil.copyfileobj(opened, out)
         return path
 
     def _decoded(self, kind: type[Record], stage: str, key: str, body: bytes) -> Record:
@@ -323,8 +382,3 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as JSON lines, in UTF-8 and not escaped."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
