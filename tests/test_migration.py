@@ -43,7 +43,8 @@ from heal.store import (
     TraceRow,
     migrate,
 )
-from heal.store.migrate import KEPT, NEW
+from heal.store.disk import NEW
+from heal.store.migrate import KEPT
 
 TABLES = """
 CREATE TABLE records (
@@ -465,7 +466,14 @@ Store.open(Path(sys.argv[1]))
 
 @pytest.mark.parametrize(
     ("where", "place"),
-    [("_settle", 0), ("encode", 0), ("encode", 30), ("_carry_over", 0), ("_take_place", 0)],
+    [
+        ("_settle", 0),
+        ("encode", 0),
+        ("encode", 30),
+        ("_carry_over", 0),
+        ("keep", 0),
+        ("take_place", 0),
+    ],
 )
 def test_a_kill_on_the_way_leaves_the_old_one_usable(
     tmp_path: Path, where: str, place: int

@@ -9,10 +9,11 @@ nothing at all. Knows no records.
 import errno
 import fcntl
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +21,8 @@ from heal.errors import UserError
 
 DATABASE = "run.sqlite"
 LOCK = "run.lock"
+NEW = f"{DATABASE}.new"
+"""A database that is being made, to take the other's place."""
 BESIDE = frozenset({LOCK, DATABASE, *(f"{DATABASE}-{end}" for end in ("wal", "shm", "journal"))})
 """What a folder holds in which nothing has been stored yet."""
 BUSY_S = 60.0
@@ -136,11 +139,16 @@ def connect_to_write(file: Path) -> sqlite3.Connection:
 
 def connect_to_read(file: Path) -> sqlite3.Connection:
     """A connection that writes nothing. Raises: UserError."""
-    folder = file.parent
+    folder, journal = file.parent, file.with_name(f"{file.name}-journal")
     with disk_errors(folder):
         try:
             return _opened(f"{file.absolute().as_uri()}?mode=ro")
         except sqlite3.Error as error:
+            if error_name(error) == "SQLITE_READONLY" and journal.exists():
+                raise UserError(
+                    f"{folder}: a run was killed in the instant it closed",
+                    hint=f"heal doctor {folder} sets it right; so does running it again",
+                ) from None
             if error_name(error) != "SQLITE_CANTOPEN":
                 raise
         if not os.access(file, os.R_OK):
@@ -166,6 +174,17 @@ def _opened(address: str) -> sqlite3.Connection:
     return database
 
 
+def roll_back(file: Path) -> None:
+    """Undo what a process was doing when it was killed while it closed or opened a database.
+
+    A reader cannot: it must not write.
+    """
+    if not file.with_name(f"{file.name}-journal").exists():
+        return
+    with disk_errors(file.parent), closing(sqlite3.connect(file, timeout=BUSY_S)) as database:
+        database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+
+
 def fold_in(database: sqlite3.Connection) -> bool:
     """Leave one plain file, with no log beside it; False where a reader is still at it."""
     with suppress(sqlite3.Error):
@@ -189,3 +208,24 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def keep(old: Path, kept: Path) -> bool:
+    """Have a file under another name, too; False where there is no room for it."""
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(old, kept)
+    except OSError:  # a file system without links
+        with suppress(OSError):
+            shutil.copy2(old, kept)
+    there = kept.exists() and kept.stat().st_size == old.stat().st_size
+    if not there:
+        kept.unlink(missing_ok=True)
+    return there
+
+
+def take_place(new: Path, old: Path) -> None:
+    """Put a finished file in an old one's place, in one step."""
+    with new.open("rb+") as made:
+        os.fsync(made.fileno())
+    new.replace(old)

@@ -10,8 +10,6 @@ problem again, which owes nothing, and fills in the columns of controls' repairs
 import base64
 import json
 import math
-import os
-import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,59 +26,25 @@ from pydantic import ValidationError
 
 from heal.config import Gear, Pure
 from heal.errors import UserError
-from heal.records import (
-    AuditItem,
-    Check,
-    Cut,
-    EvalTrace,
-    Hint,
-    HintedScore,
-    Problem,
-    PureScore,
-    SampledUncertainty,
-    ServerFacts,
-    StagePlan,
-    TokenScores,
-    Trace,
-    TrainResult,
-)
 from heal.store.bodies import encode
 from heal.store.columns import Row, insertion
-from heal.store.disk import DATABASE, connect_to_write, disk_errors, fold_in
+from heal.store.disk import DATABASE, NEW, connect_to_write, disk_errors, fold_in, keep, take_place
+from heal.store.kinds import KINDS
 from heal.store.old_rows import TRACES, OldProblem
 from heal.store.opening import MAKE, OLD_SCHEMA, SCHEMA
 
 KEPT = f"{DATABASE}.schema{OLD_SCHEMA}"
 """The database as it was."""
-NEW = f"{DATABASE}.new"
-"""The one that is being made."""
 
-_KINDS: dict[str, tuple[str, type | None]] = {
-    **{old: (new, Trace) for old, new in TRACES.items()},
-    "check": ("check", Check),
-    "scores": ("scores", TokenScores),
-    "cut": ("cut", Cut),
-    "hint": ("hint", Hint),
-    "answer_hint": ("hint", Hint),
-    "pure": ("pure", PureScore),
-    "reliance": ("reliance", HintedScore),
-    "problem": ("problem", Problem),
-    "plan": ("plan", StagePlan),
-    "train": ("train", TrainResult),
-    "evaluate": ("evaluate", EvalTrace),
-    "server": ("server", ServerFacts),
-    "audit": ("audit", AuditItem),
-    "audit_trace": ("audit_trace", Trace),
-    "audit_check": ("audit_check", Check),
-    "audit_pure": ("audit_pure", PureScore),
-    "audit_hinted": ("audit_hinted", HintedScore),
-    "audit_sampled": ("audit_sampled", SampledUncertainty),
-    # The columns say as much.
-    "ceiling": ("", None),
-    "gate": ("", None),
-    "selected": ("", None),
+_STAGES: dict[str, str | None] = {
+    **{stage: stage for stage in KINDS},
+    **TRACES,
+    "answer_hint": "hint",
+    "ceiling": None,
+    "gate": None,
+    "selected": None,
 }
-"""Under which stage a body is stored now, and what it is, by its old stage."""
+"""Where bodies are stored now, by their old stage; None: the columns say as much."""
 _LISTED = ("problem", "plan", "train", "server", "audit")
 """Stages without columns begin so: what was live stays live."""
 
@@ -116,10 +80,9 @@ def migrate(folder: Path) -> str:
                 target.execute("BEGIN IMMEDIATE")
                 brought = _bring(source, target)
                 target.execute("COMMIT")
-            with new.open("rb+") as made:
-                os.fsync(made.fileno())
             after = new.stat().st_size
-            kept = _take_place(new, old, folder / KEPT)
+            kept = keep(old, folder / KEPT)
+            take_place(new, old)
         finally:
             new.unlink(missing_ok=True)
     return _told(folder, brought, before, after, kept)
@@ -135,21 +98,6 @@ def _settle(folder: Path) -> None:
             f"{folder}: was written by an older HEAL, and another process is reading it",
             hint="close that, then run the same command again",
         )
-
-
-def _take_place(new: Path, old: Path, kept: Path) -> bool:
-    """Put the new database in the old one's place; whether the old one could be kept."""
-    kept.unlink(missing_ok=True)
-    try:
-        os.link(old, kept)
-    except OSError:  # a file system without links
-        try:
-            shutil.copy2(old, kept)
-        except OSError:
-            kept.unlink(missing_ok=True)
-    there = kept.exists()
-    new.replace(old)
-    return there
 
 
 def _told(folder: Path, brought: Brought, before: int, after: int, kept: bool) -> str:
@@ -204,13 +152,13 @@ def _problems(
     for problem, group in groupby(listed, key=lambda row: row[0]):
         records: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {}
         for _, stage, key in group:
-            if stage not in _KINDS:
+            if stage not in _STAGES:
                 brought.unknown[stage] += 1
                 continue
             query = "SELECT body FROM records WHERE stage=? AND key=?"
             (body,) = reading.execute(query, (stage, key)).fetchone()
             try:
-                records.setdefault(stage, {})[key] = _read(_KINDS[stage][1], body)
+                records.setdefault(stage, {})[key] = _read(_kind(stage), body)
             except (msgspec.MsgspecError, ValueError, TypeError, KeyError):
                 brought.unreadable[stage] += 1
         _part_scores(records, live)
@@ -239,8 +187,8 @@ def _part_scores(
 
 def _store(target: sqlite3.Connection, one: OldProblem, rows: Iterable[Row]) -> None:
     for old, found in one.records.items():
-        stage, kind = _KINDS[old]
-        if kind is None:
+        stage = _STAGES[old]
+        if stage is None:
             continue
         target.executemany(
             "INSERT OR REPLACE INTO records (problem, stage, key, body) VALUES (?, ?, ?, ?)",
@@ -265,7 +213,7 @@ def _carry_over(
     claims = source.execute("SELECT stage, key FROM claims").fetchall()
     target.executemany(
         "INSERT INTO claims (stage, key) VALUES (?, ?)",
-        [(_KINDS.get(stage, (stage, None))[0], key) for stage, key in claims],
+        [(_STAGES.get(stage, stage), key) for stage, key in claims],
     )
     lost = int(meta.pop("in_flight_lost", None) or 0)
     target.execute("UPDATE totals SET spent=?, lost=?", (brought.spent, lost))
@@ -294,6 +242,11 @@ def _settings(kind: Any, config: Mapping[str, Any], name: str) -> Any:
         return kind.model_validate(own)
     except ValidationError:
         return kind()
+
+
+def _kind(old: str) -> type | None:
+    stage = _STAGES[old]
+    return None if stage is None else KINDS[stage]
 
 
 def _read(kind: type | None, body: bytes) -> tuple[Any, dict[str, Any]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from heal.errors import UserError
-from heal.store.columns import DDL
+from heal.store.columns import DDL, TABLES
 from heal.store.disk import (
     BESIDE,
     DATABASE,
@@ -17,6 +17,7 @@ from heal.store.disk import (
     connect_to_write,
     damaged,
     disk_errors,
+    roll_back,
 )
 
 Say = Callable[[str], None]
@@ -46,6 +47,7 @@ CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WIT
 """Bodies stand in a table with row numbers, on pages of SQLite's own size (4,096). By measurement
 (benchmarks/bench_store.py): on larger pages, or in the tree of a key, long bodies leave more of the
 pages they overflow to unused; traces of mixed lengths take 8 % more on pages of 8,192."""
+_NAMES = ("records", "live", "claims", "totals", "meta", *TABLES.values())
 MAKE = f"BEGIN IMMEDIATE; {_TABLES} {DDL} INSERT INTO meta VALUES ('schema', '{SCHEMA}'); COMMIT;"
 """A killed process leaves all of it or nothing."""
 
@@ -62,7 +64,7 @@ def open_to_read(folder: Path) -> sqlite3.Connection:
                 f"{folder}: written by an older HEAL (schema {found}, not {SCHEMA})",
                 hint=f"heal doctor {folder} brings it to the present form; so does heal run",
             )
-        _refuse_other(folder, found)
+        refuse_other(folder, found)
     except BaseException:
         database.close()
         raise
@@ -71,9 +73,10 @@ def open_to_read(folder: Path) -> sqlite3.Connection:
 
 def open_to_write(folder: Path, say: Say) -> sqlite3.Connection:
     """The database of a folder whose lock is held: made, or brought to the present form."""
-    new = _is_new(folder)
+    roll_back(folder / DATABASE)
+    new = is_new(folder)
     if not new and (found := stored_schema(folder)) != SCHEMA:
-        _refuse_other(folder, found, OLD_SCHEMA)
+        refuse_other(folder, found, OLD_SCHEMA)
         from heal.store.migrate import migrate
 
         say(migrate(folder))
@@ -126,7 +129,7 @@ def schema_of(database: sqlite3.Connection, folder: Path) -> int:
     return int(row[0])
 
 
-def _is_new(folder: Path) -> bool:
+def is_new(folder: Path) -> bool:
     """Whether nothing was ever stored: an empty database beside results has lost its tables."""
     with disk_errors(folder):
         if {file.name for file in folder.iterdir()} - BESIDE:
@@ -141,7 +144,14 @@ def _is_new(folder: Path) -> bool:
     return not tables
 
 
-def _refuse_other(folder: Path, found: int, *known: int) -> None:
+def missing_tables(database: sqlite3.Connection) -> list[str]:
+    """Tables of this form that a database does not have."""
+    there = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    return [name for name in _NAMES if name not in there]
+
+
+def refuse_other(folder: Path, found: int, *known: int) -> None:
+    """Raises: UserError for a form that is neither the present one nor known."""
     if found not in (SCHEMA, *known):
         raise UserError(
             f"{folder}: written by another version of HEAL (schema {found}, not {SCHEMA})",
