@@ -157,6 +157,24 @@ class Store:
         """Whether another process is writing to this folder."""
         return self._lock is None and is_locked(self.folder)
 
+    def claimed(self) -> int:
+        """Requests in flight now, or when the last process ended."""
+        ((found,),) = self.query("SELECT COUNT(*) FROM claims")
+        return int(found)
+
+    def is_busy(self) -> bool:
+        """Whether another process is writing to this folder."""
+        try:
+            lock = (self.folder / LOCK).open("r")
+        except OSError:
+            return False
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return self._lock is None
+        return False
+
     def totals(self) -> Totals:
         """What this folder has cost so far."""
         with disk_errors(self.folder):
@@ -292,7 +310,7 @@ class Store:
                     f"DELETE FROM {table} WHERE problem=?", [(problem,) for problem in gone]
                 )
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
+    def query(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Iterator[Any]:
         """Rows that SQL finds in the columns, as tuples."""
         with disk_errors(self.folder):
             yield from self._database.execute(sql, parameters)
@@ -301,6 +319,16 @@ class Store:
         """Column rows of a kind, in the order of their key."""
         sql = f"SELECT {names(kind)} FROM {TABLES[kind]}" + (f" WHERE {where}" if where else "")
         return map(maker(cast(Any, kind)), self.query(sql, parameters))
+
+    @contextmanager
+    def moment(self) -> Iterator[None]:
+        """All that is read within is of one moment, while another process goes on writing."""
+        with disk_errors(self.folder):
+            self._database.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._database.execute("COMMIT")
 
     # ── the rest ────────────────────────────────────────────────────────────────────────────────
 
