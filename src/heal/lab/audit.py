@@ -48,9 +48,10 @@ SHARED = frozenset({"sample", "verify", "locate", "guide", "repair", "score"})
 
 
 def audit_pure(config: Config, n: int, observer: Observer, *, sampled_u: bool = False) -> PureAudit:
-    """Audit PURE on up to n problems of a run. Raises: UserError where there is none to audit.
+    """Audit PURE on up to n problems of a run.
 
     sampled_u: also sample short answers after every step of the traces that are scored.
+    Raises: UserError where there is nothing to audit, CapabilityError where nobody can score.
     """
     folder = Path(config.run)
     with Store.open(folder, write=False):
@@ -60,6 +61,7 @@ def audit_pure(config: Config, n: int, observer: Observer, *, sampled_u: bool = 
         count_lost(store, observer)
         session = Session(config, store, observer)
         try:
+            session.require_scores()
             return _Audit(session, n, sampled_u).figures()
         finally:
             session.close()
