@@ -6,7 +6,7 @@ VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method court-rows court-walks wheel clean
+.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-rows bench-walks wheel clean
 
 setup: $(READY)
 
@@ -60,11 +60,11 @@ bench-engine: $(READY)
 # Every arm, 5 training seeds, 300 problems of each world that no choice was made on: a world on each
 # core, about 45 minutes. It resumes.
 bench-method: $(READY)
-	$(MAKE) -j2 court-rows court-walks
+	$(MAKE) -j2 bench-rows bench-walks
 
-court-rows court-walks: court-%: $(READY)
-	$(BIN)/heal lab compare --world $* --seeds 5 --set run=runs/$*-court \
-	  --set problems.args.seed=3 --json runs/$*-court.json
+bench-rows bench-walks: bench-%: $(READY)
+	$(BIN)/heal lab compare --world $* --seeds 5 --set run=runs/$*-benchmark \
+	  --set problems.args.seed=3 --json runs/$*-benchmark.json
 	$(BIN)/heal lab budgets --world $* --set problems.args.seed=3 --json runs/$*-budgets.json
 
 wheel: $(READY)

@@ -1,6 +1,6 @@
 """How fast the http engine drives a server that costs nothing, by second of its own processor time.
 
-The null server is another process that speaks vLLM's page and answers at once with what it said
+The null server is another process that speaks vLLM's API and answers at once with what it said
 before; where there are two cores each has one. A figure is the median over the repeats of work per
 CPU-second of this process, both its threads included. Run: python benchmarks/bench_driver.py
 [--json FILE] [--repeats N] [--httpx]
@@ -30,7 +30,7 @@ from heal.config import HttpEngine as Settings
 from heal.engines.base import GenRequest, Sampling, ScoreRequest
 from heal.engines.http.client import Client
 from heal.engines.http.dialects import DIALECTS
-from heal.engines.http.dialects.base import Ask
+from heal.engines.http.dialects.base import SampleRequest
 from heal.engines.http.engine import HttpEngine, open_http
 from heal.engines.http.work import Served, believed
 from heal.records import Origin
@@ -78,10 +78,10 @@ class Null(asyncio.Protocol):
         return self.answers[key]
 
     def written(self, n: int) -> dict[str, Any]:
-        """As vLLM writes it; 0 samples is a hello."""
+        """As vLLM writes it; 0 samples is a health check."""
         if not n:
             return {"object": "list", "data": [{"id": "null", "max_model_len": 8192}]}
-        dice = random.Random(0)
+        rng = random.Random(0)
         choices = [
             {
                 "index": index,
@@ -89,24 +89,24 @@ class Null(asyncio.Protocol):
                 "logprobs": None,
                 "finish_reason": "length",
                 "stop_reason": None,
-                "token_ids": [dice.choice(IDS) for _ in range(TOKENS)],
+                "token_ids": [rng.choice(IDS) for _ in range(TOKENS)],
                 "prompt_logprobs": None,
-                "prompt_token_ids": [dice.choice(IDS) for _ in range(PROMPT)],
+                "prompt_token_ids": [rng.choice(IDS) for _ in range(PROMPT)],
             }
             for index in range(n)
         ]
         return {"id": "cmpl", "object": "text_completion", "model": "null", "choices": choices}
 
     def scored(self, body: bytes) -> dict[str, Any]:
-        ids, dice = json.loads(body)["prompt"], random.Random(0)
+        ids, rng = json.loads(body)["prompt"], random.Random(0)
         places: list[Any] = [None]
         for token in ids[1:]:
-            others = dict.fromkeys([token, *dice.sample(IDS, TOP - 1)])
+            others = dict.fromkeys([token, *rng.sample(IDS, TOP - 1)])
             shown = enumerate(others, start=1)
             places.append(
                 {
                     str(i): {
-                        "logprob": -3.5 - dice.random(),
+                        "logprob": -3.5 - rng.random(),
                         "rank": rank,
                         "decoded_token": " seven",
                     }
@@ -146,8 +146,8 @@ def null_server() -> Iterator[str]:
 
 
 def prompts(count: int) -> list[tuple[int, ...]]:
-    dice = random.Random(1)
-    return [tuple(dice.choice(IDS) for _ in range(PROMPT)) for _ in range(count)]
+    rng = random.Random(1)
+    return [tuple(rng.choice(IDS) for _ in range(PROMPT)) for _ in range(count)]
 
 
 def draw(engine: HttpEngine, problems: int) -> int:
@@ -181,15 +181,15 @@ def draw_and_store(engine: HttpEngine, problems: int) -> int:
 
 def to_score() -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Context and target."""
-    (context,), dice = prompts(1), random.Random(2)
-    return context, tuple(dice.choice(IDS) for _ in range(TOKENS))
+    (context,), rng = prompts(1), random.Random(2)
+    return context, tuple(rng.choice(IDS) for _ in range(TOKENS))
 
 
 def answer_bytes() -> int:
     """Size of the body that scoring them returns."""
     context, target = to_score()
-    page = DIALECTS["vllm"]().score("null", (*context, *target), PROMPT, TOP)
-    return len(Null().answer(msgspec.json.encode(page.body)).partition(b"\r\n\r\n")[2])
+    request = DIALECTS["vllm"]().score("null", (*context, *target), PROMPT, TOP)
+    return len(Null().answer(msgspec.json.encode(request.body)).partition(b"\r\n\r\n")[2])
 
 
 def score(engine: HttpEngine, count: int, size: int) -> float:
@@ -274,7 +274,7 @@ async def post_many(url: str, body: bytes, under_way: int, times: int) -> float:
 def shares(url: str, total_us: float, ends: frozenset[int], args: Any) -> dict[str, float]:
     """Where a request's time goes with one trace in each; what is left is tasks and threads."""
     dialect, served = DIALECTS["vllm"](), Served(ends, 8192, 49_152)
-    ask = Ask(prompts(1)[0], Sampling(max_new_tokens=TOKENS), tuple(ends), 1, 7)
+    ask = SampleRequest(prompts(1)[0], Sampling(max_new_tokens=TOKENS), tuple(ends), 1, 7)
     body = msgspec.json.encode(dialect.write("null", ask).body)
     answer = Null().answer(body).partition(b"\r\n\r\n")[2]
     (sample,) = dialect.written(answer)
@@ -294,14 +294,16 @@ def shares(url: str, total_us: float, ends: frozenset[int], args: Any) -> dict[s
             for _ in range(repeats)
         ]
         print(f"httpx instead of aiohttp: {statistics.median(many):.0f} µs a request")
-    return found | {"tasks, retries, places, hand-over": total_us - sum(found.values())}
+    return found | {"tasks, retries, slots, hand-over": total_us - sum(found.values())}
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     with null_server() as url:
-        place = HttpEndpoint(url=url)
-        alone = Settings(endpoints=(place,), in_flight=args.in_flight)
-        together = Settings(endpoints=(place,), in_flight=args.in_flight, samples_per_request=SEEDS)
+        server = HttpEndpoint(url=url)
+        alone = Settings(endpoints=(server,), in_flight=args.in_flight)
+        together = Settings(
+            endpoints=(server,), in_flight=args.in_flight, samples_per_request=SEEDS
+        )
         engine = open_http(args.model, None, alone)
         one = repeat(lambda: draw(engine, args.problems), args.repeats)
         size = answer_bytes()

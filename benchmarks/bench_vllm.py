@@ -25,7 +25,7 @@ from benchmarks.vllm_server import PYTHON, VllmServer, served_folder
 from heal.config import HttpEndpoint
 from heal.config import HttpEngine as Settings
 from heal.engines.base import GenRequest, Sampling
-from heal.engines.http.dialects.base import Ask, Page
+from heal.engines.http.dialects.base import HttpRequest, SampleRequest
 from heal.engines.http.dialects.completions import Vllm
 from heal.engines.http.engine import HttpEngine, open_http
 
@@ -57,25 +57,25 @@ LOADS = (
 
 
 def never_ending(real: Any) -> Any:
-    """The dialect's page with ends ignored, so that every answer has the full length."""
+    """The dialect's request with ends ignored, so that every answer has the full length."""
 
-    def write(self: Vllm, model: str, ask: Ask) -> Page:
-        page: Page = real(self, model, ask)
-        page.body.update(ignore_eos=True, stop_token_ids=[])
-        return page
+    def write(self: Vllm, model: str, ask: SampleRequest) -> HttpRequest:
+        request: HttpRequest = real(self, model, ask)
+        request.body.update(ignore_eos=True, stop_token_ids=[])
+        return request
 
     return write
 
 
 def by_heal(engine: HttpEngine, load: Load, seed: int) -> float:
     """Written tokens per second; the engine cuts an answer at an end, the server wrote it all."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     low, high = max(engine.end_ids) + 1, engine.capabilities.vocabulary - 1
     sampling = Sampling(temperature=1.0, max_new_tokens=load.written_tokens)
     asked = [
         GenRequest(
             str(i),
-            tuple(dice.randint(low, high) for _ in range(load.prompt_tokens)),
+            tuple(rng.randint(low, high) for _ in range(load.prompt_tokens)),
             (i,),
             sampling,
         )

@@ -273,12 +273,12 @@ def disk_lines() -> Iterator[str]:
 
 def bytes_per_trace(tokens: int, count: int = 200) -> float:
     """Bytes of a run folder per stored trace of random ids and four letters per token."""
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         with Store.open(Path(folder) / "run") as store:
             for index in range(count):
-                ids = dice.integers(0, 151_000, tokens, dtype=np.int32)
-                text = "".join(dice.choice([*"abcdefgh \n"], 4 * tokens))
+                ids = rng.integers(0, 151_000, tokens, dtype=np.int32)
+                text = "".join(rng.choice([*"abcdefgh \n"], 4 * tokens))
                 key = f"{index:064x}"
                 trace = Trace(
                     key, f"p{index:031x}", Origin.UNAIDED, index, ids, text, Finish.STOP, 200

@@ -152,7 +152,7 @@ class VllmServer:
         return time.monotonic() - began
 
     def answers(self) -> bool:
-        """Whether it is well."""
+        """Whether it is healthy."""
         try:
             with urllib.request.urlopen(f"{self.url}/health", timeout=5.0) as response:
                 return bool(response.status == 200)

@@ -150,7 +150,7 @@ class Case:
     """Which requests it befalls, by number and seed."""
     does: str = "asks again"
     lost: int = 0
-    paid_twice: int = 0
+    computed_twice: int = 0
     """Answers that were computed and never arrived whole: nobody can get these back."""
     least_s: float = 0.0
     stops: bool = False
@@ -175,35 +175,37 @@ CASES = [
     Case("503", "503", does="as 429"),
     Case("500, twice", "500"),
     Case("reset before the server saw it", "reset"),
-    Case("reset after the server answered", "lost", paid_twice=2),
-    Case("reset in mid-body", "half", paid_twice=2),
-    Case("Content-Length too long, closed", "too-long", paid_twice=2),
-    Case("Content-Length too short", "too-short", paid_twice=2),
+    Case("reset after the server answered", "lost", computed_twice=2),
+    Case("reset in mid-body", "half", computed_twice=2),
+    Case("Content-Length too long, closed", "too-long", computed_twice=2),
+    Case("Content-Length too short", "too-short", computed_twice=2),
     Case("no HTTP at all", "no-http"),
     Case(
         "body drips in",
         "drip",
         does="times out, asks again",
-        paid_twice=2,
+        computed_twice=2,
         settings={"timeout_s": 6.0, "slowest_tokens_s": 1e3},
     ),
-    Case("ids outside the vocabulary", "answer:answer['tokens'][0] = 10**6", paid_twice=2),
-    Case("ids below 0", "answer:answer['tokens'][0] = -1", paid_twice=2),
-    Case("ids that are no integers", "answer:answer['tokens'][0] = float('nan')", paid_twice=2),
-    Case("no ids", "answer:answer.update(tokens=[])", paid_twice=2),
-    Case("ends early, unasked", "answer:answer['tokens'].pop()", paid_twice=2),
-    Case("killed, back after 2 s", does="pauses, asks after it, goes on", down_s=2.0, least_s=2.0),
+    Case("ids outside the vocabulary", "answer:answer['tokens'][0] = 10**6", computed_twice=2),
+    Case("ids below 0", "answer:answer['tokens'][0] = -1", computed_twice=2),
+    Case("ids that are no integers", "answer:answer['tokens'][0] = float('nan')", computed_twice=2),
+    Case("no ids", "answer:answer.update(tokens=[])", computed_twice=2),
+    Case("ends early, unasked", "answer:answer['tokens'].pop()", computed_twice=2),
+    Case(
+        "killed, back after 2 s", does="pauses, checks its health, goes on", down_s=2.0, least_s=2.0
+    ),
     Case(
         "one sample of a problem fails for good",
         "answer:answer.update(tokens=[])",
         **ONE_SEED,
         does="asks 4 times, keeps its siblings",
         lost=PROBLEMS,
-        paid_twice=3 * PROBLEMS,
+        computed_twice=3 * PROBLEMS,
     ),
     Case("one sample is refused (400)", "400", **ONE_SEED, does="asks once", lost=PROBLEMS),
     Case(
-        "500 for ever, another server is well",
+        "500 for ever, another server is healthy",
         "500",
         **LASTING,
         does="pauses it, moves its work",
@@ -218,14 +220,14 @@ CASES = [
         least_s=5.0,
         settings={"give_up_s": 5.0},
     ),
-    Case("log-prob NaN", f"spoil:{PLACE} = float('nan')", scores=True, paid_twice=2),
-    Case("log-prob above 0", f"spoil:{PLACE} = 0.5", scores=True, paid_twice=2),
-    Case("log-prob null", f"spoil:{PLACE} = None", scores=True, paid_twice=2),
+    Case("log-prob NaN", f"spoil:{PLACE} = float('nan')", scores=True, computed_twice=2),
+    Case("log-prob above 0", f"spoil:{PLACE} = 0.5", scores=True, computed_twice=2),
+    Case("log-prob null", f"spoil:{PLACE} = None", scores=True, computed_twice=2),
     Case(
         "log-probs of other tokens",
         "spoil:answer['choices'][0]['prompt_logprobs'][-1] = {'7': {'logprob': -0.1}}",
         scores=True,
-        paid_twice=2,
+        computed_twice=2,
     ),
 ]
 
@@ -240,7 +242,7 @@ class Found:
     twice: int
     """Results that came twice."""
     sent: int
-    paid_twice: int
+    computed_twice: int
     """Answers computed again for the same prompt and seed."""
     seconds: float
     stopped: bool
@@ -306,7 +308,7 @@ def score_under(case: Case, folder: Path, model: Model) -> Found:
         engine.close()
         server.kill()
     sent = len(server.posts)
-    return Found(**{**vars(found), "sent": sent, "paid_twice": sent - count})
+    return Found(**{**vars(found), "sent": sent, "computed_twice": sent - count})
 
 
 def watch(
@@ -328,7 +330,7 @@ def watch(
         lost=asked - sum(r.error is None for r in results.values()),
         twice=came - len(results),
         sent=sum(proxy.posts for proxy in proxies),
-        paid_twice=sum(times - 1 for times in computed.values()),
+        computed_twice=sum(times - 1 for times in computed.values()),
         seconds=seconds,
         stopped=stopped,
         summary=engine.summary() or "",
@@ -346,7 +348,7 @@ def row(case: Case, found: Found) -> str:
     ended = "stops" if found.stopped else found.delivered
     return (
         f"| {case.name}{mark} | {case.does} | {anonymous(found.summary, found)} | {found.asked} "
-        f"| {ended} | {found.lost} | {found.sent} | {found.paid_twice} | {found.seconds:.1f} |"
+        f"| {ended} | {found.lost} | {found.sent} | {found.computed_twice} | {found.seconds:.1f} |"
     )
 
 
@@ -354,7 +356,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="cases whose name holds this")
     only = parser.parse_args().only
-    print("| fault | HEAL | counted | asked | delivered | lost | sent | paid twice | s |")
+    print("| fault | HEAL | counted | asked | delivered | lost | sent | computed twice | s |")
     print("|---|---|---|---:|---:|---:|---:|---:|---:|", flush=True)
     with llama_server() as upstream, tempfile.TemporaryDirectory() as scratch:
         folder = make_checkpoint(Path(scratch))

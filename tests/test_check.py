@@ -1,4 +1,4 @@
-"""`heal check`: says before spending what is missing, and what a run would cost."""
+"""`heal check`: says before a run what is missing, and what it would cost."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from tests.tiny_models import make_checkpoint
 from tests.tiny_student import make_student
 from typer.testing import CliRunner
 
-from heal.before.check import Finding, Outcome, Place, check, shown
+from heal.before.check import Finding, Outcome, Target, check, shown
 from heal.before.estimate import Assumed, Cost, costs, lines_of
 from heal.cli import app
 from heal.config import Config
@@ -68,16 +68,16 @@ def recipe(folder: Path, tmp_path: Path) -> Callable[..., Config]:
     return make
 
 
-def finding(place: Place, question: str) -> Finding:
-    (found,) = [f for f in place.findings if f.question == question]
+def finding(target: Target, question: str) -> Finding:
+    (found,) = [f for f in target.findings if f.question == question]
     return found
 
 
-def outcomes(place: Place) -> dict[str, Outcome]:
-    return {f.question: f.outcome for f in place.findings}
+def outcomes(target: Target) -> dict[str, Outcome]:
+    return {f.question: f.outcome for f in target.findings}
 
 
-WELL = {
+CAPABLE = {
     "reached",
     "context",
     "token ids",
@@ -92,23 +92,23 @@ WELL = {
 def test_a_server_that_can_do_everything_passes(
     recipe: Callable[..., Config], server: Server
 ) -> None:
-    (place,) = check(recipe(server))
-    assert outcomes(place) == dict.fromkeys(WELL, Outcome.OK), place.findings
-    assert place.prompt is not None
-    assert "three times 0?" in place.prompt
-    assert "⟨" in place.prompt
-    assert "entropies known to ±" in finding(place, "scoring").words
-    assert place.pace is not None
-    assert place.pace.tokens_s > 0
+    (target,) = check(recipe(server))
+    assert outcomes(target) == dict.fromkeys(CAPABLE, Outcome.OK), target.findings
+    assert target.prompt is not None
+    assert "three times 0?" in target.prompt
+    assert "⟨" in target.prompt
+    assert "entropies known to ±" in finding(target, "scoring").words
+    assert target.speed is not None
+    assert target.speed.tokens_s > 0
 
 
 def test_the_local_engine_passes_too(recipe: Callable[..., Config]) -> None:
-    (place,) = check(recipe())
-    assert outcomes(place) == dict.fromkeys(WELL, Outcome.OK), place.findings
-    assert "exact" in finding(place, "scoring").words
+    (target,) = check(recipe())
+    assert outcomes(target) == dict.fromkeys(CAPABLE, Outcome.OK), target.findings
+    assert "exact" in finding(target, "scoring").words
 
 
-def test_each_server_is_looked_at_by_itself(
+def test_each_server_is_probed_by_itself(
     recipe: Callable[..., Config], server: Server, model: Model
 ) -> None:
     other = Server(model)
@@ -137,17 +137,17 @@ def test_a_server_that_begins_anew_instead_of_continuing_is_found(
         return real(self, cut)
 
     monkeypatch.setattr(LocalEngine, "generate", forgetful)
-    (place,) = check(recipe())
-    assert finding(place, "continuation").outcome is Outcome.FAILED
-    assert place.failed
+    (target,) = check(recipe())
+    assert finding(target, "continuation").outcome is Outcome.FAILED
+    assert target.failed
 
 
 def test_a_server_with_another_tokenizer_is_found(
     recipe: Callable[..., Config], server: Server
 ) -> None:
     server.fault = lambda number, body: "spoil:choices[0]['text'] = 'other words'"
-    (place,) = check(recipe(server))
-    found = finding(place, "token ids")
+    (target,) = check(recipe(server))
+    found = finding(target, "token ids")
     assert found.outcome is Outcome.FAILED
     assert "'other words'" in found.words
 
@@ -156,9 +156,9 @@ def test_seeds_that_are_not_kept_are_noted(recipe: Callable[..., Config], server
     config = recipe(server)
     http = config.engine.http.model_copy(update={"samples_per_request": 4})
     engine = config.engine.model_copy(update={"http": http})
-    (place,) = check(config.model_copy(update={"engine": engine}))
-    assert finding(place, "seeds").outcome is Outcome.NOTE
-    assert not place.failed
+    (target,) = check(config.model_copy(update={"engine": engine}))
+    assert finding(target, "seeds").outcome is Outcome.NOTE
+    assert not target.failed
 
 
 def test_a_teacher_that_cannot_score_needs_a_scorer(
@@ -167,9 +167,9 @@ def test_a_teacher_that_cannot_score_needs_a_scorer(
     from heal.engines.http.dialects.completions import Vllm
 
     monkeypatch.setattr(Vllm, "scores", False)
-    (place,) = check(recipe(server))
-    assert finding(place, "scoring").outcome is Outcome.FAILED
-    assert "scorer.engine=local" in (finding(place, "scoring").hint or "")
+    (target,) = check(recipe(server))
+    assert finding(target, "scoring").outcome is Outcome.FAILED
+    assert "scorer.engine=local" in (finding(target, "scoring").hint or "")
     teacher, scorer = check(recipe(server, scorer={"model": str(folder)}))
     assert not teacher.failed
     assert "scoring" not in outcomes(teacher)
@@ -184,8 +184,8 @@ def test_log_probs_that_follow_the_temperature_are_noted(
         " for e in p.values()]"
     )
     server.fault = lambda number, body: halve if body["temperature"] == 0.5 else None
-    (place,) = check(recipe(server))
-    assert finding(place, "log-prob basis").outcome is Outcome.NOTE
+    (target,) = check(recipe(server))
+    assert finding(target, "log-prob basis").outcome is Outcome.NOTE
 
 
 def test_weights_that_call_their_own_choice_unlikely_are_found(
@@ -197,35 +197,35 @@ def test_weights_that_call_their_own_choice_unlikely_are_found(
             yield Scored(r.id, low, -low, -low)
 
     monkeypatch.setattr(LocalEngine, "score", absurd)
-    (place,) = check(recipe())
-    assert finding(place, "scoring").outcome is Outcome.FAILED
+    (target,) = check(recipe())
+    assert finding(target, "scoring").outcome is Outcome.FAILED
 
 
 def test_a_budget_beyond_the_context_is_noted_and_a_prompt_beyond_it_fails(
     recipe: Callable[..., Config],
 ) -> None:
-    (place,) = check(recipe(sampling={"max_new_tokens": 4096}))
-    assert finding(place, "context").outcome is Outcome.NOTE
-    (place,) = check(recipe(prompts={"solve": "{problem}" + "x" * 300}))
-    assert finding(place, "context").outcome is Outcome.FAILED
+    (target,) = check(recipe(sampling={"max_new_tokens": 4096}))
+    assert finding(target, "context").outcome is Outcome.NOTE
+    (target,) = check(recipe(prompts={"solve": "{problem}" + "x" * 300}))
+    assert finding(target, "context").outcome is Outcome.FAILED
 
 
 def test_thinking_tags_are_looked_for(recipe: Callable[..., Config]) -> None:
-    (place,) = check(recipe(prompts={"solve": "{problem} <think>"}))
-    found = finding(place, "thinking")
+    (target,) = check(recipe(prompts={"solve": "{problem} <think>"}))
+    found = finding(target, "thinking")
     assert found.outcome is Outcome.NOTE
     assert "think_close" in found.words
-    (place,) = check(recipe(prompts={"solve": "{problem}", "think_close": "</think>"}))
-    assert finding(place, "thinking").outcome is Outcome.OK
+    (target,) = check(recipe(prompts={"solve": "{problem}", "think_close": "</think>"}))
+    assert finding(target, "thinking").outcome is Outcome.OK
 
 
 def test_a_question_that_goes_wrong_is_a_finding(
     recipe: Callable[..., Config], server: Server
 ) -> None:
     server.fault = lambda number, body: "400"
-    (place,) = check(recipe(server))
-    assert place.failed
-    assert "not today" in finding(place, "seeds").words
+    (target,) = check(recipe(server))
+    assert target.failed
+    assert "not today" in finding(target, "seeds").words
 
 
 def test_special_tokens_show_as_their_ids() -> None:
@@ -301,7 +301,7 @@ def test_no_part_is_negative_and_more_extreme_problems_never_cost_less(
         assert 0 <= a.written <= b.written
 
 
-BUYING = "[heal, heal-random-cut, heal-restart, rft_more, star]"
+COMPARED = "[heal, heal-random-cut, heal-restart, rft_more, star]"
 OWN = ("guide", "repair", "hinted traces")
 CUTS = ("heal-random-cut", "heal-restart")
 
@@ -323,7 +323,7 @@ def test_a_run_never_costs_more_than_its_estimate(tmp_path: Path, settings: tupl
     leak = ("The final answer is 142.",)
     run = ScriptedRun(tmp_path, world(easy("apples"), hard("pears"), extreme("plums", hints=leak)))
     # Timed, a scored token of a scripted model may cost more than a sampled one.
-    given = (f"arms={BUYING}", "gear.target=null", "evaluate.scored_token_cost=1.0", *settings)
+    given = (f"arms={COMPARED}", "gear.target=null", "evaluate.scored_token_cost=1.0", *settings)
     run.go(*given)
     assert run.view is not None
     with Store.open(run.folder, write=False) as store:
@@ -332,8 +332,8 @@ def test_a_run_never_costs_more_than_its_estimate(tmp_path: Path, settings: tupl
         scores = store.read("scores", TokenScores).values()
         pure = store.read("pure", PureScore).values()
         reliance = store.read("reliance", HintedScore).values()
-        bought = {arm: store.live("bought", Trace, arm).values() for arm in ("rft_more", "star")}
-    longest = max(t.new_tokens for table in (*traces.values(), *bought.values()) for t in table)
+        extra = {arm: store.live("bought", Trace, arm).values() for arm in ("rft_more", "star")}
+    longest = max(t.new_tokens for table in (*traces.values(), *extra.values()) for t in table)
     prompt = max(t.prompt_tokens for t in traces["sample"])
     config = load(tmp_path / "recipe.yaml", given)
     most = by_part(costs(config, run.view.problems, Assumed(longest, prompt, 1 / 3, 2 / 3)))
@@ -341,9 +341,9 @@ def test_a_run_never_costs_more_than_its_estimate(tmp_path: Path, settings: tupl
 
     assert sum(t.new_tokens for t in traces["sample"]) <= written["sample"]
     assert sum(t.new_tokens for t in traces["hinted"]) <= written["hinted traces"]
-    spent = sum(h.new_tokens for h in hints) + sum(t.new_tokens for t in traces["repair"])
-    assert spent <= sum(written[part] for part in ("guide", "repair", *CUTS))
-    for arm, own in bought.items():
+    sampled = sum(h.new_tokens for h in hints) + sum(t.new_tokens for t in traces["repair"])
+    assert sampled <= sum(written[part] for part in ("guide", "repair", *CUTS))
+    for arm, own in extra.items():
         assert sum(t.new_tokens for t in own) <= run.meta("bill") <= written[arm]
     scored = sum(s.scored_tokens for s in (*scores, *pure, *reliance))
     read = [most[part].read for part in ("locate", "score", *CUTS)]
@@ -374,7 +374,7 @@ def test_a_hint_is_counted_with_all_its_redraws() -> None:
     assert by_part(costs(given, problems(100, 0), Assumed(100, 7)))["guide"].written == 0
 
 
-def test_each_buyer_may_spend_the_whole_bill_of_heal() -> None:
+def test_the_matched_token_budget_of_an_arm_is_all_that_heal_uses_after_sampling() -> None:
     config = parse(BASE | {"arms": ["rft_more", "star"], "evaluate": {"scored_token_cost": 0}})
     found = by_part(costs(config, problems(100, 0), Assumed(100, 7)))
     assert found["rft_more"].written == sum(found[part].written for part in OWN)
@@ -401,13 +401,13 @@ def test_the_table_fits_80_columns() -> None:
     assert len({len(line) for line in lines[2 : 4 + len(found)]}) == 1
 
 
-def test_a_student_is_looked_at_before_the_teacher_is_paid(
+def test_a_student_is_probed_before_the_teacher_is_sampled(
     folder: Path, recipe: Callable[..., Config], tmp_path: Path
 ) -> None:
     def student(model: Path, **changes: Any) -> dict[str, Finding]:
-        *_, place = check(recipe(student={"model": str(model)}, **changes))
-        assert place.name == f"student: {model}"
-        return {found.question: found for found in place.findings}
+        *_, target = check(recipe(student={"model": str(model)}, **changes))
+        assert target.name == f"student: {model}"
+        return {found.question: found for found in target.findings}
 
     good = make_student(tmp_path / "student")
     found = student(good)

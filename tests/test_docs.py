@@ -44,7 +44,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "heal"
 PAGES = sorted(DOCS.glob("*.md"))
-CHECKED = [*PAGES, ROOT / "README.md"]
+CHECKED = [*PAGES, *(ROOT / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md"))]
 
 WRITE = "HEAL_WRITE_DOCS"
 REGENERATE = f"out of date; write it again with: {WRITE}=1 python -m pytest tests/test_docs.py"
@@ -58,6 +58,7 @@ MINIMAL: dict[str, Any] = {
 _FENCE = re.compile(r"^```(\w*) *(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
+_SECTION = re.compile(r"docs/method\.md §(\d(?:\.\d+)?)(?:(?:–|, )§(\d(?:\.\d+)?))?")
 _FOLDERS = ("src/", "tests/", "recipes/", "docs/", "benchmarks/")
 _SUFFIXES = (".py", ".md", ".json", ".jsonl", ".yaml", ".sqlite", ".html")
 
@@ -187,6 +188,38 @@ def test_every_function_named_is_in_its_file(page: Path) -> None:
             assert found[2] in names, f"{page.name}: {code}"
 
 
+def test_every_file_in_the_comparison_with_the_paper_exists() -> None:
+    files = {code.partition(":")[0] for code in named(DOCS / "method-vs-paper.md")}
+    missing = {f for f in files if f.endswith(".py") and not f.startswith(_FOLDERS)} - {
+        str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py")
+    }
+    assert not missing
+
+
+def test_every_file_the_guide_for_changes_names_exists() -> None:
+    files = {
+        code for code in named(ROOT / "AGENTS.md") if re.fullmatch(r"[a-z_]+/[\w/]+\.py", code)
+    }
+    placeholders = {"stages/NAME.py", "cli/NAME.py"}
+    missing = {
+        f for f in files - placeholders if not ((SOURCE / f).exists() or (ROOT / f).exists())
+    }
+    assert not missing
+    assert len(files) > 10
+
+
+def test_every_section_of_the_method_that_the_code_cites_exists() -> None:
+    text = (DOCS / "method.md").read_text(encoding="utf-8")
+    sections = set(re.findall(r"^(?:## |\*\*)(\d(?:\.\d+)?)\b", text, re.MULTILINE))
+    cited = set()
+    for path in (*SOURCE.rglob("*.py"), *(ROOT / "tests").glob("*.py"), *PAGES):
+        for first, last in _SECTION.findall(path.read_text(encoding="utf-8")):
+            cited |= {first, *([last] if last else [])}
+    assert {"1", "2", "3", "4", "5", "6"} <= sections
+    assert cited <= sections, cited - sections
+    assert len(cited) >= 5
+
+
 def top_level_names(path: Path) -> set[str]:
     names: set[str] = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -314,9 +347,7 @@ def test_everything_remembered_beside_the_records_is_documented() -> None:
 
 
 def all_source() -> str:
-    places = ("run.py", "pipeline.py", "session.py", "execute.py", "store.py", "report/load.py")
-    places += ("audit.py", "rounds.py", "purchase.py", "students.py")
-    return "\n".join((SOURCE / place).read_text(encoding="utf-8") for place in places)
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(SOURCE.rglob("*.py")))
 
 
 def test_every_outcome_has_its_word_in_the_concepts() -> None:

@@ -1,7 +1,7 @@
-"""The http engine against a real server in a thread, well and unwell.
+"""The http engine against a real server in a thread, healthy and not.
 
-The page is vLLM's, over the tiny model of the engine tests; SGLang's and the plain completions
-page are tested on answers written from their documented schema. The last test runs llama.cpp's own
+The route is vLLM's, over the tiny model of the engine tests; SGLang's and the plain completions
+route are tested on answers written from their documented schema. The last test runs llama.cpp's own
 server.
 """
 
@@ -36,7 +36,7 @@ from heal.engines.base import Generated, GenRequest, Probe, Sampling, Scored, Sc
 from heal.engines.http import endpoint as endpoint_module
 from heal.engines.http import pool as pool_module
 from heal.engines.http.dialects import DIALECTS
-from heal.engines.http.dialects.base import Ask, Hello
+from heal.engines.http.dialects.base import SampleRequest, ServerInfo
 from heal.engines.http.engine import HttpEngine as Engine
 from heal.engines.http.engine import open_http
 from heal.engines.http.failures import BadAnswerError, BrokenError, RefusedError, retry_after_s
@@ -84,7 +84,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_module, "LONGEST_WAIT_S", 0.1)
     monkeypatch.setattr(pool_module, "FIRST_RETRY_S", 0.01)
     monkeypatch.setattr(pool_module, "LONGEST_RETRY_S", 0.05)
-    monkeypatch.setattr(pool_module, "WATCH_S", 0.05)
+    monkeypatch.setattr(pool_module, "MONITOR_S", 0.05)
 
 
 @pytest.fixture
@@ -394,13 +394,13 @@ def test_a_server_that_asks_for_an_hour_gets_it_and_the_others_its_work(
 def test_a_busy_server_gets_less_and_then_more(serve: Callable[..., Server], connect: Open) -> None:
     server = serve()
     engine = connect(server, in_flight=16)
-    (place,) = engine._pool.endpoints
+    (endpoint,) = engine._pool.endpoints
     server.fault = once("503", times=16)
     draw(engine, request(engine, n=16))
-    reduced = place.limit
+    reduced = endpoint.limit
     assert reduced < 16
     draw(engine, request(engine, n=60))
-    assert reduced < place.limit <= 16
+    assert reduced < endpoint.limit <= 16
 
 
 def test_no_more_requests_are_under_way_than_allowed(
@@ -488,7 +488,7 @@ def test_work_waits_for_the_only_server_to_return(
     assert ids_of(draw(engine, request(engine))) == expected
 
 
-def test_a_server_that_fails_every_request_is_paused_though_it_says_it_is_well(
+def test_a_server_that_fails_every_request_is_paused_though_it_passes_its_health_check(
     serve: Callable[..., Server], connect: Open
 ) -> None:
     broken, fine = serve(), serve()
@@ -498,7 +498,7 @@ def test_a_server_that_fails_every_request_is_paused_though_it_says_it_is_well(
     assert f"paused ({broken.url})" in (engine.summary() or "")
 
 
-def test_a_server_that_hangs_and_is_not_well_loses_its_work_to_another(
+def test_a_server_that_hangs_and_is_unhealthy_loses_its_work_to_another(
     serve: Callable[..., Server], connect: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "SILENT_S", 0.3)
@@ -510,11 +510,11 @@ def test_a_server_that_hangs_and_is_not_well_loses_its_work_to_another(
         release.wait(30)
         return "reset"
 
-    async def dead() -> Hello:
+    async def dead() -> ServerInfo:
         raise RefusedError(503, None)
 
     hung.fault = hang
-    monkeypatch.setattr(engine._pool.endpoints[0], "hello", dead)
+    monkeypatch.setattr(engine._pool.endpoints[0], "check_health", dead)
     try:
         assert len(ids_of(draw(engine, request(engine, "a"), request(engine, "b")))) == 8
     finally:
@@ -532,34 +532,34 @@ def test_a_server_too_busy_for_its_health_page_keeps_its_work(
     server = serve()
     engine = connect(server)
 
-    async def busy() -> Hello:
+    async def busy() -> ServerInfo:
         raise RefusedError(429, None)
 
-    monkeypatch.setattr(engine._pool.endpoints[0], "hello", busy)
+    monkeypatch.setattr(engine._pool.endpoints[0], "check_health", busy)
     server.fault = slow
     assert len(ids_of(draw(engine, request(engine)))) == 4
     assert len(server.posts) == 4
     assert engine.summary() is None
 
 
-def test_a_health_page_that_is_away_for_a_moment_costs_no_work(
+def test_a_health_check_that_is_away_for_a_moment_costs_no_work(
     serve: Callable[..., Server], connect: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "SILENT_S", 0.2)
     monkeypatch.setattr(endpoint_module, "FIRST_WAIT_S", 0.1)
     server = serve()
     engine = connect(server)
-    place = engine._pool.endpoints[0]
+    endpoint = engine._pool.endpoints[0]
     asked: list[float] = []
 
-    async def away() -> Hello:
+    async def away() -> ServerInfo:
         asked.append(time.monotonic())
         if asked[-1] - asked[0] < 0.05:
             raise BrokenError("HTTP 502")
-        return Hello({"tiny": CONTEXT})
+        return ServerInfo({"tiny": CONTEXT})
 
     server.fault = slow
-    monkeypatch.setattr(place, "hello", away)
+    monkeypatch.setattr(endpoint, "check_health", away)
     assert len(ids_of(draw(engine, request(engine)))) == 4
     assert len(asked) >= 2
     assert len(server.posts) == 4
@@ -579,7 +579,7 @@ def test_with_every_server_gone_the_run_stops_and_says_why(
     assert caught.value.hint
 
 
-def test_a_server_that_fails_at_everything_stops_the_run_though_it_says_it_is_well(
+def test_a_server_that_fails_at_everything_stops_the_run_though_it_passes_its_health_check(
     serve: Callable[..., Server], connect: Open
 ) -> None:
     server = serve()
@@ -593,7 +593,7 @@ def test_a_server_that_fails_at_everything_stops_the_run_though_it_says_it_is_we
 def test_the_only_request_waits_no_longer_for_a_dead_server_than_others(
     serve: Callable[..., Server], connect: Open
 ) -> None:
-    """Three broken answers and then no more hello: nobody else is there to find it down."""
+    """Three broken answers and then no health check: no other request finds it down."""
     server = serve()
     engine = connect(server, give_up_s=0.5, tries=9)
 
@@ -628,7 +628,7 @@ def test_a_server_that_comes_back_with_another_model_stays_paused(
         draw(engine, request(engine))
 
 
-def test_twenty_kills_lose_nothing_and_pay_for_nothing_twice(
+def test_twenty_kills_lose_nothing_and_repeat_nothing(
     serve: Callable[..., Server], connect: Open
 ) -> None:
     dice, servers = random.Random(4), [serve(), serve(), serve()]
@@ -686,11 +686,11 @@ def test_abandoned_work_leaves_no_load_behind(serve: Callable[..., Server], conn
     next(running)
     running.close()  # type: ignore[attr-defined]
     draw(engine, request(engine))
-    (place,) = engine._pool.endpoints
+    (endpoint,) = engine._pool.endpoints
     deadline = time.monotonic() + 20
-    while (place.promised or place.in_flight) and time.monotonic() < deadline:
+    while (endpoint.assigned or endpoint.in_flight) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert (place.promised, place.in_flight) == (0, 0)
+    assert (endpoint.assigned, endpoint.in_flight) == (0, 0)
 
 
 def test_weights_share_the_work(serve: Callable[..., Server], connect: Open) -> None:
@@ -871,7 +871,7 @@ def test_every_dialect_writes_its_filters_out() -> None:
     }
     assert names.keys() == DIALECTS.keys()
     for name, wanted in names.items():
-        page = DIALECTS[name]().write("m", Ask((1, 2), Sampling(), (3,), seed=2**40))
+        page = DIALECTS[name]().write("m", SampleRequest((1, 2), Sampling(), (3,), seed=2**40))
         assert "chat" not in page.path
         assert page.body.get("sampling_params", page.body).items() >= wanted.items()
 
@@ -1011,12 +1011,12 @@ def test_a_run_that_owes_its_servers_nothing_goes_on_without_them(
         elsewhere.go()
 
 
-def test_what_is_cancelled_leaves_its_place_to_nobody_else_who_is() -> None:
+def test_what_is_cancelled_leaves_its_slot_to_no_other_that_is() -> None:
     loop, held = Loop(), list[int]()
-    place, taken = asyncio.Semaphore(1), threading.Event()
+    slot, taken = asyncio.Semaphore(1), threading.Event()
 
     async def hold(number: int) -> None:
-        async with place:
+        async with slot:
             held.append(number)
             taken.set()
             await asyncio.sleep(60)
@@ -1162,13 +1162,13 @@ def test_the_check_passes_on_llama_cpps_own_server_but_for_scoring(
     llama: Engine, tmp_path: Path
 ) -> None:
     (tmp_path / "p.jsonl").write_text('{"problem": "What is 2 + 2?", "answer": "4"}\n')
-    (place,) = llama._pool.endpoints
+    (endpoint,) = llama._pool.endpoints
     raw = {
         "run": str(tmp_path / "run"),
         "problems": {"path": str(tmp_path / "p.jsonl"), "held_out": 0},
         "teacher": {"engine": "http", "model": contract.SMOLLM2},
         "sampling": {"max_new_tokens": 32},
-        "engine": {"http": {"endpoints": [{"url": place.url, "dialect": "llamacpp"}]}},
+        "engine": {"http": {"endpoints": [{"url": endpoint.url, "dialect": "llamacpp"}]}},
     }
     (found,) = check(parse(raw))
     failed = [f.question for f in found.findings if f.outcome is Outcome.FAILED]

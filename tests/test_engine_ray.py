@@ -29,8 +29,8 @@ from heal.engines.base import (
     Scored,
     ScoreRequest,
 )
+from heal.engines.ray.batches import BatchQueue
 from heal.engines.ray.engine import RayEngine as Opened
-from heal.engines.ray.feed import Feed
 from heal.errors import CapabilityError, UserError
 from heal.records import Finish
 
@@ -127,14 +127,14 @@ def test_without_ray_the_error_names_the_command(
     assert caught.value.hint == 'pip install "heal-distill[ray]"'
 
 
-def test_tickets_that_reach_the_feed_out_of_order_are_all_handed_out() -> None:
+def test_batches_that_reach_the_queue_out_of_order_are_all_handed_out() -> None:
     async def handed_out() -> list[int | None]:
-        feed = Feed()
+        waiting = BatchQueue()
         found = []
-        for ticket in (1, 0, 3, 4, 2):
-            await feed.put(ticket, b"work")
-            found.append(feed.last)
-        return [*found, await feed.issued(-1), await feed.issued(3)]
+        for number in (1, 0, 3, 4, 2):
+            await waiting.put(number, b"work")
+            found.append(waiting.last)
+        return [*found, await waiting.issued(-1), await waiting.issued(3)]
 
     assert asyncio.run(handed_out()) == [-1, 1, 1, 1, 4, 4, 4]
 
@@ -253,7 +253,7 @@ def test_a_batch_that_takes_its_actor_down_too_often_has_failed(
     engine.close()
     assert len(found) == 400
     assert {g.error for g in found} == {"the actor that worked on it was lost 1 times"}
-    assert "1 lost actors were started again; 1 batches were begun anew" in caplog.text
+    assert "1 lost actors were started again; 1 batches were started again" in caplog.text
 
 
 @pytest.mark.slow

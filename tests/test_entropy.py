@@ -1,4 +1,4 @@
-"""Entropies: bounds hold for any distribution; step values are what METHOD says."""
+"""Entropies: bounds hold for any distribution; step values are what the method says."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""GEAR: the break is where METHOD says, doubt is reported, gates refuse by name."""
+"""GEAR: the break is where the method says, doubt is reported, gates refuse by name."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""METHOD's constants: the `paper` preset and the field defaults must not drift."""
+"""docs/method.md's constants: the `paper` preset and the field defaults must not drift."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from heal.method import ceiling, entropy, gear, intervals, pace, pure
 from heal.recipe import parse
 from heal.records import Breakpoint, HintKind, Selection, StepEntropy
 
-METHOD = {
+CONSTANTS = {
     # §1
     "sampling.n": 30,
     "sampling.temperature": 0.6,
@@ -66,7 +66,7 @@ def setting(config: Config, dotted: str):
     return value
 
 
-@pytest.mark.parametrize("dotted", METHOD)
+@pytest.mark.parametrize("dotted", CONSTANTS)
 def test_the_paper_preset_has_methods_constants(dotted):
     raw = {
         "run": "r",
@@ -74,16 +74,17 @@ def test_the_paper_preset_has_methods_constants(dotted):
         "problems": {"path": "p.jsonl"},
         "teacher": {"model": "m"},
     }
-    assert setting(parse(raw), dotted) == METHOD[dotted]
+    assert setting(parse(raw), dotted) == CONSTANTS[dotted]
 
 
 @pytest.mark.parametrize(
-    "dotted", [d for d in METHOD if d.split(".")[0] in ("sampling", "gear", "pure", "pace")]
+    "dotted", [d for d in CONSTANTS if d.split(".")[0] in ("sampling", "gear", "pure", "pace")]
 )
 def test_field_defaults_are_methods_constants(dotted):
     section, name = dotted.split(".")
     assert (
-        Config.model_fields[section].default.__class__.model_fields[name].default == METHOD[dotted]
+        Config.model_fields[section].default.__class__.model_fields[name].default
+        == CONSTANTS[dotted]
     )
 
 

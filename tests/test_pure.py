@@ -1,4 +1,4 @@
-"""PURE: the ratio counts where METHOD says, and a selection drops exactly what it says."""
+"""PURE: the ratio counts where the method says, and a selection drops exactly what it says."""
 
 import json
 import math

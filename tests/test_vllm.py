@@ -32,7 +32,7 @@ from heal.before.check import Outcome, check
 from heal.config import HttpEndpoint, HttpEngine
 from heal.config import LocalEngine as LocalSettings
 from heal.engines.base import Generated, GenRequest, Sampling, ScoreRequest
-from heal.engines.http.dialects.base import Page
+from heal.engines.http.dialects.base import HttpRequest
 from heal.engines.http.endpoint import Endpoint
 from heal.engines.http.engine import HttpEngine as Engine
 from heal.engines.http.engine import open_http
@@ -164,9 +164,9 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[tuple[int, ...], 
     """How often each request, by prompt and seed, was answered."""
     real, count = Endpoint.post, Counter[tuple[tuple[int, ...], int]]()
 
-    async def post(self: Endpoint, page: Page, timeout_s: float) -> bytes:
-        body = await real(self, page, timeout_s)
-        count[tuple(page.body["prompt"]), page.body["seed"]] += 1
+    async def post(self: Endpoint, request: HttpRequest, timeout_s: float) -> bytes:
+        body = await real(self, request, timeout_s)
+        count[tuple(request.body["prompt"]), request.body["seed"]] += 1
         return body
 
     monkeypatch.setattr(Endpoint, "post", post)
@@ -220,7 +220,7 @@ def test_three_real_kills_lose_nothing_and_pay_for_no_answer_twice(
 def test_a_server_whose_engine_died_is_paused_and_named_when_it_stays_away(
     tiny: VllmServer,
 ) -> None:
-    """The page lives on for a moment and answers 500; then it is gone, too."""
+    """The route lives on for a moment and answers 500; then it is gone, too."""
     engine = engine_at(tiny, give_up_s=6.0)
     running = engine.generate(requests(engine, problems=20, n=10, tokens=120))
     for _ in range(10):
@@ -304,7 +304,7 @@ def test_it_answers_as_it_was_recorded(tiny: VllmServer) -> None:
     record = "HEAL_VLLM_RECORD" in os.environ
     found: dict[str, Any] = {}
     for name in answers.pages():
-        path, body = answers.pages()[name]  # anew: one page depends on an answer before it
+        path, body = answers.pages()[name]  # anew: one request depends on an answer before it
         status, answer = asked_now(tiny, path, body)
         found[name] = {"path": path, "body": body, "status": status, "answer": steady(answer)}
         if record:

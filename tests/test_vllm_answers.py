@@ -19,7 +19,7 @@ from tests.tiny_models import TEMPLATE, make_tokenizer
 from heal.config import HttpEndpoint, HttpEngine
 from heal.engines.base import GenRequest, Probe, Sampling, ScoreRequest
 from heal.engines.http.dialects import DIALECTS
-from heal.engines.http.dialects.base import Ask, Dialect
+from heal.engines.http.dialects.base import Dialect, SampleRequest
 from heal.engines.http.engine import HttpEngine as Engine
 from heal.engines.http.engine import open_http
 from heal.records import Finish
@@ -37,7 +37,7 @@ def pages() -> dict[str, tuple[str, dict[str, Any] | None]]:
     ids = (*PROMPT, *TARGET)
 
     def write(dialect: Dialect, *arguments: Any) -> tuple[str, dict[str, Any]]:
-        page = dialect.write("tiny", Ask(*arguments))
+        page = dialect.write("tiny", SampleRequest(*arguments))
         return page.path, page.body
 
     def score(dialect: Dialect, *arguments: Any) -> tuple[str, dict[str, Any]]:

@@ -15,9 +15,9 @@ NAIVE_EVERY = 4
 
 def words(s: Subjects, tokens: int, seed: int) -> tuple[int, ...]:
     """Ids of no meaning: what is computed does not depend on them."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     high = min(s.engine.capabilities.vocabulary, 40_000)
-    return tuple(dice.randrange(100, high) for _ in range(tokens))
+    return tuple(rng.randrange(100, high) for _ in range(tokens))
 
 
 def scoring(s: Subjects) -> Row:

@@ -156,7 +156,7 @@ class Gear(Section):
     candidates: int = Field(20, ge=1)
     """Continuations per failed trace."""
     target: int | None = Field(8, ge=1)
-    """A problem is done once so many repairs passed the gates; None spends the whole budget."""
+    """A problem is done once so many repairs passed the gates; None draws all candidates."""
     hint: HintKind = HintKind.GUIDED
     hint_redraws: int = Field(3, ge=0)
     """Redraws of a hint that contains the answer, before falling back to an `answer` hint."""
@@ -263,15 +263,15 @@ class Evaluate(Section):
     samples: int = Field(8, ge=1)
     """Attempts per held-out problem and arm."""
     teacher_n: int = Field(30, ge=1)
-    """Unaided teacher traces per held-out problem, which only set its stratum; not billed."""
+    """Unaided teacher traces per held-out problem, which only set its stratum; in no budget."""
     temperature: float = Field(0.6, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
     max_new_tokens: int | None = Field(None, ge=1)
     """None takes `sampling.max_new_tokens`."""
     bootstrap: int = Field(10_000, ge=100)
     scored_token_cost: float | None = Field(None, ge=0)
-    """What a scored token counts beside a sampled one in the bill that `rft_more` and `star` may
-    spend. None times both once and keeps the answer, so two runs of one config may differ in it."""
+    """What a scored token counts beside a sampled one in the matched token budget of `rft_more` and
+    `star`. None times both once and keeps the ratio, so two runs of a config may differ in it."""
 
 
 class LocalEngine(Section):

@@ -171,13 +171,10 @@ def _forget_results(store: Store) -> None:
         store.set_live(stage, ())
 
 
-def _run_stages(session: Session, until: str | None) -> None:
+def ask_all(session: Session, until: str | None = None) -> Run:
+    """Ask each problem through its stages, up to and including `until`."""
     run, names = Run(session), [stage.name for stage in OF_EACH_PROBLEM]
-    session.store.set_meta("stopped", "it was interrupted")
-    _problem_facts(session)
-    session.store.set_meta("facts", dict(session.facts))
-    if until not in ("sample", "verify"):
-        session.require_scores()
+    session.store.set_problems(session.problem_set.problems)
     wanted = OF_EACH_PROBLEM[: names.index(until) + 1] if until in names else OF_EACH_PROBLEM
     with _timed(session, "problems"):
         ask_each(run, wanted, _settings(session), whole=wanted == OF_EACH_PROBLEM)
@@ -185,7 +182,18 @@ def _run_stages(session: Session, until: str | None) -> None:
     for name, line in stage_lines(session.store, session.config, early):
         if name in {stage.name for stage in wanted}:
             session.observer.end(name, line)
-    for name, work in () if until in names else OF_ALL:
+    return run
+
+
+def _run_stages(session: Session, until: str | None) -> None:
+    session.store.set_meta("stopped", "it was interrupted")
+    _problem_facts(session)
+    session.store.set_meta("facts", dict(session.facts))
+    if until not in ("sample", "verify"):
+        session.require_scores()
+    run = ask_all(session, until)
+    single = until in {stage.name for stage in OF_EACH_PROBLEM}
+    for name, work in () if single else OF_ALL:
         session.observer.begin(name, 0)
         with _timed(session, name):
             line = work(run)
@@ -208,7 +216,6 @@ def _timed(session: Session, name: str) -> Iterator[None]:
 
 def _problem_facts(session: Session) -> None:
     found = session.problem_set
-    session.store.set_problems(found.problems)
     for text, count in found.facts.items():
         session.fact(text, count)
     doubts = session.verifier.preflight(found.problems)

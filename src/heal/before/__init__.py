@@ -1,1 +1,1 @@
-"""What a run would need and cost, before anything is spent."""
+"""What a run would need and cost, said before it starts."""

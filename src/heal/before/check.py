@@ -1,7 +1,7 @@
-"""Ask, before anything is spent, whether the engines can do what a recipe needs.
+"""Probe, before a run, whether the engines can do what its recipe needs.
 
 In: a config. Out: the first prompt as the model will read it, and one finding per question and
-engine; each server is asked by itself, and the student is looked at too. It draws some hundred
+target: each server by itself, each engine opened here, and the student. It draws some hundred
 tokens, stores nothing and touches no run folder. `estimate` says what the run would cost.
 """
 
@@ -60,7 +60,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Pace:
+class Speed:
     """How fast and how long the model wrote."""
 
     tokens_s: float
@@ -69,14 +69,14 @@ class Pace:
 
 
 @dataclass
-class Place:
-    """One engine, or one of its servers, and what was found there."""
+class Target:
+    """One engine, server or student that was probed, and the findings."""
 
     name: str
     findings: list[Finding] = field(default_factory=list)
     prompt: str | None = None
     prompt_tokens: int = 0
-    pace: Pace | None = None
+    speed: Speed | None = None
 
     @property
     def failed(self) -> bool:
@@ -84,7 +84,7 @@ class Place:
         return any(f.outcome is Outcome.FAILED for f in self.findings)
 
 
-def places(config: Config) -> Iterator[tuple[str, ModelRef, Engines, bool]]:
+def targets(config: Config) -> Iterator[tuple[str, ModelRef, Engines, bool]]:
     """(name, model, settings, whether it scores) of each server, and of each engine opened here."""
     for role, ref in (("teacher", config.teacher), ("scorer", config.scorer)):
         if ref is None:
@@ -99,49 +99,49 @@ def places(config: Config) -> Iterator[tuple[str, ModelRef, Engines, bool]]:
             yield f"{role}: {endpoint.url} ({endpoint.dialect})", ref, alone, scores
 
 
-def check(config: Config) -> Iterator[Place]:
-    """Look at every place, one by one. Raises: UserError if the problems cannot be read."""
+def check(config: Config) -> Iterator[Target]:
+    """Probe every target, one by one. Raises: UserError if the problems cannot be read."""
     problems = read_problems(config.problems, Path.cwd()).problems
-    for name, ref, engines, scores in places(config):
-        place = Place(name)
+    for name, ref, engines, scores in targets(config):
+        target = Target(name)
         try:
             engine = open_engine(ref, engines)
         except HealError as error:
-            place.findings.append(
+            target.findings.append(
                 Finding("reached", Outcome.FAILED, str(error), error.hint or "is it running?")
             )
-            yield place
+            yield target
             continue
         try:
-            _Look(config, engine, problems, place).look(scores)
+            _Probe(config, engine, problems, target).run(scores)
         finally:
             engine.close()
-        yield place
+        yield target
     if config.student is not None:
         yield _student(config, config.student.model, problems[0])
 
 
-def _student(config: Config, model: str, problem: Problem) -> Place:
-    """Whether the student can be trained: else that would show after the whole teacher bill."""
-    place = Place(f"student: {model}")
+def _student(config: Config, model: str, problem: Problem) -> Target:
+    """Whether the student can be trained: else that would show once the teacher is done."""
+    target = Target(f"student: {model}")
     user = fill(config.prompts.solve, problem=problem.problem)
     shown = Example("check", problem.id, "D1", user, "So it is 5.", config.prompts.system)
     try:
         found = Renderer(read_tokenizer(resolve_model(model)), ANY_LENGTH).render(shown)
     except HealError as error:
-        place.findings.append(Finding("reached", Outcome.FAILED, str(error), error.hint))
-        return place
-    place.findings.append(
+        target.findings.append(Finding("reached", Outcome.FAILED, str(error), error.hint))
+        return target
+    target.findings.append(
         Finding("reached", Outcome.OK, "its tokenizer and its chat template can be used")
     )
-    place.findings.append(_room(config, found.prompt_tokens if isinstance(found, Rendered) else 0))
+    target.findings.append(_room(config, found.prompt_tokens if isinstance(found, Rendered) else 0))
     try:
         from heal.students.trainer import require_one_device
 
         require_one_device()
     except HealError as error:
-        place.findings.append(Finding("training", Outcome.FAILED, str(error), error.hint))
-    return place
+        target.findings.append(Finding("training", Outcome.FAILED, str(error), error.hint))
+    return target
 
 
 def _room(config: Config, prompt: int) -> Finding:
@@ -154,18 +154,18 @@ def _room(config: Config, prompt: int) -> Finding:
 
 
 @dataclass
-class _Look:
+class _Probe:
     """All questions to one open engine."""
 
     config: Config
     engine: Engine
     problems: tuple[Problem, ...]
-    place: Place
+    target: Target
 
-    def look(self, scores: bool) -> None:
+    def run(self, scores: bool) -> None:
         """Ask everything; a question that goes wrong is a finding, and the next is asked."""
         prompt = solve_ids(self.problems[0], self.config.prompts, self.engine)
-        self.place.prompt, self.place.prompt_tokens = shown(prompt, self.engine), len(prompt)
+        self.target.prompt, self.target.prompt_tokens = shown(prompt, self.engine), len(prompt)
         can = self.engine.capabilities
         self._found(
             "reached", Outcome.OK, f"context {can.context:,}, vocabulary {can.vocabulary:,}"
@@ -181,17 +181,17 @@ class _Look:
             questions += [self._scores, self._basis] if can.score else [self._no_scores]
         for question in questions:
             try:
-                self.place.findings.append(question(prompt))
+                self.target.findings.append(question(prompt))
             except Exception as error:  # whatever a server or a template comes up with
                 name = question.__name__.strip("_")
                 self._found(name, Outcome.FAILED, str(error) or type(error).__name__)
         try:
-            self.place.pace = self._pace(prompt)
+            self.target.speed = self._speed(prompt)
         except HealError as error:
-            self._found("pace", Outcome.FAILED, str(error), error.hint)
+            self._found("speed", Outcome.FAILED, str(error), error.hint)
 
     def _found(self, question: str, outcome: Outcome, words: str, hint: str | None = None) -> None:
-        self.place.findings.append(Finding(question, outcome, words, hint))
+        self.target.findings.append(Finding(question, outcome, words, hint))
 
     def _draw(
         self, prompt: tuple[int, ...], seeds: tuple[int, ...], s: Sampling
@@ -283,7 +283,7 @@ class _Look:
         text = "a".join(THINKING)
         close = self.config.prompts.think_close
         template = str(getattr(self.template_owner, "chat_template", "") or "")
-        if close is None and THINKING[0] not in template and THINKING[0] not in self.place_text:
+        if close is None and THINKING[0] not in template and THINKING[0] not in self.prompt_end:
             return Finding("thinking", Outcome.OK, "no thinking tags in the template")
         if self.engine.decode(self.engine.encode(text)) != text:
             words = f"the tokenizer drops {' and '.join(THINKING)} when it reads ids"
@@ -292,7 +292,7 @@ class _Look:
             words = "the template knows <think>, but prompts.think_close is not set"
             hint = "if it is a think-model: --set prompts.think_close='</think>'"
             return Finding("thinking", Outcome.NOTE, words, hint)
-        opened = "opened by the prompt" if THINKING[0] in self.place_text else "opened by the model"
+        opened = "opened by the prompt" if THINKING[0] in self.prompt_end else "opened by the model"
         return Finding("thinking", Outcome.OK, f"{close} survives; the thinking part is {opened}")
 
     @property
@@ -301,9 +301,9 @@ class _Look:
         return getattr(getattr(self.engine, "tokens", None), "tokenizer", None)
 
     @property
-    def place_text(self) -> str:
+    def prompt_end(self) -> str:
         """The first prompt's last words."""
-        return (self.place.prompt or "")[-40:]
+        return (self.target.prompt or "")[-40:]
 
     def _no_scores(self, prompt: tuple[int, ...]) -> Finding:
         return Finding(
@@ -341,10 +341,10 @@ class _Look:
         words = "follows the temperature of the request; HEAL always asks at T = 1"
         return Finding("log-prob basis", Outcome.NOTE, words)
 
-    def _pace(self, prompt: tuple[int, ...]) -> Pace | None:
+    def _speed(self, prompt: tuple[int, ...]) -> Speed | None:
         c = self.config.sampling
         room = min(c.max_new_tokens, TRACE_TOKENS, self.engine.capabilities.context - len(prompt))
-        if room < 1 or self.place.failed:
+        if room < 1 or self.target.failed:
             return None
         sampling = Sampling(c.temperature, c.top_p, c.top_k, c.min_p, room)
         started = time.monotonic()
@@ -352,7 +352,7 @@ class _Look:
         tokens = sum(len(g.ids) for g in found)
         ended = room == c.max_new_tokens or all(g.finish is Finish.STOP for g in found)
         speed = tokens / max(1e-9, time.monotonic() - started)
-        return Pace(speed, tokens / len(found) if ended else None)
+        return Speed(speed, tokens / len(found) if ended else None)
 
 
 def shown(ids: tuple[int, ...], engine: Engine) -> str:
@@ -362,21 +362,21 @@ def shown(ids: tuple[int, ...], engine: Engine) -> str:
     return b"".join(marked).decode(errors="replace")
 
 
-def lines_of(place: Place) -> Iterator[str]:
-    """A place's findings, one line each, remedies below."""
-    yield place.name
-    for found in place.findings:
+def lines_of(target: Target) -> Iterator[str]:
+    """A target's findings, one line each, remedies below."""
+    yield target.name
+    for found in target.findings:
         yield f"  {found.outcome:<7} {found.question:<15} {found.words}"
         if found.hint:
             yield f"          {'':<15} → {found.hint}"
-    if place.pace is not None:
-        words = f"{place.pace.tokens_s:,.0f} tokens/s with {TRACES} traces at once"
-        yield f"  {Outcome.NOTE:<7} {'pace':<15} {words}"
+    if target.speed is not None:
+        words = f"{target.speed.tokens_s:,.0f} tokens/s with {TRACES} traces at once"
+        yield f"  {Outcome.NOTE:<7} {'speed':<15} {words}"
 
 
 def estimate(
     config: Config,
-    found: Sequence[Place],
+    found: Sequence[Target],
     trace_tokens: float | None = None,
     extreme: float = 0.1,
     hard: float = 0.3,
@@ -387,16 +387,16 @@ def estimate(
 
     trace_tokens None takes the mean of the traces the check drew, else half of the most allowed.
     """
-    timed = [p for p in found if p.pace is not None and p.name.startswith("teacher")]
+    timed = [p for p in found if p.speed is not None and p.name.startswith("teacher")]
     if not timed:
         return
-    paces = [p.pace for p in timed if p.pace is not None]
-    measured = [pace.mean_tokens for pace in paces if pace.mean_tokens is not None]
+    speeds = [p.speed for p in timed if p.speed is not None]
+    measured = [s.mean_tokens for s in speeds if s.mean_tokens is not None]
     half = config.sampling.max_new_tokens / 2
     length = trace_tokens or (sum(measured) / len(measured) if measured else half)
     if trace_tokens is None and not measured:
         yield f"Traces are longer than {TRACE_TOKENS} tokens; --trace-tokens tells how long."
     assumed = Assumed(length, timed[0].prompt_tokens, extreme, hard)
     problems = read_problems(config.problems, Path.cwd()).problems
-    speed = sum(pace.tokens_s for pace in paces)
+    speed = sum(s.tokens_s for s in speeds)
     yield from cost_lines(costs(config, problems, assumed), assumed, speed, price_in, price_out)

@@ -48,13 +48,13 @@ class Cost:
 def costs(config: Config, problems: Iterable[Problem], a: Assumed) -> list[Cost]:
     """Tokens of each part; every request reads its whole prompt, which a prefix cache may spare.
 
-    HEAL's own parts come first, then what each arm that cuts or buys for itself adds to them.
+    HEAL's own parts come first, then what arms with cuts or samples of their own add to them.
     """
     listed = list(problems)
     train = [p for p in listed if p.split is Split.TRAIN]
     held_out = len(listed) - len(train) if config.student is not None else 0
     sampled = len(train) * config.sampling.n + held_out * config.evaluate.teacher_n
-    most = _Most(config, train, a)
+    most = _UpperBound(config, train, a)
     own = [most.locate(), most.guide(), most.repair(), most.hinted(), most.score()]
     honest = most.honest()
     return [
@@ -62,12 +62,12 @@ def costs(config: Config, problems: Iterable[Problem], a: Assumed) -> list[Cost]
         *own,
         *honest,
         *most.controls(),
-        *most.buyers([*own, *honest] if config.pure.selection in LINED else own),
+        *most.matched([*own, *honest] if config.pure.selection in LINED else own),
     ]
 
 
 @dataclass(frozen=True)
-class _Most:
+class _UpperBound:
     """The most that each part of one recipe reads and writes, sampling apart."""
 
     config: Config
@@ -171,17 +171,17 @@ class _Most:
             scored = self.paths * self.config.gear.candidates * self._profile(aided=True)
             yield Cost(name, guide.read + repair.read + scored, guide.written + repair.written)
 
-    def buyers(self, own: Sequence[Cost]) -> Iterator[Cost]:
-        """Arms that spend HEAL's bill, all of which is after sampling, on traces of their own."""
+    def matched(self, own: Sequence[Cost]) -> Iterator[Cost]:
+        """Arms that sample for the matched token budget: all that HEAL uses after sampling."""
         cost = self.config.evaluate.scored_token_cost
         scored = sum(c.read for c in own if not c.written)
-        bill = sum(c.written for c in own) + (SCORED_COST if cost is None else cost) * scored
+        budget = sum(c.written for c in own) + (SCORED_COST if cost is None else cost) * scored
         for name in dict.fromkeys(self.config.arms):
             extra = TRAINED[name].extra if name in TRAINED else Extra.NOTHING
             if extra is not Extra.NOTHING:
                 samples = extra is Extra.SAMPLES
                 prompt = self.a.prompt_tokens if samples else self.answer_prompt
-                yield Cost(name, bill / self.a.trace_tokens * prompt, bill)
+                yield Cost(name, budget / self.a.trace_tokens * prompt, budget)
 
     def _profile(self, *, aided: bool) -> float:
         """Tokens read to score one trace; with U it is read again up to each of its steps."""

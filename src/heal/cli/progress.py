@@ -104,8 +104,8 @@ class ConsoleObserver:
         now = time.monotonic()
         if not self.console.is_terminal and self._total and now - self._spoke >= PLAIN_EVERY_S:
             self._spoke = now
-            done = f"{self._stored + self._finished:,} of {self._total:,} {self._unit}"
-            line = f"{self._stage:<{MARGIN}}{done}{self._rate()}{self._eta(now)}"
+            far = f"{self._stored + self._finished:,} of {self._total:,} {self._unit}"
+            line = f"{self._stage:<{MARGIN}}{far}{self._rate()}{self._eta(now)}"
             self.console.print(line, highlight=False, soft_wrap=True)
 
     def _rate(self) -> str:

@@ -44,6 +44,8 @@ from heal.records import Finish, FloatArray
 END, USER, ASSISTANT, SYSTEM = 256, 257, 258, 259
 _NAMES = {END: b"<end>", USER: b"<user>", ASSISTANT: b"<assistant>", SYSTEM: b"<system>"}
 _VOCABULARY = 260
+_BYTES = [bytes([i]) for i in range(256)] + [b""] * (_VOCABULARY - 256)
+_SHOWN = _BYTES[:256] + [_NAMES[i] for i in range(256, _VOCABULARY)]
 _CONTEXT = 1 << 20
 _STEP_END = re.compile(rb"\n\s*\n")
 
@@ -147,7 +149,7 @@ class ScriptedEngine:
 
     def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
         """One byte each, none for special ids."""
-        return [bytes([i]) if i < 256 else b"" for i in ids]
+        return [_BYTES[i] for i in ids]
 
     def generate(self, requests: Iterable[GenRequest | None]) -> Iterator[Generated | None]:
         """Replies, request by request."""
@@ -250,7 +252,7 @@ def _rule(raw: Any, where: str, number: int) -> Rule:
 
 def _shown(ids: Sequence[int]) -> str:
     """Text with the special ids visible, for rules to match."""
-    return b"".join(_NAMES.get(i) or bytes([i & 255]) for i in ids).decode(errors="replace")
+    return b"".join(map(_SHOWN.__getitem__, ids)).decode(errors="replace")
 
 
 def _spread(numbers: Numbers, steps: _Steps) -> FloatArray:

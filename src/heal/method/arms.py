@@ -1,4 +1,4 @@
-"""Arms: what every comparison trains, and in what each differs from HEAL (METHOD §5).
+"""Arms: what every comparison trains, and in what each differs from HEAL (docs/method.md §5).
 
 An arm is data: which sets its student sees, how they were cut and chosen, in which order they are
 shown. Everything else (steps, tokens, learning rates, seeds) is the same for all of them.
@@ -15,7 +15,7 @@ from heal.records import Breakpoint, Selection
 
 
 class Extra(StrEnum):
-    """What an arm buys with HEAL's whole bill instead of repairs."""
+    """What an arm samples for the matched token budget, instead of repairs."""
 
     NOTHING = "nothing"
     SAMPLES = "samples"

@@ -126,8 +126,8 @@ def swapped_answer(
     form, taken = answer_form(gold), [gold, *seen]
     # Sorted: of two spellings of one answer the same one is taken, whatever order they come in.
     fit = {normalise(a): a for a in sorted(others) if answer_form(a) == form}
-    by_dice = sorted(fit, key=lambda name: _dice(seed, problem_id, name))
-    return next((fit[name] for name in by_dice if not _among(fit[name], taken)), None)
+    by_rank = sorted(fit, key=lambda name: _seeded_rank(seed, problem_id, name))
+    return next((fit[name] for name in by_rank if not _among(fit[name], taken)), None)
 
 
 def choose_problems(
@@ -137,11 +137,11 @@ def choose_problems(
 
     `suits` is asked of one problem after another, and only as long as more are wanted.
     """
-    dice = {p: _dice(seed, p) for p in rho}
-    inside = sorted((p for p, r in rho.items() if LOW < r < HIGH), key=lambda p: dice[p])
+    rank = {p: _seeded_rank(seed, p) for p in rho}
+    inside = sorted((p for p, r in rho.items() if LOW < r < HIGH), key=lambda p: rank[p])
     outside = sorted(
         (p for p, r in rho.items() if not LOW < r < HIGH),
-        key=lambda p: (max(LOW - rho[p], rho[p] - HIGH), dice[p]),
+        key=lambda p: (max(LOW - rho[p], rho[p] - HIGH), rank[p]),
     )
     taken = list(islice(filter(suits, inside), n))
     more = islice(filter(suits, outside), max(0, min(n, FEW) - len(taken)))
@@ -235,10 +235,10 @@ def _interval(values: _Array, problems: int) -> Interval | None:
 
 
 def _flat(groups: Groups, problems: Sequence[str]) -> tuple[_Array, NDArray[np.int64]]:
-    """All scores, and the place of each one's problem."""
+    """All scores, and the index of each one's problem."""
     scores = [score for p in problems for score in groups.get(p, ())]
-    places = [i for i, p in enumerate(problems) for _ in groups.get(p, ())]
-    return np.array(scores, np.float64), np.array(places, np.int64)
+    indices = [i for i, p in enumerate(problems) for _ in groups.get(p, ())]
+    return np.array(scores, np.float64), np.array(indices, np.int64)
 
 
 def _form(token: str) -> str:
@@ -263,5 +263,5 @@ def _bare(answer: str) -> str:
     return "".join(c for c in normalise(answer).casefold() if c.isalnum())
 
 
-def _dice(seed: int, *names: str) -> bytes:
+def _seeded_rank(seed: int, *names: str) -> bytes:
     return blake2b("|".join((str(seed), *names)).encode(), digest_size=8).digest()

@@ -18,7 +18,7 @@ def ceiling(problem_id: str, verdicts: Sequence[Verdict], planned: int) -> Ceili
     """Count verdicts and place the problem: easy ρ ≥ 0.5, hard below, extreme c ≤ max(1, N/30).
 
     ρ = c / (n − truncated − unverifiable); `no_answer` is judged, and not correct. `planned` is N,
-    so traces lost to errors make a problem undetermined, never easier. Source: METHOD §1.
+    so traces lost to errors make a problem undetermined, never easier. Source: docs/method.md §1.
     """
     n = len(verdicts)
     correct = sum(v is Verdict.CORRECT for v in verdicts)

@@ -34,7 +34,7 @@ def entropy_bounds(
         hi = H_k − r ln r + r ln(V − known)  (the tail is even)
 
     sampled_logprob: float[T]; a sampled token below the top k joins the known ones.
-    Source: ENGINES §6.
+    Source: docs/method.md §2.2.
     """
     known = np.asarray(topk_logprobs, np.float64)
     kth = np.where(np.isfinite(known), known, np.inf).min(axis=1)
@@ -70,7 +70,7 @@ def step_values(
 ) -> FloatArray:
     """E_k for each step, float32[K]: the mean of its tokens, or of their highest 20 %.
 
-    Both are monotone, so bounds of the tokens give bounds of the step. Source: METHOD §2.
+    Both are monotone, so bounds of the tokens give bounds of the step. Source: docs/method.md §2.
     """
     values = np.asarray(token_values, np.float64)
     steps = np.split(values, np.asarray(step_ends, np.int64))[: len(step_ends)]

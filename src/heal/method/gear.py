@@ -1,4 +1,4 @@
-"""GEAR: which failed traces to repair, and where each one broke (METHOD §2).
+"""GEAR: which failed traces to repair, and where each one broke (docs/method.md §2).
 
 In: step entropies in nats, with bounds. Out: the step to cut at, how clear a winner it was, and
 why it is not the entropy's choice when it is not. Steps are numbered from 1. Knows nothing of

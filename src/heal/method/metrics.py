@@ -1,4 +1,4 @@
-"""Metrics: what a set of attempts is worth (METHOD §6).
+"""Metrics: what a set of attempts is worth (docs/method.md §6).
 
 In: counts, verdicts, answers or texts. Out: numbers, exact where an expectation is asked for.
 For a student every attempt that is not correct is incorrect: truncated, answerless and

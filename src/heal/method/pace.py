@@ -1,4 +1,4 @@
-"""PACE: the three sets, and what the student is shown in which order (METHOD §4).
+"""PACE: the three sets, and what the student is shown in which order (docs/method.md §4).
 
 In: candidate traces and their token lengths. Out: a decision on every candidate, and three stages
 as explicit presentations. Every arm given the same budget and batch size gets the same number of

@@ -1,4 +1,4 @@
-"""PURE: is a repaired trace a breakthrough or a shortcut (METHOD §3)?
+"""PURE: is a repaired trace a breakthrough or a shortcut (docs/method.md §3)?
 
 In: `PureScore` profiles, all under the *unhinted* teacher. Out: a reading per trace and the set of
 traces to drop. High means suspicious in every score here. `fraction` drops a fixed share, so it
@@ -39,7 +39,7 @@ _Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PureReading:
-    """PURE's word on one trace."""
+    """PURE's reading of one trace."""
 
     score: float | None
     """S = max ℓ_k over the steps that count; None when no step could be scored."""

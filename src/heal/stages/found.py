@@ -130,7 +130,8 @@ class Found:
             record = self._read(stage, key, kind)
             failed = getattr(record, "error", None) is not None
             self._records[name] = None if failed else record
-        return cast(Record | None, self._records[name])
+        found: Record | None = self._records[name]
+        return found
 
     def add(self, stage: str, key: str, record: object) -> None:
         """Take in what has arrived."""

@@ -34,13 +34,17 @@ def hinted_ids(problem: Problem, hint: Hint, prompts: Prompts, model: TextModel)
 
 
 def rounds(total: int) -> Iterator[int]:
-    """Candidates per path after each round: 1, 3, 7, 15 … and `total`.
+    """Candidates per path after each round: 1, 3, 7 … and `total`.
 
-    Doubling keeps a server busy while early rounds stay small, so that easy repairs stay cheap.
+    Rounds of 1, 2, 4 … keep a server busy while the early ones stay small, so that easy repairs
+    stay cheap. What would not fill a further round joins the last one: every round waits for its
+    longest trace, and the last problems of a run wait for all their rounds.
     """
     drawn, size = 0, 1
     while drawn < total:
-        drawn, size = min(drawn + size, total), 2 * size
+        drawn, size = drawn + size, 2 * size
+        if total - drawn < size:
+            drawn = total
         yield drawn
 
 

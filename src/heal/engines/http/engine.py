@@ -149,7 +149,7 @@ class HttpEngine(Speaker):
             raise RuntimeError("the engine is closed")
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         under_way, running = 0, set[Future[None]]()
-        room = sum(endpoint.ceiling for endpoint in self._pool.endpoints)
+        room = sum(endpoint.max_in_flight for endpoint in self._pool.endpoints)
         source, done, paused = iter(requests), False, False
         try:
             while True:

@@ -40,7 +40,7 @@ class BrokenError(RequestError):
 
 
 class BadAnswerError(BrokenError):
-    """An answer that cannot be used; the server itself is well."""
+    """An answer that cannot be used; the server itself is healthy."""
 
 
 class RejectedError(RequestError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from heal.engines.base import Sampling
-from heal.engines.http.dialects.base import Ask, Dialect, Page, Values
+from heal.engines.http.dialects.base import Dialect, HttpRequest, SampleRequest, Values
 from heal.engines.http.engine import HttpEngine
 from heal.engines.http.pool import Call
 from heal.records import FloatArray
@@ -37,9 +37,9 @@ class Reading:
 def read_by_both(engine: HttpEngine, prompt: Sequence[int], tokens: int) -> Reading:
     """Let the server write greedily, and read it twice. Raises: RequestError."""
     sampling = Sampling(temperature=0, max_new_tokens=tokens)
-    ask = Ask(tuple(prompt), sampling, tuple(sorted(engine.end_ids)))
+    greedy = SampleRequest(tuple(prompt), sampling, tuple(sorted(engine.end_ids)))
     sample = engine.ask(
-        Call(lambda d, m: d.write(m, ask), lambda d, body: d.written(body)[0], _TIMEOUT_S)
+        Call(lambda d, m: d.write(m, greedy), lambda d, body: d.written(body)[0], _TIMEOUT_S)
     )
     ours = engine.tokens.tokenizer.decode(
         sample.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
@@ -52,7 +52,7 @@ def logprobs_at(
 ) -> FloatArray:
     """Log-probs of `ids[start:]` asked for at a temperature. Raises: RequestError."""
 
-    def page(dialect: Dialect, model: str) -> Page:
+    def request(dialect: Dialect, model: str) -> HttpRequest:
         asked = dialect.score(model, ids, start, 1)
         body: dict[str, Any] = dict(asked.body)
         inner = "sampling_params" in body
@@ -66,4 +66,4 @@ def logprobs_at(
     def read(dialect: Dialect, body: bytes) -> Values:
         return dialect.scored(body, ids, start, 1)
 
-    return engine.ask(Call(page, read, _TIMEOUT_S, score=True)).logprob
+    return engine.ask(Call(request, read, _TIMEOUT_S, score=True)).logprob

@@ -26,7 +26,7 @@ class Loop:
         return self.submit(work).result()
 
     def cancel(self, running: Iterable["Future[Any]"]) -> None:
-        """End these together: one by one, each would leave its place to the next."""
+        """Cancel these together: one by one, each would hand its slot to the next."""
         ending = tuple(running)
 
         def end() -> None:

@@ -1,7 +1,7 @@
 """Reaching the servers of an engine for the first time: are they there, and what do they serve?
 
 In: the settings and, perhaps, the served name. Out: endpoints, and the name and context they agree
-on. A server that is not there is asked after later; none there at all, or two models, is an error.
+on. A server that is not there is checked again later; none at all, or two models, is an error.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from heal.config import HttpEngine as Settings
 from heal.engines.base import Sampling
 from heal.engines.http.client import Client
-from heal.engines.http.dialects.base import Ask, Hello
+from heal.engines.http.dialects.base import SampleRequest, ServerInfo
 from heal.engines.http.endpoint import Endpoint, State
 from heal.engines.http.failures import RequestError
 from heal.errors import CapabilityError, NoServerError, UserError
@@ -29,15 +29,15 @@ class Connected:
 
 
 async def connect(served: str | None, settings: Settings, probe: tuple[int, ...]) -> Connected:
-    """Say hello to every server. `probe`: ids of a few words.
+    """Check the health of every server. `probe`: ids of a few words.
 
     Raises: NoServerError, UserError (two models, no context), CapabilityError (no token ids).
     """
     client = Client(settings.api_key.get_secret_value() if settings.api_key else None)
     endpoints = tuple(Endpoint(e, client, settings.in_flight) for e in settings.endpoints)
     try:
-        said = await asyncio.gather(*(_greet(endpoint) for endpoint in endpoints))
-        reached = {e: hello for e, hello in zip(endpoints, said, strict=True) if hello}
+        reports = await asyncio.gather(*(_first_check(endpoint) for endpoint in endpoints))
+        reached = {e: info for e, info in zip(endpoints, reports, strict=True) if info}
         if not reached:
             raise NoServerError(
                 "no server answers: " + "; ".join(f"{e.url}: {e.cause}" for e in endpoints),
@@ -54,23 +54,23 @@ async def connect(served: str | None, settings: Settings, probe: tuple[int, ...]
     return Connected(client, endpoints, model, context)
 
 
-async def _greet(endpoint: Endpoint) -> Hello | None:
+async def _first_check(endpoint: Endpoint) -> ServerInfo | None:
     """Mark a server live, or paused if it is not there."""
     try:
-        hello = await endpoint.hello()
+        info = await endpoint.check_health()
     except RequestError as error:
-        endpoint.cause, endpoint.unwell_since = error.cause, time.monotonic()
+        endpoint.cause, endpoint.unhealthy_since = error.cause, time.monotonic()
         # Only trying tells what such a server can do, and this one was not there.
         endpoint.scores = endpoint.scores and endpoint.settings.dialect != "openai"
         return None
-    endpoint.state, endpoint.answered = State.LIVE, time.monotonic()
-    return hello
+    endpoint.state, endpoint.last_answer = State.LIVE, time.monotonic()
+    return info
 
 
-def _name(reached: dict[Endpoint, Hello], served: str | None) -> str:
+def _name(reached: dict[Endpoint, ServerInfo], served: str | None) -> str:
     """The one model, also noted at each server under the name it has there."""
-    for endpoint, hello in reached.items():
-        names = list(hello.models)
+    for endpoint, info in reached.items():
+        names = list(info.models)
         if served is not None and served not in names:
             raise UserError(
                 f"{endpoint.url} serves {', '.join(names) or 'nothing'}, not {served}",
@@ -93,8 +93,8 @@ def _name(reached: dict[Endpoint, Hello], served: str | None) -> str:
     return names[0]
 
 
-def _context(reached: dict[Endpoint, Hello], settings: Settings) -> int:
-    told = [(hello.models.get(e.model), e.url) for e, hello in reached.items()]
+def _context(reached: dict[Endpoint, ServerInfo], settings: Settings) -> int:
+    told = [(info.models.get(e.model), e.url) for e, info in reached.items()]
     known = [(length, url) for length, url in told if length is not None]
     smallest, url = min(known, default=(None, ""))
     if settings.context is None and smallest is None:
@@ -118,7 +118,7 @@ async def _try_openai(endpoint: Endpoint, probe: Sequence[int]) -> None:
         return
     dialect, ids = endpoint.dialect, tuple(probe)
     try:
-        ask = Ask(ids, Sampling(max_new_tokens=1), ())
+        ask = SampleRequest(ids, Sampling(max_new_tokens=1), ())
         dialect.written(await endpoint.post(dialect.write(endpoint.model, ask), 120.0))
     except RequestError as error:
         raise CapabilityError(
@@ -126,7 +126,7 @@ async def _try_openai(endpoint: Endpoint, probe: Sequence[int]) -> None:
             hint="HEAL works on token ids: use a server that returns them, vLLM for instance",
         ) from None
     try:
-        page = dialect.score(endpoint.model, ids, 1, 1)
-        dialect.scored(await endpoint.post(page, 120.0), ids, 1, 1)
+        request = dialect.score(endpoint.model, ids, 1, 1)
+        dialect.scored(await endpoint.post(request, 120.0), ids, 1, 1)
     except RequestError as error:
         endpoint.scores, endpoint.cause = False, error.cause

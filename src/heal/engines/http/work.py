@@ -21,7 +21,7 @@ from heal.engines.base import (
     failed_generation,
     failed_score,
 )
-from heal.engines.http.dialects.base import Ask, Dialect, Page, Sample, Values
+from heal.engines.http.dialects.base import Dialect, HttpRequest, Sample, SampleRequest, Values
 from heal.engines.http.endpoint import Endpoint
 from heal.engines.http.failures import BadAnswerError, RequestError
 from heal.engines.http.pool import Call, Pool
@@ -53,11 +53,11 @@ class Served:
 
 async def write(pool: Pool, served: Served, request: GenRequest, deliver: Deliver) -> None:
     """Draw every sample of a request at one server, and deliver each as it comes."""
-    home, size = pool.choose(score=False), pool.settings.samples_per_request
+    preferred, size = pool.choose(score=False), pool.settings.samples_per_request
     everything = range(len(request.seeds))
     chunks = [everything[i : i + size] for i in range(0, len(everything), size)]
     drawings = (_Drawing(pool, served, request, list(c), deliver) for c in chunks)
-    await asyncio.gather(*_promised([d.run(home) for d in drawings], home))
+    await asyncio.gather(*_assigned([d.run(preferred) for d in drawings], preferred))
 
 
 @dataclass
@@ -71,12 +71,12 @@ class _Drawing:
     """Indices still to be drawn."""
     deliver: Deliver
 
-    async def run(self, home: Endpoint | None) -> None:
+    async def run(self, preferred: Endpoint | None) -> None:
         settings = self.pool.settings
         tokens = self.budget + len(self.request.prompt_ids) / PREFILL_SPEEDUP
         timeout_s = settings.timeout_s + tokens / settings.slowest_tokens_s
         try:
-            await self.pool.ask(Call(self._page, self._read, timeout_s), home)
+            await self.pool.ask(Call(self._request, self._read, timeout_s), preferred)
         except RequestError as error:
             for index in self.left:
                 self.deliver(failed_generation(self.request, index, error.cause))
@@ -91,24 +91,24 @@ class _Drawing:
         room = self.served.context - len(self.request.prompt_ids)
         return min(self.request.sampling.max_new_tokens, room)
 
-    def _page(self, dialect: Dialect, model: str) -> Page:
+    def _request(self, dialect: Dialect, model: str) -> HttpRequest:
         sampling = replace(self.request.sampling, max_new_tokens=self.budget)
         # With n, seeds would be seed, seed + 1, … and no longer those the caller named.
         alone = self.pool.settings.samples_per_request == 1
         seed = self.request.seeds[self.left[0]] if alone else None
         stops = tuple(sorted(self.served.end_ids))
-        ask = Ask(self.request.prompt_ids, sampling, stops, len(self.left), seed)
-        return dialect.write(model, ask)
+        drawn = SampleRequest(self.request.prompt_ids, sampling, stops, len(self.left), seed)
+        return dialect.write(model, drawn)
 
     def _read(self, dialect: Dialect, body: bytes) -> None:
         samples = {sample.index: sample for sample in dialect.written(body)}
         trouble: BadAnswerError | None = None
         wanted, self.left = self.left, []
-        for place, index in enumerate(wanted):
+        for position, index in enumerate(wanted):
             try:
-                if place not in samples:
+                if position not in samples:
                     raise BadAnswerError("fewer samples than were asked for")
-                ids, finish = believed(samples[place], self.served, self.budget)
+                ids, finish = believed(samples[position], self.served, self.budget)
             except BadAnswerError as error:
                 trouble = error
                 self.left.append(index)
@@ -140,7 +140,7 @@ def believed(sample: Sample, served: Served, budget: int) -> tuple[IntArray, Fin
 
 
 def _as_array(ids: list[int], vocabulary: int) -> IntArray:
-    """int32[T]. Raises: BadAnswerError for ids nobody has."""
+    """int32[T]. Raises: BadAnswerError for ids outside the vocabulary."""
     foreign = BadAnswerError(f"ids outside the vocabulary of {vocabulary}")
     try:
         found = np.array(ids, np.int64)
@@ -158,13 +158,13 @@ def requests_of(request: ScoreRequest) -> int:
 
 async def score(pool: Pool, served: Served, request: ScoreRequest, deliver: Deliver) -> None:
     """Score a target and its probes, at one server, and deliver the whole."""
-    home, k = pool.choose(score=True), pool.settings.top_logprobs
+    preferred, k = pool.choose(score=True), pool.settings.top_logprobs
     context, target = request.context_ids, request.target_ids
     calls = [_scoring(pool, (*context, *target), len(context), k)] if target else []
     for probe in request.probes:
         ids = (*context, *target[: probe.at], *probe.ids)
         calls.append(_scoring(pool, ids, len(context) + probe.at + probe.score_from, 0))
-    tasks = _promised([pool.ask(call, home) for call in calls], home)
+    tasks = _assigned([pool.ask(call, preferred) for call in calls], preferred)
     try:
         values = await asyncio.gather(*tasks)
         deliver(_scored(request, served, k, values))
@@ -210,13 +210,13 @@ def probes_in_range(probes: Sequence[Probe], length: int) -> str | None:
     return None
 
 
-def _promised(
-    work: Sequence[Coroutine[Any, Any, Any]], home: Endpoint | None
+def _assigned(
+    work: Sequence[Coroutine[Any, Any, Any]], preferred: Endpoint | None
 ) -> list[asyncio.Task[Any]]:
-    """Start requests that count as their home's until each is done, cancelled or not."""
+    """Start requests that count as their preferred server's load until done or cancelled."""
     tasks = [asyncio.create_task(one) for one in work]
-    if home is not None:
-        home.promised += len(tasks)
+    if preferred is not None:
+        preferred.assigned += len(tasks)
         for task in tasks:
-            task.add_done_callback(lambda _: setattr(home, "promised", home.promised - 1))
+            task.add_done_callback(lambda _: setattr(preferred, "assigned", preferred.assigned - 1))
     return tasks

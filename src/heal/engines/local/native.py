@@ -58,9 +58,9 @@ class NativeModel:
         How large inputs are is seen on random tokens: text of the model's own gave no smaller error
         (LOG.md), and needs a tokenizer.
         """
-        dice = np.random.default_rng(0)
+        rng = np.random.default_rng(0)
         length = min(64, self.context)
-        texts = dice.integers(self.vocabulary, size=(_WATCHED_TOKENS // 64, length))
+        texts = rng.integers(self.vocabulary, size=(_WATCHED_TOKENS // 64, length))
         self.body.change(_watched)
         self._prefilled([tuple(text) for text in texts.tolist()])
         self.body.change(_rounded)

@@ -1,4 +1,4 @@
-"""Drawing tokens from logits, row by row, with dice that do not know who shares the batch.
+"""Drawing tokens from logits, row by row, from random numbers that do not depend on the batch.
 
 In: logits float32 [R, V], each row's filters, and its uniform numbers, which are a hash of (seed,
 position, lane, try). Out: token ids. No sort and no vocabulary-wide random numbers: a token is

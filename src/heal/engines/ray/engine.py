@@ -1,7 +1,7 @@
 """The `ray` engine: our `Engine` over a pool of actors, each holding one of our other engines.
 
-Prompts are rendered here; requests travel in tickets of `engine.ray.batch_size`, at most so many as
-the actors can have in flight, and every ticket is answered once. Traces, scores, capabilities and
+Prompts are rendered here; requests travel in batches of `engine.ray.batch_size`, at most so many as
+the actors can have in flight, and every batch is answered once. Traces, scores, capabilities and
 `model_id` are the inner engine's own, so a run may go on with another engine in the same folder.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from heal.config import Engines, ModelRef
 from heal.engines.base import Generated, GenRequest, Scored, ScoreRequest
-from heal.engines.ray.feed import Member, Refusal
+from heal.engines.ray.batches import Member, Refusal
 from heal.engines.ray.pool import Answers, Pool
 from heal.engines.text import Speaker, Text
 from heal.errors import CapabilityError, EngineError
@@ -31,11 +31,11 @@ class RayEngine(Speaker):
         self.end_ids = held.end_ids
 
     def generate(self, requests: Iterable[GenRequest | None]) -> Iterator[Generated | None]:
-        """Continuations, ticket by ticket. Raises: EngineError when the pool fails."""
+        """Continuations, batch by batch. Raises: EngineError when the pool fails."""
         return cast(Iterator[Generated | None], self._stream("generate", requests))
 
     def score(self, requests: Iterable[ScoreRequest | None]) -> Iterator[Scored | None]:
-        """Scores, ticket by ticket. Raises: CapabilityError, EngineError."""
+        """Scores, batch by batch. Raises: CapabilityError, EngineError."""
         if not self.capabilities.score:
             raise CapabilityError(
                 "the engine inside the Ray actors gives no log-probs of given tokens, which GEAR "
@@ -49,7 +49,7 @@ class RayEngine(Speaker):
         return self._pool.members()
 
     def counts(self) -> tuple[int, int]:
-        """Batches under way in an actor now, and how often one was begun anew after a loss."""
+        """Batches under way in an actor now, and how often one was started again after a loss."""
         return self._pool.counts()
 
     def close(self) -> None:
@@ -57,7 +57,7 @@ class RayEngine(Speaker):
         self._pool.close()
 
     def _stream(self, kind: str, requests: Iterable[Request | None]) -> Iterator[Any]:
-        """Keep the pool busy with tickets, and yield what is in the answers."""
+        """Keep the pool busy with batches, and yield what is in the answers."""
         settings = self._pool.settings
         room = settings.actors * settings.in_flight
         arrived: Answers = queue.SimpleQueue()
@@ -77,8 +77,8 @@ class RayEngine(Speaker):
                 if paused and arrived.empty():
                     yield None
                     continue
-                ticket, answer = arrived.get()
-                waiting.discard(ticket)
+                number, answer = arrived.get()
+                waiting.discard(number)
                 if isinstance(answer, Refusal):
                     raise answer.error()
                 if isinstance(answer, EngineError):

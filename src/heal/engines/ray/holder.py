@@ -1,7 +1,7 @@
-"""What runs inside an actor: one inner engine that several tickets share.
+"""What runs inside an actor: one inner engine that several batches share.
 
-Ray Data calls it from several threads, a ticket each. A local model serves all of them in one
-stream, so that its rows stay full across tickets; servers get a stream per ticket. A ticket is
+Ray Data calls it from several threads, a batch each. A local model serves all of them in one
+stream, so that its rows stay full across batches; servers get a stream per batch. A batch is
 answered as a whole or not at all: half an answer, repeated in another order after a loss, could
 neither be joined nor told apart.
 """
@@ -25,18 +25,18 @@ from heal.engines.base import (
     failed_generation,
     failed_score,
 )
-from heal.engines.ray.feed import Identity, Member, Refusal
+from heal.engines.ray.batches import Identity, Member, Refusal
 from heal.errors import CapabilityError, EngineError
 
-LOOK_S = 0.5
-"""How soon an actor notices that a ticket was cancelled; the look itself is local."""
+POLL_S = 0.5
+"""How soon an actor notices that a batch was cancelled; polling is local."""
 
 
 @dataclass
-class Job:
-    """One ticket under way."""
+class Batch:
+    """One batch under way."""
 
-    ticket: int
+    number: int
     kind: str
     """`generate` or `score`: the method of the inner engine."""
     requests: tuple[GenRequest | ScoreRequest, ...]
@@ -47,7 +47,7 @@ class Job:
 
     @property
     def expected(self) -> int:
-        """Results that make the ticket complete."""
+        """Results that make the batch complete."""
         return sum(len(r.seeds) if isinstance(r, GenRequest) else 1 for r in self.requests)
 
     def add(self, result: Generated | Scored) -> None:
@@ -63,10 +63,10 @@ class Job:
             self.over.set()
 
 
-def failures(job: Job, reason: str) -> list[Generated | Scored]:
-    """Error results for all a ticket asks for."""
+def failures(batch: Batch, reason: str) -> list[Generated | Scored]:
+    """Error results for all a batch asks for."""
     found: list[Generated | Scored] = []
-    for request in job.requests:
+    for request in batch.requests:
         if isinstance(request, ScoreRequest):
             found.append(failed_score(request, reason))
         else:
@@ -78,21 +78,21 @@ def failures(job: Job, reason: str) -> list[Generated | Scored]:
 class Holder:
     """The callable class Ray Data makes one of per actor."""
 
-    def __init__(self, feed: Any, ref: ModelRef, engines: Engines) -> None:
-        self.feed, self.tries = feed, engines.ray.tries
-        self.waiting: deque[Job] = deque()
+    def __init__(self, batch_queue: Any, ref: ModelRef, engines: Engines) -> None:
+        self.queue, self.tries = batch_queue, engines.ray.tries
+        self.waiting: deque[Batch] = deque()
         self.changed = threading.Condition()
         self.refusal = self._open(ref, engines)
         streams = engines.ray.in_flight if ref.engine == "http" else 1
         for _ in range(streams):
             threading.Thread(target=self._serve, daemon=True).start()
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer one ticket; an empty answer is for a ticket nobody wants any more."""
-        ticket = int(batch["ticket"][0])
-        answer = self._answer(ticket)
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer one batch; the answer to a batch that was dropped is empty."""
+        number = int(row["number"][0])
+        answer = self._answer(number)
         packed = b"" if answer is None else pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
-        return {"ticket": np.array([ticket]), "answer": np.array([packed], dtype=object)}
+        return {"number": np.array([number]), "answer": np.array([packed], dtype=object)}
 
     def _open(self, ref: ModelRef, engines: Engines) -> Refusal | None:
         """Open the inner engine and compare it with the pool's first."""
@@ -108,7 +108,7 @@ class Holder:
         except Exception as error:  # a model may fail to open in any way; the driver decides
             holds = Refusal.of(error)
         node = ray.get_runtime_context().get_node_id()
-        first: Member = ray.get(self.feed.join.remote(Member(node, os.getpid(), holds)))
+        first: Member = ray.get(self.queue.join.remote(Member(node, os.getpid(), holds)))
         if isinstance(holds, Refusal):
             return holds
         if first.holds == holds or isinstance(first.holds, Refusal):
@@ -121,29 +121,29 @@ class Holder:
             )
         )
 
-    def _answer(self, ticket: int) -> list[Generated | Scored] | Refusal | None:
+    def _answer(self, number: int) -> list[Generated | Scored] | Refusal | None:
         import ray
 
         if self.refusal is not None:
             return self.refusal
-        fetched: tuple[bytes, int] | None = ray.get(self.feed.fetch.remote(ticket))
+        fetched: tuple[bytes, int] | None = ray.get(self.queue.fetch.remote(number))
         if fetched is None:
             return None
         work, losses = fetched
-        job = Job(ticket, *pickle.loads(work))
+        batch = Batch(number, *pickle.loads(work))
         if losses >= self.tries:
-            return failures(job, f"the actor that worked on it was lost {losses} times")
-        if not job.expected:
+            return failures(batch, f"the actor that worked on it was lost {losses} times")
+        if not batch.expected:
             return []
-        dropped = self.feed.dropped.remote(ticket)
+        dropped = self.queue.dropped.remote(number)
         with self.changed:
-            self.waiting.append(job)
+            self.waiting.append(batch)
             self.changed.notify()
-        while not job.over.wait(LOOK_S):
+        while not batch.over.wait(POLL_S):
             if ray.wait([dropped], timeout=0)[0]:
-                job.cancelled = True
+                batch.cancelled = True
                 return None
-        return job.refusal or job.results
+        return batch.refusal or batch.results
 
     def _serve(self) -> None:
         """Run streams of the inner engine, one after the other, for as long as the actor lives."""
@@ -151,41 +151,41 @@ class Holder:
             with self.changed:
                 while not self.waiting:
                     self.changed.wait()
-                job = self.waiting.popleft()
-            self._stream(job)
+                batch = self.waiting.popleft()
+            self._stream(batch)
 
-    def _stream(self, first: Job) -> None:
-        """One stream: the first job, and those of its kind that come before the stream ends."""
-        owners: dict[str, tuple[Job, str]] = {}
+    def _stream(self, first: Batch) -> None:
+        """One stream: the first batch, and those of its kind that come before the stream ends."""
+        owners: dict[str, tuple[Batch, str]] = {}
         why: Exception = EngineError("the inner engine left results out")
         try:
             stream = getattr(self.engine, first.kind)(self._requests(first, owners))
             for result in stream:
-                job, name = owners[result.request]
-                job.add(replace(result, request=name))
-                if job.over.is_set():
-                    for position in range(len(job.requests)):
-                        owners.pop(f"{job.ticket}.{position}", None)
-                elif all(job.cancelled for job, _ in owners.values()):
+                batch, name = owners[result.request]
+                batch.add(replace(result, request=name))
+                if batch.over.is_set():
+                    for position in range(len(batch.requests)):
+                        owners.pop(f"{batch.number}.{position}", None)
+                elif all(batch.cancelled for batch, _ in owners.values()):
                     stream.close()
                     return
-        except Exception as error:  # every ticket of the stream fails, and the driver hears why
+        except Exception as error:  # every batch of the stream fails, and the driver hears why
             why = error
-        for job, _ in owners.values():
-            job.refuse(why)
+        for batch, _ in owners.values():
+            batch.refuse(why)
 
     def _requests(
-        self, job: Job | None, owners: dict[str, tuple[Job, str]]
+        self, batch: Batch | None, owners: dict[str, tuple[Batch, str]]
     ) -> Iterator[GenRequest | ScoreRequest]:
-        while job is not None:
-            for position, request in enumerate(() if job.cancelled else job.requests):
-                # tickets of two calls may use one name twice
-                name = f"{job.ticket}.{position}"
-                owners[name] = (job, request.id)
+        while batch is not None:
+            for position, request in enumerate(() if batch.cancelled else batch.requests):
+                # batches of two calls may use one name twice
+                name = f"{batch.number}.{position}"
+                owners[name] = (batch, request.id)
                 yield replace(request, id=name)
-            job = self._next(job.kind)
+            batch = self._next(batch.kind)
 
-    def _next(self, kind: str) -> Job | None:
+    def _next(self, kind: str) -> Batch | None:
         with self.changed:
             same = bool(self.waiting) and self.waiting[0].kind == kind
             return self.waiting.popleft() if same else None

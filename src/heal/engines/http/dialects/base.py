@@ -1,7 +1,7 @@
 """What a dialect is: how one kind of server is asked, and how its answers read.
 
 In: token ids and sampling settings. Out: paths and JSON bodies; from a response's bytes, sampled
-ids or log-probs. No dialect uses a chat page or lets a server's defaults decide anything: every
+ids or log-probs. No dialect uses a chat route or lets a server's defaults decide anything: every
 filter and penalty is written out. An answer that does not have the expected shape is a
 `BadAnswerError`. Knows nothing of connections, retries or how many servers there are.
 """
@@ -23,7 +23,7 @@ CLAMPED = -9000.0
 
 
 @dataclass(frozen=True)
-class Ask:
+class SampleRequest:
     """What to draw from one prompt in one request."""
 
     prompt: tuple[int, ...]
@@ -49,23 +49,23 @@ class Sample:
 
 @dataclass(frozen=True)
 class Values:
-    """Log-probs of `ids[start:]`: float32[T], and the k largest at each place, float32[T, k]."""
+    """Log-probs of `ids[start:]`: float32[T], and the k largest at each token, float32[T, k]."""
 
     logprob: FloatArray
     top: FloatArray
 
 
 @dataclass(frozen=True)
-class Page:
-    """One POST: where and what."""
+class HttpRequest:
+    """One POST: its path and its JSON body."""
 
     path: str
     body: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Hello:
-    """What a server says of itself: its models, each with its context in tokens if it says so."""
+class ServerInfo:
+    """What a server reports: its models, each with its context in tokens where it says so."""
 
     models: Mapping[str, int | None]
 
@@ -81,9 +81,9 @@ class Dialect(Protocol):
     filters: bool
     """Whether it knows top_k and min_p."""
     health: tuple[str, ...]
-    """Pages that answer 200 while the server is well; the last one says what it serves."""
+    """Paths that answer 200 while the server is healthy; the last one lists its models."""
 
-    def write(self, model: str, ask: Ask) -> Page:
+    def write(self, model: str, request: SampleRequest) -> HttpRequest:
         """Draw continuations."""
         ...
 
@@ -91,16 +91,16 @@ class Dialect(Protocol):
         """The continuations. Raises: BadAnswerError."""
         ...
 
-    def score(self, model: str, ids: Sequence[int], start: int, k: int) -> Page:
-        """Log-probs of `ids[start:]`, start ≥ 1, with the k likeliest at each place."""
+    def score(self, model: str, ids: Sequence[int], start: int, k: int) -> HttpRequest:
+        """Log-probs of `ids[start:]`, start ≥ 1, with the k likeliest at each token."""
         ...
 
     def scored(self, body: bytes, ids: Sequence[int], start: int, k: int) -> Values:
         """The log-probs. Raises: BadAnswerError."""
         ...
 
-    def hello(self, body: bytes) -> Hello:
-        """What the last health page says. Raises: BadAnswerError."""
+    def info(self, body: bytes) -> ServerInfo:
+        """What the last health path says. Raises: BadAnswerError."""
         ...
 
 
@@ -140,7 +140,7 @@ def _decoded(body: bytes, decoder: Any) -> Any:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        # the place differs from answer to answer, and causes are counted
+        # the byte offset differs from answer to answer, and causes are counted
         told = str(error).partition(" (byte")[0]
         raise BadAnswerError(f"an answer that cannot be read: {told}") from None
 
@@ -148,7 +148,7 @@ def _decoded(body: bytes, decoder: Any) -> Any:
 def arranged(
     ids: Sequence[int], seen: Sequence[int], logprobs: Sequence[float | None], top: Any, k: int
 ) -> Values:
-    """Check and arrange; `top` has one sequence of log-probs per place."""
+    """Check and arrange; `top` has one sequence of log-probs per token."""
     if list(seen) != list(ids):
         raise BadAnswerError("log-probs of other tokens than were sent")
     if any(value is None for value in logprobs):

@@ -10,11 +10,11 @@ import msgspec
 
 from heal.engines.base import Sampling
 from heal.engines.http.dialects.base import (
-    Ask,
-    Hello,
+    HttpRequest,
     Models,
-    Page,
     Sample,
+    SampleRequest,
+    ServerInfo,
     Values,
     arranged,
     read_as,
@@ -46,21 +46,21 @@ class _Completion(msgspec.Struct):
     choices: list[_Choice]
 
 
-def _completion_body(model: str, ask: Ask) -> dict[str, Any]:
-    """What every completions page knows."""
-    s = ask.sampling
+def _completion_body(model: str, request: SampleRequest) -> dict[str, Any]:
+    """What every completions route knows."""
+    s = request.sampling
     body: dict[str, Any] = {
         "model": model,
-        "prompt": list(ask.prompt),
+        "prompt": list(request.prompt),
         "max_tokens": s.max_new_tokens,
         "temperature": s.temperature,
         "top_p": s.top_p,
-        "n": ask.n,
+        "n": request.n,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
         "stream": False,
     }
-    return body if ask.seed is None else {**body, "seed": ask.seed}
+    return body if request.seed is None else {**body, "seed": request.seed}
 
 
 class Vllm:
@@ -72,31 +72,33 @@ class Vllm:
     filters = True
     health: tuple[str, ...] = ("/health", "/v1/models")
 
-    def write(self, model: str, ask: Ask) -> Page:
+    def write(self, model: str, request: SampleRequest) -> HttpRequest:
         """`generation_config.json` of the model would else set top_k and repetition_penalty."""
-        body = _completion_body(model, ask) | {
-            "top_k": ask.sampling.top_k,
-            "min_p": ask.sampling.min_p,
+        body = _completion_body(model, request) | {
+            "top_k": request.sampling.top_k,
+            "min_p": request.sampling.min_p,
             "repetition_penalty": 1.0,
             "min_tokens": 0,
             "ignore_eos": False,
-            "stop_token_ids": list(ask.stop_ids),
+            "stop_token_ids": list(request.stop_ids),
             "skip_special_tokens": False,
             "spaces_between_special_tokens": False,
             "return_token_ids": True,
         }
-        return Page("/v1/completions", body)
+        return HttpRequest("/v1/completions", body)
 
     def written(self, body: bytes) -> list[Sample]:
         """`token_ids` of each choice; the id that stopped it is among them."""
         return [_sample(choice) for choice in read_as(body, _Completion).choices]
 
-    def score(self, model: str, ids: Sequence[int], start: int, k: int) -> Page:
+    def score(self, model: str, ids: Sequence[int], start: int, k: int) -> HttpRequest:
         """One token must be drawn; n and stream stay off, which vLLM does not combine with it."""
-        ask = Ask(tuple(ids), Sampling(max_new_tokens=1), ())
-        body = self.write(model, ask).body
+        request = SampleRequest(tuple(ids), Sampling(max_new_tokens=1), ())
+        body = self.write(model, request).body
         # Values come keyed by id; the prompt's ids a second time would only be more to send.
-        return Page("/v1/completions", body | {"prompt_logprobs": k, "return_token_ids": False})
+        return HttpRequest(
+            "/v1/completions", body | {"prompt_logprobs": k, "return_token_ids": False}
+        )
 
     def scored(self, body: bytes, ids: Sequence[int], start: int, k: int) -> Values:
         """`prompt_logprobs` holds the k likeliest and the token itself, by id."""
@@ -104,16 +106,16 @@ class Vllm:
         found = choices[0].prompt_logprobs if choices else None
         if found is None or len(found) != len(ids):
             raise BadAnswerError("prompt log-probs are missing or of another length")
-        places, target = found[start:], ids[start:]
-        known = [p if p and i in p else None for i, p in zip(target, places, strict=True)]
+        rows, target = found[start:], ids[start:]
+        known = [p if p and i in p else None for i, p in zip(target, rows, strict=True)]
         seen = [i if p else -1 for i, p in zip(target, known, strict=True)]
         logprobs = [p[i].logprob if p else None for i, p in zip(target, known, strict=True)]
-        top = [[e.logprob for e in p.values()] if p else [] for p in places] if k else []
+        top = [[e.logprob for e in p.values()] if p else [] for p in rows] if k else []
         return arranged(target, seen, logprobs, top, k)
 
-    def hello(self, body: bytes) -> Hello:
+    def info(self, body: bytes) -> ServerInfo:
         """Served names and their `max_model_len`."""
-        return Hello({m.id: m.max_model_len for m in read_as(body, Models).data})
+        return ServerInfo({m.id: m.max_model_len for m in read_as(body, Models).data})
 
 
 class OpenAi(Vllm):
@@ -124,15 +126,15 @@ class OpenAi(Vllm):
     filters = False
     health: tuple[str, ...] = ("/v1/models",)
 
-    def write(self, model: str, ask: Ask) -> Page:
-        """Fields of the published page, and the two ways in which servers return ids."""
+    def write(self, model: str, request: SampleRequest) -> HttpRequest:
+        """Fields of the published route, and the two ways in which servers return ids."""
         extra = {"return_token_ids": True, "return_tokens_as_token_ids": True, "logprobs": 0}
-        return Page("/v1/completions", _completion_body(model, ask) | extra)
+        return HttpRequest("/v1/completions", _completion_body(model, request) | extra)
 
-    def score(self, model: str, ids: Sequence[int], start: int, k: int) -> Page:
+    def score(self, model: str, ids: Sequence[int], start: int, k: int) -> HttpRequest:
         """The prompt echoed with its log-probs."""
-        page = self.write(model, Ask(tuple(ids), Sampling(max_new_tokens=1), ()))
-        return Page(page.path, page.body | {"echo": True, "logprobs": k})
+        plain = self.write(model, SampleRequest(tuple(ids), Sampling(max_new_tokens=1), ()))
+        return HttpRequest(plain.path, plain.body | {"echo": True, "logprobs": k})
 
     def scored(self, body: bytes, ids: Sequence[int], start: int, k: int) -> Values:
         """Tokens as `token_id:N`: words would collide, and could not be checked."""

@@ -6,10 +6,10 @@ from pathlib import PurePath
 import msgspec
 
 from heal.engines.http.dialects.base import (
-    Ask,
-    Hello,
-    Page,
+    HttpRequest,
     Sample,
+    SampleRequest,
+    ServerInfo,
     Values,
     read_all,
     read_as,
@@ -42,13 +42,13 @@ class LlamaCpp:
     filters = True
     health: tuple[str, ...] = ("/health", "/props")
 
-    def write(self, model: str, ask: Ask) -> Page:
+    def write(self, model: str, request: SampleRequest) -> HttpRequest:
         """Temperature first, as everywhere else; its own order filters before it."""
-        s = ask.sampling
+        s = request.sampling
         body = {
-            "prompt": list(ask.prompt),
+            "prompt": list(request.prompt),
             "n_predict": s.max_new_tokens,
-            "n": ask.n,
+            "n": request.n,
             "samplers": ["temperature", "top_k", "top_p", "min_p"],
             "temperature": s.temperature,
             "top_k": s.top_k,
@@ -66,8 +66,8 @@ class LlamaCpp:
             "stream": False,
         }
         # 2^32 − 1 asks for a random one
-        seed = {} if ask.seed is None else {"seed": ask.seed % (2**32 - 1)}
-        return Page("/completion", body | seed)
+        seed = {} if request.seed is None else {"seed": request.seed % (2**32 - 1)}
+        return HttpRequest("/completion", body | seed)
 
     def written(self, body: bytes) -> list[Sample]:
         """One object, or a list of them for n > 1; the end is among the tokens."""
@@ -78,7 +78,7 @@ class LlamaCpp:
             for a in answers
         ]
 
-    def score(self, model: str, ids: Sequence[int], start: int, k: int) -> Page:
+    def score(self, model: str, ids: Sequence[int], start: int, k: int) -> HttpRequest:
         """Never asked: `scores` is False."""
         raise NotImplementedError
 
@@ -86,8 +86,8 @@ class LlamaCpp:
         """Never asked: `scores` is False."""
         raise NotImplementedError
 
-    def hello(self, body: bytes) -> Hello:
+    def info(self, body: bytes) -> ServerInfo:
         """The context of one slot; the name without its path, which differs between machines."""
         props = read_as(body, _LlamaProps)
         name = PurePath(props.model_alias or props.model_path).name
-        return Hello({name: props.default_generation_settings.n_ctx})
+        return ServerInfo({name: props.default_generation_settings.n_ctx})

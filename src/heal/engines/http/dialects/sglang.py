@@ -7,11 +7,11 @@ import msgspec
 
 from heal.engines.base import Sampling
 from heal.engines.http.dialects.base import (
-    Ask,
-    Hello,
+    HttpRequest,
     Models,
-    Page,
     Sample,
+    SampleRequest,
+    ServerInfo,
     Values,
     arranged,
     read_all,
@@ -53,17 +53,17 @@ class Sglang:
     filters = True
     health: tuple[str, ...] = ("/health", "/v1/models")
 
-    def write(self, model: str, ask: Ask) -> Page:
+    def write(self, model: str, request: SampleRequest) -> HttpRequest:
         """One prompt per request: SGLang warms n > 1 up prompt by prompt."""
-        return Page(
+        return HttpRequest(
             "/generate",
-            {"input_ids": list(ask.prompt), "sampling_params": self._sampling(ask)},
+            {"input_ids": list(request.prompt), "sampling_params": self._sampling(request)},
         )
 
-    def _sampling(self, ask: Ask) -> dict[str, Any]:
-        s = ask.sampling
+    def _sampling(self, request: SampleRequest) -> dict[str, Any]:
+        s = request.sampling
         settings = {
-            "n": ask.n,
+            "n": request.n,
             "max_new_tokens": s.max_new_tokens,
             "min_new_tokens": 0,
             "temperature": s.temperature,
@@ -74,24 +74,24 @@ class Sglang:
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
             "ignore_eos": False,
-            "stop_token_ids": list(ask.stop_ids),
+            "stop_token_ids": list(request.stop_ids),
             "skip_special_tokens": False,
             "no_stop_trim": True,
         }
-        return settings if ask.seed is None else {**settings, "sampling_seed": ask.seed}
+        return settings if request.seed is None else {**settings, "sampling_seed": request.seed}
 
     def written(self, body: bytes) -> list[Sample]:
         """One object, or a list of them for n > 1."""
         answers = read_all(body, _Written)
         return [_sglang_sample(index, answer) for index, answer in enumerate(answers)]
 
-    def score(self, model: str, ids: Sequence[int], start: int, k: int) -> Page:
+    def score(self, model: str, ids: Sequence[int], start: int, k: int) -> HttpRequest:
         """From the token before the first one asked for: its own log-prob comes back as null."""
-        ask = Ask(tuple(ids), Sampling(max_new_tokens=0), ())
-        return Page(
+        request = SampleRequest(tuple(ids), Sampling(max_new_tokens=0), ())
+        return HttpRequest(
             "/generate",
             {
-                **self.write(model, ask).body,
+                **self.write(model, request).body,
                 "return_logprob": True,
                 "logprob_start_len": start - 1,
                 "top_logprobs_num": k,
@@ -104,12 +104,12 @@ class Sglang:
         target = ids[start:]
         found = (meta.input_token_logprobs or [])[-len(target) :]
         tops = (meta.input_top_logprobs or [])[-len(target) :] if k else []
-        top = [[t[0] for t in place or [] if t[0] is not None] for place in tops]
+        top = [[t[0] for t in row or [] if t[0] is not None] for row in tops]
         return arranged(target, [t[1] for t in found], [t[0] for t in found], top, k)
 
-    def hello(self, body: bytes) -> Hello:
+    def info(self, body: bytes) -> ServerInfo:
         """As vLLM's."""
-        return Hello({m.id: m.max_model_len for m in read_as(body, Models).data})
+        return ServerInfo({m.id: m.max_model_len for m in read_as(body, Models).data})
 
 
 def _sglang_sample(index: int, answer: _Written) -> Sample:

@@ -1,8 +1,8 @@
-"""Where the driver lays out work and the actors fetch it: one small actor beside the driver.
+"""The queue of request batches: one small actor beside the driver, which all others fetch from.
 
-A ticket's number travels through Ray Data, its requests only through here. Asked again for the same
-ticket, the feed gives the same requests, so whatever Ray repeats after a loss repeats the same
-work; once a ticket is dropped (answered, or cancelled) there is nothing left to repeat.
+A batch's number travels through Ray Data, its requests only through here. Asked again for the same
+number, the queue gives the same requests, so whatever Ray repeats after a loss repeats the same
+work; once a batch is dropped (answered, or cancelled) there is nothing left to repeat.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class Refusal:
 
     @classmethod
     def of(cls, error: Exception) -> "Refusal":
-        """What the driver should hear of an error."""
+        """An error as it is sent to the driver."""
         kind = next((k for k in KINDS if isinstance(error, k)), None)
         if kind is None:
             return cls("EngineError", f"{type(error).__name__}: {error}", None)
@@ -56,7 +56,7 @@ class Member:
     holds: Identity | Refusal
 
 
-class Feed:
+class BatchQueue:
     """The actor's class; all its methods run in one event loop."""
 
     def __init__(self) -> None:
@@ -69,48 +69,48 @@ class Feed:
         self.members: list[Member] = []
         self.changed = asyncio.Condition()
 
-    async def put(self, ticket: int, work: bytes) -> None:
-        """Lay out a ticket; tickets are numbered from 0 without gaps."""
+    async def put(self, number: int, work: bytes) -> None:
+        """Queue a batch; batches are numbered from 0 without gaps."""
         async with self.changed:
-            self.work[ticket] = work
+            self.work[number] = work
             # Ray promises no order among calls to an actor with an event loop
-            self.early.add(ticket)
+            self.early.add(number)
             while self.last + 1 in self.early:
                 self.last += 1
                 self.early.remove(self.last)
             self.changed.notify_all()
 
-    async def drop(self, tickets: Sequence[int]) -> None:
-        """Forget tickets that are answered or cancelled."""
+    async def drop(self, numbers: Sequence[int]) -> None:
+        """Forget batches that are answered or cancelled."""
         async with self.changed:
-            for ticket in tickets:
-                self.work.pop(ticket, None)
-                self.fetched.pop(ticket, None)
+            for number in numbers:
+                self.work.pop(number, None)
+                self.fetched.pop(number, None)
             self.changed.notify_all()
 
     async def issued(self, after: int) -> int | None:
-        """The last ticket of an unbroken row, once beyond `after`; None when all is over."""
+        """The last number with none missing before it, once beyond `after`; None after `close`."""
         async with self.changed:
             await self.changed.wait_for(lambda: self.closed or self.last > after)
             return None if self.closed else self.last
 
-    async def fetch(self, ticket: int) -> tuple[bytes, int] | None:
-        """A ticket's requests and how often they were fetched before; None once it is dropped."""
-        work = self.work.get(ticket)
+    async def fetch(self, number: int) -> tuple[bytes, int] | None:
+        """A batch's requests and how often they were fetched before; None once it is dropped."""
+        work = self.work.get(number)
         if work is None:
             return None
-        self.repeated += ticket in self.fetched
-        self.fetched[ticket] += 1
-        return work, self.fetched[ticket] - 1
+        self.repeated += number in self.fetched
+        self.fetched[number] += 1
+        return work, self.fetched[number] - 1
 
     async def counts(self) -> tuple[int, int]:
-        """Tickets that are under way in an actor, and how often one was begun anew."""
+        """Batches under way in an actor, and how often one was started again."""
         return len(self.fetched), self.repeated
 
-    async def dropped(self, ticket: int) -> None:
-        """Return as soon as a ticket is wanted no more."""
+    async def dropped(self, number: int) -> None:
+        """Return as soon as a batch is dropped."""
         async with self.changed:
-            await self.changed.wait_for(lambda: self.closed or ticket not in self.work)
+            await self.changed.wait_for(lambda: self.closed or number not in self.work)
 
     async def join(self, member: Member) -> Member:
         """An actor says what it holds, and hears what the first one does."""
@@ -130,7 +130,7 @@ class Feed:
         return list(self.members)
 
     async def close(self) -> None:
-        """Nothing more will be laid out, and nothing that is under way is wanted."""
+        """No batch will follow, and what is under way is cancelled."""
         async with self.changed:
             self.closed = True
             self.work.clear()

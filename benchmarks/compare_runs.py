@@ -1,0 +1,165 @@
+"""Proof that a change altered nothing: two run folders, record by record.
+
+    python -m benchmarks.compare_runs runs/before runs/after
+
+In: two folders made by the same recipe under the same seeds, before and after a change. Out: per
+table how many rows are in both, in one only, or differ, and in which fields; training rows and
+students likewise. Exit code 1 if anything differs. Clock times are left out; floats must be equal
+to the last bit unless --tolerance says otherwise (another engine, another thread count).
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from heal import records
+from heal.method.arms import TRAINED
+from heal.store import Store
+
+TABLES: Mapping[str, type] = {
+    "problem": records.Problem,
+    "sample": records.Trace,
+    "check": records.Check,
+    "ceiling": records.Ceiling,
+    "scores": records.TokenScores,
+    "cut": records.Cut,
+    "hint": records.Hint,
+    "answer_hint": records.Hint,
+    "hinted": records.Trace,
+    "repair": records.Trace,
+    "gate": records.GateResult,
+    "pure": records.PureScore,
+    "reliance": records.HintedScore,
+    "bought": records.Trace,
+    "selected": records.Selected,
+    "plan": records.StagePlan,
+    "train": records.TrainResult,
+    "evaluate": records.EvalTrace,
+}
+"""What a run decides and draws; the audit's tables and the servers' are no part of its result."""
+TAGS = ("", "honest", *TRAINED)
+CLOCK = {"seconds"}
+SHOWN = 3
+"""Examples of each kind of difference."""
+
+Rows = Mapping[Hashable, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One table of two runs."""
+
+    table: str
+    both: int
+    only_first: int
+    only_second: int
+    fields: Mapping[str, int]
+    """Rows that differ, by field."""
+    examples: tuple[str, ...]
+
+    @property
+    def equal(self) -> bool:
+        return not (self.only_first or self.only_second or self.fields)
+
+
+def compare(first: Path, second: Path, tolerance: float = 0.0) -> Iterator[Difference]:
+    """Every table, then the training rows, then the students' results."""
+    with Store.open(first, write=False) as a, Store.open(second, write=False) as b:
+        for table, kind in TABLES.items():
+            yield difference(table, live(a, table, kind), live(b, table, kind), tolerance)
+    for read in (training_rows, student_results):
+        yield difference(read.__name__, read(first), read(second), tolerance)
+
+
+def live(store: Store, table: str, kind: type) -> Rows:
+    return {
+        (tag, key): {f.name: getattr(row, f.name) for f in fields(kind)}
+        for tag in TAGS
+        for key, row in dict(store.live(table, kind, tag)).items()
+    }
+
+
+def training_rows(folder: Path) -> Rows:
+    """By file and line: their order counts."""
+    return {
+        (path.name, number): json.loads(line)
+        for path in sorted((folder / "data").glob("*.jsonl"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    }
+
+
+def student_results(folder: Path) -> Rows:
+    """Losses, steps and tokens of each trained stage, from its `done.json`."""
+    return {
+        str(path.parent.relative_to(folder)): json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((folder / "students").glob("*/*/done.json"))
+    }
+
+
+def difference(table: str, first: Rows, second: Rows, tolerance: float = 0.0) -> Difference:
+    shared = sorted(first.keys() & second.keys(), key=str)
+    changed, examples = Counter[str](), list[str]()
+    for key in shared:
+        names = sorted(differing(first[key], second[key], tolerance))
+        changed.update(names)
+        if names and len(examples) < SHOWN:
+            examples.append(f"{key}: {', '.join(names)}")
+    for run, one, other in (("first", first, second), ("second", second, first)):
+        alone = sorted(one.keys() - other.keys(), key=str)[:SHOWN]
+        examples += [f"{key}: only in the {run}" for key in alone]
+    return Difference(
+        table,
+        len(shared),
+        len(first) - len(shared),
+        len(second) - len(shared),
+        dict(changed),
+        tuple(examples),
+    )
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any], tolerance: float) -> set[str]:
+    names = (a.keys() | b.keys()) - CLOCK
+    return {n for n in names if n not in a or n not in b or not same(a[n], b[n], tolerance)}
+
+
+def same(a: Any, b: Any, tolerance: float) -> bool:
+    """Equal values; NaN equals NaN, for it stands where nothing was measured."""
+    numbers = isinstance(a, float | np.ndarray) or isinstance(b, float | np.ndarray)
+    if not numbers or a is None or b is None:
+        return bool(a == b)
+    one, other = np.asarray(a), np.asarray(b)
+    if one.shape != other.shape or one.dtype.kind not in "if" or other.dtype.kind not in "if":
+        return False
+    return bool(np.allclose(one, other, rtol=0, atol=tolerance, equal_nan=True))
+
+
+def lines(found: Difference) -> Iterator[str]:
+    counts = (found.both, found.only_first, found.only_second, sum(found.fields.values()))
+    yield f"{found.table:<16}" + "".join(f"{count:>13,}" for count in counts)
+    yield from (f"    {example}" for example in found.examples)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("first", type=Path)
+    parser.add_argument("second", type=Path)
+    parser.add_argument("--tolerance", type=float, default=0.0, help="largest absolute difference")
+    args = parser.parse_args()
+    found = [*compare(args.first, args.second, args.tolerance)]
+    print(f"{'table':<16}{'in both':>13}{'only first':>13}{'only second':>13}{'fields off':>13}")
+    for table in found:
+        print("\n".join(lines(table)))
+    equal = all(table.equal for table in found)
+    print("the runs are equal" if equal else "the runs differ")
+    return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

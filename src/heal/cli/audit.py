@@ -1,0 +1,39 @@
+"""`heal audit`: whether the method's parts do what they say, on any run."""
+
+from typing import Annotated
+
+import typer
+
+from heal.cli.console import require_writable, watched, write_figures
+from heal.cli.options import ConfigFile, JsonFile, Overrides
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Ask whether the method's parts do what they say, on any run.",
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def pure(
+    config: ConfigFile,
+    overrides: Overrides = [],  # noqa: B006
+    n: Annotated[int, typer.Option("--n", help="Problems, at most.", min=1)] = 40,
+    sampled_u: Annotated[
+        bool, typer.Option("--sampled-u", help="Sample answers after every step, too.")
+    ] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Hint wrong answers: does PURE tell what follows from what is reasoned?"""
+    from dataclasses import asdict
+
+    from heal.lab.audit import audit_pure
+    from heal.recipe import load
+    from heal.report.audit_page import page
+
+    require_writable(json_file)
+    found = watched(
+        lambda observer: audit_pure(load(config, overrides), n, observer, sampled_u=sampled_u)
+    )
+    typer.echo(page(found))
+    write_figures(json_file, asdict(found))

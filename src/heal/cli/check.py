@@ -1,0 +1,35 @@
+"""`heal check`: whether the engines can do what a recipe needs, and what it will cost."""
+
+from typing import Annotated
+
+import typer
+
+from heal.cli.options import ConfigFile, Overrides
+
+
+def check(
+    config: ConfigFile,
+    overrides: Overrides = [],  # noqa: B006
+    trace_tokens: Annotated[
+        float | None, typer.Option(help="Mean trace, for the estimate; else as measured.", min=1)
+    ] = None,
+    extreme: Annotated[float, typer.Option(help="Assumed share of extreme problems.")] = 0.1,
+    hard: Annotated[float, typer.Option(help="Assumed share solved less than half.")] = 0.3,
+    price_in: Annotated[float | None, typer.Option(help="Per million tokens read.")] = None,
+    price_out: Annotated[float | None, typer.Option(help="Per million tokens written.")] = None,
+) -> None:
+    """Before a run: can the engines do what the recipe needs, and what will it cost?"""
+    from heal.before import check as checking
+    from heal.recipe import load
+
+    recipe = load(config, overrides)
+    found: list[checking.Target] = []
+    for target in checking.check(recipe):
+        if target.prompt and not any(p.prompt for p in found):
+            typer.echo(f"The first prompt, {target.prompt_tokens} tokens:\n\n{target.prompt}\n")
+        typer.echo("\n".join(checking.lines_of(target)))
+        found.append(target)
+    for line in checking.estimate(recipe, found, trace_tokens, extreme, hard, price_in, price_out):
+        typer.echo(line)
+    if any(target.failed for target in found):
+        raise typer.Exit(2)

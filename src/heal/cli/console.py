@@ -1,0 +1,61 @@
+"""What verbs share around their work: progress on the terminal, a clean Ctrl-C, files for figures.
+
+Heavy imports stay inside the functions: `heal --help` imports this module.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def watched(work: Callable[[Any], Any]) -> Any:
+    """What `work` returns, given an observer that shows its progress; Ctrl-C stops it cleanly."""
+    from rich.console import Console
+
+    from heal.cli.progress import ConsoleObserver
+
+    observer = ConsoleObserver(Console())
+    try:
+        return work(observer)
+    except KeyboardInterrupt:
+        observer.close()
+        typer.echo("stopped; what is done is stored, and the same command continues", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        observer.close()
+
+
+def print_view(view: Any) -> None:
+    """A run's results as a table."""
+    from rich.console import Console
+
+    from heal.report.table import print_table
+
+    print_table(view, Console())
+
+
+def require_writable(file: Path | None) -> None:
+    """Make the folder of a file before hours of work go into it. Raises: UserError."""
+    from heal.errors import UserError
+
+    if file is None:
+        return
+    hint = "write the figures elsewhere with --json FILE"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{file.parent}: {error.strerror}", hint=hint) from None
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder", hint=hint)
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UserError(f"{file}: cannot be written to", hint=hint)
+
+
+def write_figures(file: Path | None, figures: Any) -> None:
+    """Figures as JSON; None: nowhere. What JSON does not know is written as text."""
+    if file is not None:
+        file.write_text(json.dumps(figures, indent=1, default=str), encoding="utf-8")

@@ -1,0 +1,19 @@
+"""Arguments and options that several verbs share, so that they read alike everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The recipe, a YAML file.")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="A.B=VALUE", help="Override a setting; repeatable.")
+]
+Adopt = Annotated[
+    bool, typer.Option("--adopt", help="Use the run folder although another config made it.")
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+World = Annotated[
+    str, typer.Option(help="rows: the rule gives the answer away; walks: it takes work after it.")
+]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write all figures here.")]

@@ -1,0 +1,29 @@
+"""`heal sample` … `heal evaluate`: one verb per stage, which runs whatever before it is owed."""
+
+from collections.abc import Callable, Mapping
+
+from heal.cli.options import Adopt, ConfigFile, Overrides
+from heal.cli.run import run_until
+
+HELP: Mapping[str, str] = {
+    "sample": "Sample the teacher unaided.",
+    "verify": "… and judge every trace; find each problem's ceiling.",
+    "locate": "… and find where failed traces broke.",
+    "guide": "… and write a hint for each.",
+    "repair": "… and let the teacher try again.",
+    "score": "… and measure perplexity and surprisal of what passed the gates.",
+    "select": "… and choose the training sets; writes the stage JSONL files.",
+    "train": "… and train the students.",
+    "evaluate": "… and evaluate them on held-out problems.",
+}
+"""The stages that have a verb, in order; each line continues the one before."""
+
+
+def up_to(stage: str) -> Callable[..., None]:
+    """The command of one stage."""
+
+    def command(config: ConfigFile, overrides: Overrides = [], adopt: Adopt = False) -> None:  # noqa: B006
+        run_until(stage, config, overrides, adopt)
+
+    command.__doc__ = HELP[stage]
+    return command
