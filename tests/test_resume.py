@@ -187,7 +187,7 @@ def test_a_changed_setting_redoes_what_it_reaches_and_says_so(
 ) -> None:
     rows, rules = extreme("plums")
     rules = [{"match": "Be short.*plums", "replies": ["Mind the tens."]}, *rules]
-    run = ScriptedRun(tmp_path, world(easy("apples"), (rows, rules)), {"gear": {"candidates": 4}})
+    run = ScriptedRun(tmp_path, world(easy("apples"), (rows, rules)), {"gear": {"candidates": 8}})
     run.go()
     before = run.stored()
     watch = run.go(setting)
@@ -219,15 +219,15 @@ def test_a_setting_that_changes_no_result_redoes_nothing(tmp_path: Path) -> None
 def test_a_smaller_target_uses_fewer_repairs_and_draws_none(
     tmp_path: Path, paid: Counter[str]
 ) -> None:
-    run = ScriptedRun(tmp_path, extreme("plums"))
+    run = ScriptedRun(tmp_path, extreme("plums"), {"gear": {"candidates": 8}})
     run.go()
-    assert len(run.rows(TraceRow, "stage='repair'")) == 10
+    assert len(run.rows(TraceRow, "stage='repair'")) == 15
     paid.clear()
     run.go("gear.target=3")
     assert paid == {}
     assert len(run.rows(TraceRow, "stage='repair'")) == 5
     run.go("gear.target=8")
-    assert len(run.rows(TraceRow, "stage='repair'")) == 10
+    assert len(run.rows(TraceRow, "stage='repair'")) == 15
     assert paid == {}
 
 

@@ -43,6 +43,7 @@ from heal.records import (
     Trace,
     Verdict,
 )
+from heal.stages.repair import rounds
 from heal.store import HintRow, SelectedRow, TraceRow
 
 
@@ -198,15 +199,35 @@ def test_a_gate_refuses_by_its_name(tmp_path: Path, said: str, gate: Gate) -> No
 
 
 def test_early_stop_counts_passing_repairs_breadth_first(tmp_path: Path) -> None:
-    run, _ = go(tmp_path, extreme("plums"), "gear.target=6", "gear.candidates=4")
+    run, _ = go(tmp_path, extreme("plums"), "gear.target=6", "gear.candidates=8")
     # five pass in the first round, so a second of two each is needed, and then none
     rounds = Counter(t.seed_index for t in run.read("repair", Trace, "difference"))
     assert rounds == {0: 5, 1: 5, 2: 5}
 
 
 @pytest.mark.parametrize(
+    ("total", "drawn"),
+    [(1, [1]), (2, [2]), (3, [1, 3]), (5, [1, 5]), (7, [1, 3, 7]), (14, [1, 3, 14]),
+     (15, [1, 3, 7, 15]), (40, [1, 3, 7, 15, 40])],
+)  # fmt: skip
+def test_rounds_double_and_the_last_takes_what_would_not_fill_another(
+    total: int, drawn: list[int]
+) -> None:
+    assert list(rounds(total)) == drawn
+
+
+@pytest.mark.parametrize(
     ("target", "candidates", "each"),
-    [(5, 20, 1), (6, 20, 3), (15, 20, 3), (16, 20, 7), (99, 20, 20), (99, 6, 6), (None, 20, 20)],
+    [
+        (5, 20, 1),
+        (6, 20, 3),
+        (15, 20, 3),
+        (16, 20, 7),
+        (36, 20, 20),
+        (2, 2, 2),
+        (99, 6, 6),
+        (None, 20, 20),
+    ],
 )
 def test_rounds_double_until_the_target_is_reached_or_the_plan_is_drawn(
     tmp_path: Path, target: int | None, candidates: int, each: int
@@ -220,7 +241,7 @@ def test_rounds_double_until_the_target_is_reached_or_the_plan_is_drawn(
 def test_repairs_that_fail_a_gate_do_not_stop_a_problem(tmp_path: Path) -> None:
     wrong = {way: ["Then it must be this.\n\nSo \\boxed{9}."] for way in WAYS[1:]}
     mixed = {WAYS[0]: [honest(WAYS[0])]} | wrong
-    run, _ = go(tmp_path, extreme("plums", repairs=mixed), "gear.target=2", "gear.candidates=4")
+    run, _ = go(tmp_path, extreme("plums", repairs=mixed), "gear.target=2", "gear.candidates=8")
     drawn = Counter(t.seed_index for t in run.read("repair", Trace, "difference"))
     assert drawn == {0: 5, 1: 5, 2: 5}
     assert gates(run)[Gate.PASSED] == 3
