@@ -1,53 +1,69 @@
 """A made-up but consistent run over number sequences, for looking at reports.
 
-Every count that should add up does, and the records hang together by key as a real run's do. The
-numbers of the evaluation are invented.
+Every count that should add up does, and rows and bodies hang together by key as a real run's do.
+The numbers of the evaluation are invented. `fill` writes a run of any size; only what a report may
+open has a body there.
 """
 
 import random
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import pairwise
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import yaml
 
+from heal.keys import content_key
 from heal.method.intervals import Interval
+from heal.method.metrics import doubt_rate
 from heal.method.summary import ArmScore, Difference, EvalSummary
 from heal.records import (
-    Ceiling,
-    Check,
     Cut,
     Drop,
     Fallback,
     Finish,
     Gate,
-    GateResult,
     Hint,
     HintKind,
     Origin,
     Problem,
     PureScore,
-    Selected,
     Split,
+    StagePlan,
     Stratum,
     Trace,
     TrainResult,
     Verdict,
 )
-from heal.report.view import (
-    Fact,
-    LedgerRow,
-    PlanRow,
-    RunView,
+from heal.report.load import load_view
+from heal.report.view import RunView
+from heal.store import (
+    AttemptRow,
+    CutRow,
+    HintRow,
+    ProblemRow,
+    Row,
+    ScoreRow,
+    SelectedRow,
+    Store,
+    Stored,
+    TraceRow,
 )
 
+Record = TypeVar("Record")
+
 N = 30
+BREAKPOINT = "difference"
 CONFIG = """\
 run: runs/lab
 seed: 0
+seeds: [0, 1, 2]
+arms: [base, rft, rft_more, heal]
 problems:
-  source: heal.lab.problems:pool
+  source: heal.lab.source:pool
 teacher:
   engine: local
   model: pkg://heal.lab/assets/rows/teacher
@@ -60,6 +76,7 @@ gear:
   breakpoint: difference
   hint: guided
 """
+RULE = "The final answer is "
 
 
 def minimal_view(**fields: object) -> RunView:
@@ -70,90 +87,288 @@ def minimal_view(**fields: object) -> RunView:
     return replace(empty, **fields)  # type: ignore[arg-type]
 
 
-def lab_view(problems: int = 240, held_out: int = 120, seed: int = 0) -> RunView:
+def lab_run(folder: Path, problems: int = 240, held_out: int = 120, seed: int = 0) -> Path:
     """A complete run: about a fifth of the problems at the ceiling, most of them repaired."""
-    return _Lab(problems, held_out, seed).view()
-
-
-class _Lab:
-    def __init__(self, problems: int, held_out: int, seed: int) -> None:
-        self.rng = random.Random(seed)
-        self.problems: list[Problem] = []
-        self.ceilings: list[Ceiling] = []
-        self.unaided: list[Trace] = []
-        self.cuts: list[Cut] = []
-        self.hints: list[Hint] = []
-        self.repaired: list[Trace] = []
-        self.hinted: list[Trace] = []
-        self.checks: list[Check] = []
-        self.gates: list[GateResult] = []
-        self.pure: list[PureScore] = []
-        self.commitments: dict[str, int | None] = {}
-        self.selected: list[Selected] = []
-        self.verdicts: dict[Split, Counter[Verdict]] = {s: Counter() for s in Split}
+    with Store.open(folder) as store:
+        _describe(store)
         for index in range(problems + held_out):
-            self._problem(index, Split.TRAIN if index < problems else Split.HELD_OUT)
+            split = Split.TRAIN if index < problems else Split.HELD_OUT
+            found = _Made(f"p{index:05d}", index, split, random.Random(f"{seed}/{index}"))
+            store.conclude(found.row(), _of_problem(found.rows), found.stored)
+            store.insert(row for row in found.rows if isinstance(row, SelectedRow))
+        _train(store)
+    return folder
 
-    def _problem(self, index: int, split: Split) -> None:
+
+def lab_view(folder: Path) -> RunView:
+    """What a report shows of such a run, with an invented evaluation."""
+    with Store.open(folder, write=False) as store:
+        return replace(load_view(store), evaluation=evaluation())
+
+
+def fill(
+    folder: Path,
+    problems: int,
+    *,
+    held_out: int = 0,
+    attempts: int = 0,
+    arms: Sequence[str] = ("rft", "heal"),
+    seed: int = 0,
+) -> Path:
+    """A run of any size, written in large transactions; `attempts` at each held-out problem."""
+    with Store.open(folder) as store:
+        _describe(store)
+        made = (
+            _Made(
+                content_key(index),
+                index,
+                Split.TRAIN if index < problems else Split.HELD_OUT,
+                random.Random(f"{seed}/{index}"),
+                arms=arms,
+            )
+            for index in range(problems + held_out)
+        )
+        while batch := list(islice(made, 500)):
+            store.insert(found.row() for found in batch)
+            for kind in (TraceRow, CutRow, HintRow, ScoreRow, SelectedRow):
+                store.insert(row for found in batch for row in found.rows if isinstance(row, kind))
+            store.commit(stored for found in batch for stored in found.stored)
+            tried = (found for found in batch if found.split is Split.HELD_OUT)
+            store.insert(row for found in tried for row in _tried(found, attempts, arms))
+        _train(store, arms)
+    return folder
+
+
+def _describe(store: Store) -> None:
+    store.set_meta("config", yaml.safe_load(CONFIG))
+    store.set_meta("date", "2026-03-14T09:30:00+00:00")
+    versions = {"heal": "0.1.0", "python": "3.11.2", "torch": "2.9.0", "trl": "1.14.0"}
+    store.set_meta("versions", versions)
+    store.set_meta("facts", {"problem refused at the door: no answer": 3})
+    store.set_meta("timings", {"sample": 81.2, "verify": 9.9, "repair": 22.0, "train": 3711.0})
+    store.set_meta("complete", "yes")
+
+
+def _of_problem(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if not isinstance(row, SelectedRow)]
+
+
+def _tried(found: "_Made", attempts: int, arms: Sequence[str]) -> Iterator[AttemptRow]:
+    rng, share = found.rng, found.correct / N
+    for arm in ("base", *arms):
+        for seed in range(1 if arm == "base" else 3):
+            for i in range(attempts):
+                right = rng.random() < share
+                verdict = Verdict.CORRECT if right else Verdict.WRONG
+                answer = str(found.terms[6] if right else rng.randint(2, 99))
+                key = f"{found.id}-{arm}{seed}-{i}"
+                tokens = rng.randint(60, 900)
+                yield AttemptRow(
+                    found.id, arm, seed, i, key, verdict, answer, Finish.STOP, tokens, None
+                )
+
+
+@dataclass
+class _Made:
+    """One problem and everything that came of it."""
+
+    id: str
+    index: int
+    split: Split
+    rng: random.Random
+    arms: Sequence[str] = ("rft", "heal")
+    rows: list[Row] = field(default_factory=list)
+    stored: list[Stored] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
         rng = self.rng
         start, jump = rng.randint(3, 90), rng.randint(2, 9)
-        terms = [start + jump * k + (k * k) // 2 for k in range(7)]
-        problem = Problem(
-            f"p{index:05d}", "Q " + " ".join(map(str, terms[:6])), str(terms[6]), split
-        )
+        self.terms = [start + jump * k + (k * k) // 2 for k in range(7)]
         correct = rng.choices(
             (rng.randint(16, N), rng.randint(2, 13), rng.choice((0, 0, 1))), (66, 14, 20)
         )[0]
-        truncated = rng.choice((0, 0, 0, 0, 1, 2))
-        correct = min(correct, N - truncated)
-        rho = correct / (N - truncated)
-        stratum = Stratum.EXTREME if correct <= 1 else Stratum.HARD if rho < 0.5 else Stratum.EASY
-        self.problems.append(problem)
-        self.ceilings.append(Ceiling(problem.id, N, correct, truncated, 0, stratum, rho))
-        self.verdicts[split] += Counter(
-            {
-                Verdict.CORRECT: correct,
-                Verdict.TRUNCATED: truncated,
-                Verdict.WRONG: N - correct - truncated,
-            }
+        self.truncated = rng.choice((0, 0, 0, 0, 1, 2))
+        self.correct = min(correct, N - self.truncated)
+        self.rho = self.correct / (N - self.truncated)
+        self.stratum = (
+            Stratum.EXTREME
+            if self.correct <= 1
+            else Stratum.HARD
+            if self.rho < 0.5
+            else Stratum.EASY
         )
-        if split is Split.HELD_OUT:
+        question = "Q " + " ".join(map(str, self.terms[:6]))
+        problem = Problem(self.id, question, str(self.terms[6]), self.split)
+        self._store("problem", self.id, problem)
+        self._unaided()
+        if self.split is Split.HELD_OUT:
             return
-        for k in range(min(correct, 5)):
-            trace = self._trace(problem, Origin.UNAIDED, f"{problem.id}-u{k}", terms, True)
-            self.unaided.append(trace)
-            drop = Drop.KEPT if k < 4 else Drop.PROBLEM_CAP
-            self.selected.append(Selected(trace.key, problem.id, "D1", drop))
-        if stratum in (Stratum.HARD, Stratum.EXTREME):
-            self._hinted(problem, terms)
-        if stratum is Stratum.EXTREME:
+        if self.stratum in (Stratum.HARD, Stratum.EXTREME):
+            self._hinted()
+        if self.stratum is Stratum.EXTREME:
             for path in range(4):
-                self._broken(problem, terms, path)
+                self._broken(path)
 
-    def _hinted(self, problem: Problem, terms: Sequence[int]) -> None:
-        hint = Hint(f"{problem.id}-ha", problem.id, HintKind.ANSWER, f"The answer is {terms[6]}.")
-        self.hints.append(hint)
+    def row(self) -> ProblemRow:
+        """Its columns."""
+        return ProblemRow(
+            self.id,
+            self.index,
+            self.split,
+            None,
+            N,
+            self.correct,
+            self.truncated,
+            0,
+            self.stratum,
+            self.rho,
+            4 if self.stratum is Stratum.EXTREME else 0,
+            "settings",
+        )
+
+    def _store(self, stage: str, key: str, record: object) -> None:
+        self.stored.append(Stored(stage, key, self.id, record))
+
+    def _unaided(self) -> None:
+        for k in range(N):
+            right, cut_off = k < self.correct, k >= N - self.truncated
+            verdict = Verdict.CORRECT if right else Verdict.TRUNCATED if cut_off else Verdict.WRONG
+            finish = Finish.LENGTH if cut_off else Finish.STOP
+            answer = None if cut_off else _answer(self.terms, right)
+            tokens = self.rng.randint(60, 90)
+            key = f"{self.id}-u{k:02d}"
+            self._trace("sample", key, k, finish, tokens, tokens, verdict, answer)
+            if right and self.split is Split.TRAIN:
+                drop = Drop.KEPT if k < 4 else Drop.PROBLEM_CAP
+                for arm in self.arms:
+                    self._select(arm, key, "D1", drop, None, tokens, "sample", "")
+
+    def _trace(
+        self,
+        stage: str,
+        key: str,
+        seed_index: int,
+        finish: Finish,
+        tokens: int,
+        new: int,
+        verdict: Verdict | None,
+        answer: str | None,
+        tag: str = "",
+        gate: Gate | None = None,
+        hint: str | None = None,
+        cut: str | None = None,
+    ) -> None:
+        self.rows.append(
+            TraceRow(
+                self.id,
+                stage,
+                tag,
+                key,
+                seed_index,
+                finish,
+                tokens,
+                new,
+                verdict,
+                answer,
+                gate,
+                hint,
+                cut,
+                False,
+            )
+        )
+
+    def _select(
+        self,
+        arm: str,
+        key: str,
+        pool: str,
+        drop: Drop,
+        score: float | None,
+        tokens: int,
+        stage: str,
+        text: str,
+    ) -> None:
+        doubt = doubt_rate(text) if drop is Drop.KEPT else None
+        self.rows.append(
+            SelectedRow(arm, self.id, key, pool, drop, score, tokens, tokens + 40, doubt, stage)
+        )
+
+    def _hinted(self) -> None:
+        hint = Hint(f"{self.id}-ha", self.id, HintKind.ANSWER, f"{RULE}{self.terms[6]}.")
+        self._hint(hint, "answer")
         for k in range(3):
-            trace = self._trace(problem, Origin.HINTED, f"{problem.id}-a{k}", terms, True)
-            self.hinted.append(replace(trace, hint=hint.key))
-            self._judge(self.hinted[-1], terms, "D2")
+            trace = self._written(Origin.HINTED, f"{self.id}-a{k}", True)
+            self._judge(replace(trace, hint=hint.key), "hinted", "D2")
 
-    def _broken(self, problem: Problem, terms: Sequence[int], path: int) -> None:
-        rng, key = self.rng, f"{problem.id}-f{path}"
-        failed = self._trace(problem, Origin.UNAIDED, key, terms, False)
-        self.unaided.append(failed)
-        wrong = _answer(terms, False)
-        self.checks.append(Check(failed.key, Verdict.WRONG, wrong))
-        ends = _ends(failed.text)
+    def _hint(self, hint: Hint, tag: str) -> None:
+        self._store("hint", hint.key, hint)
+        self.rows.append(
+            HintRow(
+                self.id,
+                tag,
+                hint.key,
+                hint.cut,
+                hint.kind,
+                hint.asked,
+                hint.leaks,
+                hint.new_tokens,
+                hint.cut_off,
+                not hint.text,
+                hint.error is not None,
+            )
+        )
+
+    def _broken(self, path: int) -> None:
+        rng = self.rng
+        # the last of its unaided traces are cut off, those before are wrong
+        key = f"{self.id}-u{N - self.truncated - 1 - path:02d}"
+        failed = self._written(Origin.UNAIDED, key, False)
+        self._store("sample", key, failed)
+        cut = self._cut(failed)
+        b, ends = cut.step, cut.step_ends
+        self.rows.append(
+            ScoreRow(self.id, "scores", "", f"{key}-s", key, len(failed.ids), False, None, None)
+        )
+        fell = rng.random() < 0.12
+        text = f"{RULE}{self.terms[6]}." if fell else "Look at how the jumps change."
+        hint = Hint(
+            f"{key}-h",
+            self.id,
+            HintKind.ANSWER if fell else HintKind.GUIDED,
+            text,
+            cut=cut.key,
+            asked=HintKind.GUIDED,
+            leaks=4 if fell else rng.choice((0, 0, 0, 1)),
+            new_tokens=19,
+        )
+        self._hint(hint, BREAKPOINT)
+        hopeless = self.index % 9 == 0
+        for k in range(4):
+            right = not hopeless and rng.random() < 0.55
+            trace = self._written(Origin.REPAIRED, f"{key}-r{k}", right)
+            text = failed.text[: _chars(failed.text, b - 1)]
+            text += trace.text[_chars(trace.text, b - 1) :]
+            trace = replace(
+                trace,
+                ids=np.zeros(_ends(text)[-1] + 1, np.int32),
+                text=text,
+                prefix_tokens=ends[b - 2],
+                parent=key,
+                cut=cut.key,
+                hint=hint.key,
+            )
+            self._judge(trace, "repair", "D3", right, b)
+
+    def _cut(self, failed: Trace) -> Cut:
+        rng, ends = self.rng, _ends(failed.text)
         entropy = np.array([rng.uniform(0.02, 0.2) for _ in ends], np.float32)
         b = 3 if rng.random() < 0.7 else 2
         entropy[b - 1] += rng.uniform(0.4, 1.1)
         surge = np.full(len(ends), np.nan, np.float32)
         surge[1:3] = np.diff(entropy)[:2]
-        fallback = Fallback.NO_SURGE if rng.random() < 0.04 else None
         cut = Cut(
-            f"{key}-c",
-            problem.id,
+            f"{failed.key}-c",
+            self.id,
             failed.key,
             b,
             ends[b - 2],
@@ -162,126 +377,145 @@ class _Lab:
             entropy + np.float32(0.08 if rng.random() < 0.3 else 0),
             surge,
             margin=float(surge[b - 1]),
-            fallback=fallback,
+            fallback=Fallback.NO_SURGE if rng.random() < 0.04 else None,
             undecided=rng.random() < 0.05,
         )
-        self.cuts.append(cut)
-        fell = rng.random() < 0.12
-        text = f"The final answer is {terms[6]}." if fell else "Look at how the jumps change."
-        hint = Hint(
-            f"{key}-h",
-            problem.id,
-            HintKind.ANSWER if fell else HintKind.GUIDED,
-            text,
-            cut=cut.key,
-            asked=HintKind.GUIDED,
-            leaks=4 if fell else rng.choice((0, 0, 0, 1)),
-        )
-        self.hints.append(hint)
-        hopeless = int(problem.id[1:]) % 9 == 0
-        for k in range(4):
-            right = not hopeless and rng.random() < 0.55
-            trace = self._trace(problem, Origin.REPAIRED, f"{key}-r{k}", terms, right)
-            kept = failed.text[: _chars(failed.text, b - 1)]
-            text = kept + trace.text[_chars(trace.text, b - 1) :]
-            trace = replace(
-                trace,
-                ids=np.zeros(_ends(text)[-1] + 1, np.int32),
-                text=text,
-                prefix_tokens=cut.prefix_tokens,
-                parent=failed.key,
-                cut=cut.key,
-                hint=hint.key,
+        self._store("cut", cut.key, cut)
+        self.rows.append(
+            CutRow(
+                self.id,
+                BREAKPOINT,
+                cut.key,
+                failed.key,
+                b,
+                len(ends),
+                cut.margin,
+                cut.fallback,
+                cut.undecided,
+                False,
             )
-            self.repaired.append(trace)
-            self._judge(trace, terms, "D3", right, b)
+        )
+        return cut
 
-    def _judge(
-        self, trace: Trace, terms: Sequence[int], pool: str, right: bool = True, b: int = 1
-    ) -> None:
-        rng = self.rng
-        answer = _answer(terms, right)
-        verdict = Verdict.CORRECT if right else Verdict.WRONG
-        self.checks.append(Check(trace.key, verdict, answer))
+    def _judge(self, trace: Trace, stage: str, pool: str, right: bool = True, b: int = 1) -> None:
+        rng, tag = self.rng, BREAKPOINT if stage == "repair" else ""
         talk = rng.choices((Gate.PASSED, Gate.HINT_TALK, Gate.EARLY_ANSWER), (88, 7, 5))[0]
         gate = talk if right else Gate.INCORRECT
-        self.gates.append(GateResult(trace.key, gate))
+        self._store(stage, trace.key, trace)
+        self._trace(
+            stage,
+            trace.key,
+            trace.seed_index,
+            trace.finish,
+            len(trace.ids),
+            trace.new_tokens,
+            Verdict.CORRECT if right else Verdict.WRONG,
+            _answer(self.terms, right),
+            tag=tag,
+            gate=gate,
+            hint=trace.hint,
+            cut=trace.cut,
+        )
         if gate is not Gate.PASSED:
             return
-        ends = _ends(trace.text)
+        score = self._profile(trace, tag or "hinted", b)
+        drop = rng.choices(
+            (Drop.KEPT, Drop.PURE, Drop.NEAR_DUPLICATE, Drop.PARENT_CAP, Drop.PROBLEM_CAP),
+            (50, 20, 12, 10, 8),
+        )[0]
+        for arm in self.arms:
+            if arm.startswith("heal"):
+                text = trace.text
+                self._select(arm, trace.key, pool, drop, score, len(trace.ids), stage, text)
+
+    def _profile(self, trace: Trace, tag: str, b: int) -> float:
+        rng, ends = self.rng, _ends(trace.text)
         steps, commits = len(ends), rng.randint(b + 1, len(ends))
         log_ppl = np.array([abs(rng.gauss(0.15, 0.1)) for _ in ends], np.float32)
         log_ppl[b] += rng.uniform(0.2, 1.6)
         uncertainty = np.full(steps + 1, np.nan, np.float32)
         for k in range(b - 1, steps + 1):
             uncertainty[k] = 0.04 if k >= commits else rng.uniform(0.6, 2.4)
-        score = float(log_ppl[b] - np.log(uncertainty[b + 1] + 0.11))
-        self.pure.append(
-            PureScore(
-                f"{trace.key}-p",
-                trace.problem_id,
+        pure = PureScore(
+            f"{trace.key}-p",
+            self.id,
+            trace.key,
+            log_ppl,
+            uncertainty,
+            np.diff([0, *ends]).tolist(),
+            b,
+            [True] * (steps - 1) + [False],
+            scored_tokens=len(trace.ids) * 2,
+        )
+        self._store("pure", pure.key, pure)
+        settled = 0 if rng.random() < 0.03 else commits
+        surprisal = None if rng.random() < 0.02 else rng.uniform(0, 3)
+        self.rows.append(
+            ScoreRow(
+                self.id,
+                "pure",
+                tag,
+                pure.key,
                 trace.key,
-                log_ppl,
-                uncertainty,
-                np.diff([0, *ends]).tolist(),
-                b,
-                [True] * (steps - 1) + [False],
-                scored_tokens=len(trace.ids) * 2,
+                pure.scored_tokens,
+                False,
+                settled,
+                surprisal,
             )
         )
-        self.commitments[trace.key] = None if rng.random() < 0.03 else commits
-        drop = rng.choices(
-            (Drop.KEPT, Drop.PURE, Drop.NEAR_DUPLICATE, Drop.PARENT_CAP, Drop.PROBLEM_CAP),
-            (50, 20, 12, 10, 8),
-        )[0]
-        self.selected.append(Selected(trace.key, trace.problem_id, pool, drop, score))
+        return float(log_ppl[b] - np.log(uncertainty[b + 1] + 0.11))
 
-    def _trace(
-        self, problem: Problem, origin: Origin, key: str, terms: Sequence[int], right: bool
-    ) -> Trace:
-        text = _solution(terms, right, self.rng)
+    def _written(self, origin: Origin, key: str, right: bool) -> Trace:
+        text = _solution(self.terms, right, self.rng)
         ids = np.zeros(_ends(text)[-1] + 1, np.int32)
-        return Trace(key, problem.id, origin, 0, ids, text, Finish.STOP, prompt_tokens=24)
+        return Trace(key, self.id, origin, 0, ids, text, Finish.STOP, prompt_tokens=24)
 
-    def view(self) -> RunView:
-        return RunView(
-            name="runs/lab",
-            date="2026-03-14T09:30:00+00:00",
-            seed=0,
-            teacher="pkg://heal.lab/assets/rows/teacher",
-            student="pkg://heal.lab/assets/rows/student",
-            config_yaml=CONFIG,
-            versions={"heal": "0.1.0", "python": "3.11.2", "torch": "2.9.0", "trl": "1.14.0"},
-            problems=tuple(self.problems),
-            ceilings=tuple(self.ceilings),
-            verdicts=self.verdicts,
-            unaided=tuple(self.unaided),
-            cuts=tuple(self.cuts),
-            hints=tuple(self.hints),
-            repaired=tuple(self.repaired),
-            hinted=tuple(self.hinted),
-            checks=tuple(self.checks),
-            gates=tuple(self.gates),
-            pure=tuple(self.pure),
-            commitments=self.commitments,
-            selected=tuple(self.selected),
-            plan=tuple(_plan()),
-            training=tuple(_training()),
-            evaluation=evaluation(),
-            stage_ledger=(
-                LedgerRow("sample", 489_600, wasted=18_200, accepted=702),
-                LedgerRow("guide", 9_120, wasted=1_400),
-                LedgerRow("repair", 61_300, wasted=31_000, accepted=371),
-                LedgerRow("locate", 0, scored=21_400),
-                LedgerRow("score", 0, scored=118_000),
-            ),
-            arm_ledger=(
-                LedgerRow("rft", 489_600, wasted=18_200, accepted=702),
-                LedgerRow("heal", 560_020, 139_400, wasted=50_600, accepted=1_073),
-            ),
-            facts=(Fact("problem refused at the door: no answer", 3, 363),),
-            timings={"sample": 81.2, "verify": 9.9, "repair": 22.0, "train": 3711.0},
+
+def _train(store: Store, arms: Sequence[str] = ("rft", "heal")) -> None:
+    """Three stages of each arm, over what is in its sets."""
+    plans: list[tuple[str, str, object]] = []
+    for arm in arms:
+        kept = list(
+            store.query(
+                """SELECT pool, trace FROM selected WHERE arm = ? AND "drop" = 'kept'""", (arm,)
+            )
         )
+        for index, pools in enumerate((("D1",), ("D1", "D2"), ("D1", "D2", "D3")), start=1):
+            shown = [trace for pool, trace in kept if pool in pools]
+            shown += shown[: len(shown) // 3]
+            batches = tuple(tuple(shown[i : i + 8]) for i in range(0, len(shown), 8))
+            plans.append((f"{arm}-seed0-{index}", "", StagePlan(index, batches, 1.0)))
+    store.record("plan", plans)
+    results = [(result.key, "", result) for result in _training()]
+    store.record("train", results)
+
+
+def rewrite(
+    store: Store,
+    stage: str,
+    kind: type[Record],
+    change: Callable[[Record], Record],
+    problems: Collection[str] | None = None,
+) -> None:
+    """Every body of a stage, changed; of these problems only, if any are named."""
+    sql = "SELECT key, problem FROM records WHERE stage = ?"
+    for key, problem in list(store.query(sql, (stage,))):
+        found = store.get(stage, key, problem, kind)
+        if found is not None and (problems is None or problem in problems):
+            store.put(stage, key, problem, change(found))
+
+
+def changed(
+    lab: Path, folder: Path, *statements: str, edit: Callable[[Store], None] | None = None
+) -> RunView:
+    """What a report shows of a copy, in `folder`/run, once it was changed."""
+    shutil.copytree(lab, folder / "run")
+    with Store.open(folder / "run") as store:
+        for statement in statements:
+            list(store.query(statement))
+        if edit is not None:
+            edit(store)
+    return lab_view(folder / "run")
 
 
 def evaluation(seeds: int = 3) -> EvalSummary:
@@ -320,14 +554,6 @@ def evaluation(seeds: int = 3) -> EvalSummary:
 def _around(mean: float, n: int) -> Interval:
     half = 1.6 * (mean * (1 - mean) / n) ** 0.5
     return Interval(mean, max(0.0, mean - half), min(1.0, mean + half), n)
-
-
-def _plan() -> list[PlanRow]:
-    sets = ({"D1": 960}, {"D1": 150, "D2": 330}, {"D1": 90, "D2": 60, "D3": 330})
-    return [
-        PlanRow("heal", stage, 60 * (3 - stage) + 60, sum(shares.values()), 400, shares)
-        for stage, shares in enumerate(sets, start=1)
-    ]
 
 
 def _training() -> list[TrainResult]:

@@ -1,7 +1,6 @@
 """Metrics: exact where they claim to be; intervals cover what they should, quickly."""
 
 import time
-from dataclasses import replace
 from itertools import combinations
 from math import comb
 
@@ -11,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from heal.method.attempts import tally
 from heal.method.intervals import (
+    Bootstrap,
     Scores,
     auroc,
     mean_score,
@@ -19,8 +20,15 @@ from heal.method.intervals import (
     ratio_of_sums,
     wilson,
 )
-from heal.method.metrics import arm_scores, avg_at_k, doubt_rate, maj_at_k, pass_at_k
-from heal.records import EvalTrace, Finish, Verdict
+from heal.method.metrics import (
+    avg_at_k,
+    doubt_rate,
+    maj_at_k,
+    majority_accuracy,
+    pass_at_k,
+)
+from heal.records import Verdict
+from heal.store import AttemptRow
 
 
 @given(st.integers(1, 9), st.data())
@@ -89,34 +97,53 @@ def test_a_student_is_only_right_when_it_is_correct(verdict):
     assert avg_at_k([Verdict.CORRECT, verdict]) == 0.5
 
 
-def attempt(problem, seed, index, verdict=Verdict.CORRECT):
-    return EvalTrace(
-        f"{problem}{seed}{index}", problem, "heal", seed, index, verdict, "1", Finish.STOP, 9, "t"
-    )
+def attempt(problem, seed, index, verdict=Verdict.CORRECT, answer="1", error=None):
+    return AttemptRow(problem, "heal", seed, index, "k", verdict, answer, "stop", 9, error)
 
 
-def test_scores_are_gathered_by_seed_and_problem():
+def test_attempts_are_counted_by_seed_and_problem():
     rows = [
-        attempt(p, s, i, Verdict.CORRECT if i < s else Verdict.TRUNCATED)
+        attempt(p, s, i, Verdict.CORRECT if i < s else Verdict.TRUNCATED, None)
         for p in "ba"
         for s in (2, 1)
         for i in range(4)
     ]
-    scores = arm_scores(rows, {"a": "algebra"})
-    assert scores.problems == ("a", "b") and scores.families == ("algebra", "")
-    np.testing.assert_array_equal(scores.values, [[0.25, 0.25], [0.5, 0.5]])
-    assert arm_scores(rows, {}, value=len).values.tolist() == [[4, 4], [4, 4]]
-    assert scores.only({"b"}).problems == ("b",)
-    with pytest.raises(ValueError, match=r"1 problems lack attempts.*b.*seed 3"):
-        arm_scores([*rows, attempt("a", 3, 0)], {})
+    found = tally(rows)
+    own = found.arms["heal"]
+    assert found.problems == ("a", "b") and own.seeds == (1, 2)
+    assert own.attempts.tolist() == [[4, 4], [4, 4]]
+    assert own.correct.tolist() == [[1, 1], [2, 2]]
+    assert own.truncated.tolist() == [[3, 3], [2, 2]]
+    assert own.tokens.tolist() == [[36, 36], [36, 36]]
+    assert own.votes == (((), ()), ((), ()))
+
+
+def test_a_problem_without_attempts_under_some_seed_is_left_out():
+    found = tally([attempt("a", 1, 0), attempt("b", 1, 0), attempt("a", 3, 0)])
+    assert found.problems == ("a",) and found.left_out == 1
+    assert found.arms["heal"].attempts.tolist() == [[1], [1]]
 
 
 def test_an_engine_failure_says_nothing_about_the_student():
     rows = [attempt("a", 0, 0), attempt("b", 0, 0)]
-    failed = replace(attempt("a", 0, 1, Verdict.TRUNCATED), error="out of memory")
-    assert arm_scores([*rows, failed], {}).values.tolist() == [[1, 1]]
-    with pytest.raises(ValueError, match="1 problems lack attempts"):
-        arm_scores([rows[1], failed], {})
+    failed = attempt("a", 0, 1, Verdict.TRUNCATED, error="out of memory")
+    found = tally([*rows, failed])
+    assert found.arms["heal"].attempts.tolist() == [[1, 1]] and found.failed == 1
+    assert tally([rows[1], failed]).problems == ("b",)
+
+
+def test_only_wrong_answers_are_counted_by_what_they_say():
+    wrong = ["7", "7.0", "$7$", "8", None]
+    rows = [attempt("a", 0, i, Verdict.WRONG, answer) for i, answer in enumerate(wrong)]
+    rows += [attempt("a", 0, 9), attempt("b", 0, 0, Verdict.UNVERIFIABLE, "x")]
+    (own,) = tally(rows).arms["heal"].votes
+    assert own == ((3, 1), (1,))
+
+
+def test_impossible_votes_are_refused():
+    for counts in ((4, 3, (2,), 1), (4, -1, (), 1), (4, 2, (1,), 5), (4, 2, (1,), 0)):
+        with pytest.raises(ValueError, match="maj@"):
+            majority_accuracy(*counts)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +166,7 @@ def make(values, families=None):
 
 
 def test_a_paired_difference_needs_the_same_problems():
-    with pytest.raises(ValueError, match="1 are not shared"):
+    with pytest.raises(ValueError, match="not shared: 1"):
         paired_difference(make([1, 0]), make([1]), resamples=10, seed=0)
 
 
@@ -147,7 +174,44 @@ def test_pairing_is_by_problem_not_by_position():
     a = make(np.linspace(0, 1, 50))
     back = Scores(a.values[:, ::-1], a.problems[::-1], a.families)
     found = paired_difference(a, back, resamples=200, seed=0)
-    assert (found.mean, found.low, found.high) == (0, 0, 0)
+    assert found.mean == 0 and -found.low == found.high == wilson(0, 50).high
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_all_or_nothing_has_the_interval_of_a_share(share):
+    found = mean_score(make([share] * 30), resamples=99, seed=0)
+    expected = wilson(round(30 * share), 30)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+@given(st.integers(1, 60), st.floats(0, 1), st.floats(0, 1))
+def test_where_all_problems_fare_alike_the_interval_has_width_and_holds_the_mean(n, one, other):
+    a, b = make([one] * n), make([other] * n)
+    found = mean_score(a, resamples=20, seed=0)
+    assert 0 <= found.low <= found.mean <= found.high <= 1 and found.low < found.high
+    apart = paired_difference(a, b, resamples=20, seed=0)
+    assert -1 <= apart.low <= apart.mean <= apart.high <= 1 and apart.low < apart.high
+
+
+def test_a_mean_without_an_upper_bound_is_given_no_width_it_does_not_have():
+    tokens = Scores(np.full((1, 9), 512.0), tuple("abcdefghi"), ("",) * 9, bounds=None)
+    found = mean_score(tokens, resamples=99, seed=0)
+    assert (found.mean, found.low, found.high) == (512, 512, 512)
+
+
+def test_figures_drawn_together_are_those_drawn_alone():
+    rng = np.random.default_rng(1)
+    families = ["a"] * 20 + ["b"] * 17 + ["c"] * 3
+    scores = [make(rng.random((seeds, 40)), families) for seeds in (1, 3, 2)]
+    together = Bootstrap(scores, resamples=300, seed=4)
+    for i, own in enumerate(scores):
+        alone = mean_score(own, resamples=300, seed=4)
+        assert together.mean(i).low == pytest.approx(alone.low, abs=1e-12)
+        for j, other in enumerate(scores):
+            apart = paired_difference(own, other, resamples=300, seed=4)
+            assert together.difference(i, j).high == pytest.approx(apart.high, abs=1e-12)
+    with pytest.raises(ValueError, match="different problems"):
+        Bootstrap([scores[0], scores[1].only(scores[1].problems[:9])], resamples=9, seed=0)
 
 
 def test_pairing_removes_what_the_arms_share():
@@ -165,7 +229,8 @@ def test_families_are_kept_in_proportion():
     mixed = mean_score(make(values), resamples=2000, seed=0)
     stratified = mean_score(make(values, ["a"] * 50 + ["b"] * 50), resamples=2000, seed=0)
     assert mixed.high - mixed.low > 0.1
-    assert (stratified.low, stratified.high) == (0.5, 0.5)
+    assert stratified.mean == 0.5
+    assert 0 < stratified.high - stratified.low < (mixed.high - mixed.low) / 4
 
 
 def test_tiny_families_do_not_hide_variation():

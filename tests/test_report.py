@@ -1,50 +1,62 @@
+"""The page and the terminal's table: what they say, and that they hold whatever a run is like."""
+
 import io
 import random
 import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from tests.report_fixture import evaluation, lab_view, minimal_view
-from tests.scripted_run import ScriptedRun
+from tests.report_fixture import (
+    changed,
+    evaluation,
+    fill,
+    lab_run,
+    lab_view,
+    minimal_view,
+    rewrite,
+)
 
-from heal.errors import HealError
 from heal.method.intervals import Interval
-from heal.method.summary import Difference, EvalSummary, summarise
+from heal.method.summary import Difference, EvalSummary
 from heal.records import (
-    Ceiling,
-    Check,
     Drop,
-    EvalTrace,
     Finish,
     Gate,
-    GateResult,
-    Origin,
+    Hint,
+    HintKind,
     Problem,
     PureScore,
-    Selected,
     Split,
-    StagePlan,
     Stratum,
     Trace,
     Verdict,
 )
 from heal.report import charts, numbers, words
-from heal.report.gallery import Outcome, broken_traces
 from heal.report.html import MAX_STEP_CHARS, render_html
 from heal.report.load import load_view
-from heal.report.steps import step_texts
 from heal.report.table import print_table
-from heal.report.view import LedgerRow, RunView
-from heal.store import Store
+from heal.report.view import (
+    CutCount,
+    ExtremeCount,
+    ExtremeRow,
+    PoolCount,
+    Progress,
+    RunView,
+    StratumCount,
+    TraceCount,
+    YieldCount,
+)
+from heal.store import AttemptRow, Store
 
 VOID = {"meta", "br", "use", "path", "hr", "img", "rect"}
 
@@ -87,8 +99,13 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def view() -> RunView:
-    return lab_view(problems=90, held_out=40)
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lab_run(tmp_path_factory.mktemp("lab") / "run", problems=90, held_out=40)
+
+
+@pytest.fixture(scope="module")
+def view(lab: Path) -> RunView:
+    return lab_view(lab)
 
 
 @pytest.fixture(scope="module")
@@ -104,29 +121,34 @@ def printed(view: RunView, *, terminal: bool = False, encoding: str = "utf-8") -
         return raw.getvalue().decode(encoding)
 
 
-def hopeless_view() -> RunView:
+def unaided(verdict: Verdict, traces: int) -> TraceCount:
+    return TraceCount("sample", Split.TRAIN, False, verdict, None, None, traces)
+
+
+def hopeless_view(problems: int = 4) -> RunView:
     """The teacher solves nothing, mostly for want of room."""
-    problems = tuple(Problem(f"p{i}", f"Q {i}", "1") for i in range(4))
-    ceilings = tuple(Ceiling(p.id, 30, 0, 20, 0, Stratum.TRUNCATED, 0.0) for p in problems)
-    verdicts = {Split.TRAIN: {Verdict.TRUNCATED: 80, Verdict.WRONG: 40}}
-    return minimal_view(problems=problems, ceilings=ceilings, verdicts=verdicts)
-
-
-def unrepaired_view(view: RunView) -> RunView:
-    """Every repair of a run refused by its gate."""
-    gates = tuple(GateResult(g.trace, Gate.INCORRECT) for g in view.gates)
-    selected = tuple(s for s in view.selected if s.pool == "D1")
-    return replace(view, gates=gates, selected=selected, pure=(), commitments={})
-
-
-def easy_view(view: RunView) -> RunView:
-    """Nothing at the ceiling, so nothing cut."""
-    ceilings = tuple(
-        replace(c, stratum=Stratum.EASY, correct=30, rho=1.0, truncated=0) for c in view.ceilings
+    return minimal_view(
+        problems={Split.TRAIN: problems},
+        strata={Split.TRAIN: {Stratum.TRUNCATED: StratumCount(problems, 0, 30)}},
+        traces=(
+            unaided(Verdict.TRUNCATED, 20 * problems),
+            unaided(Verdict.WRONG, 10 * problems),
+        ),
     )
-    return replace(
-        view, ceilings=ceilings, cuts=(), hints=(), repaired=(), hinted=(), gates=(), selected=()
-    )
+
+
+UNREPAIRED = (
+    "UPDATE traces SET gate = 'incorrect' WHERE gate IS NOT NULL",
+    "DELETE FROM selected WHERE pool <> 'D1'",
+    "DELETE FROM scores WHERE stage = 'pure'",
+)
+"""Every repair of a run refused by its gate."""
+EASY = (
+    "UPDATE problems SET stratum = 'easy', correct = 30, rho = 1, truncated = 0",
+    *(f"DELETE FROM {table}" for table in ("cuts", "hints", "selected")),
+    "DELETE FROM traces WHERE stage <> 'sample'",
+)
+"""Nothing at the ceiling, so nothing cut."""
 
 
 # The page
@@ -153,17 +175,20 @@ def test_same_run_gives_the_same_page(view: RunView, html: str) -> None:
     assert render_html(view) == html
 
 
-def test_order_of_records_does_not_change_the_gallery(view: RunView) -> None:
+def test_order_of_rows_and_bodies_does_not_change_the_page(
+    lab: Path, html: str, tmp_path: Path
+) -> None:
     rng = random.Random(1)
-    mixed = {
-        name: tuple(rng.sample(getattr(view, name), len(getattr(view, name))))
-        for name in ("cuts", "hints", "repaired", "gates", "selected", "pure", "checks")
-    }
-    assert _shown(replace(view, **mixed)) == _shown(view)
 
+    def mix(store: Store) -> None:
+        for table in ("records", "traces", "cuts", "hints", "scores", "selected", "problems"):
+            rows = list(store.query(f"SELECT * FROM {table}"))
+            list(store.query(f"DELETE FROM {table}"))
+            marks = ",".join("?" * len(rows[0]))
+            for row in rng.sample(rows, len(rows)):
+                list(store.query(f"INSERT INTO {table} VALUES ({marks})", row))
 
-def _shown(view: RunView) -> list[tuple[str, str | None]]:
-    return [(b.cut.key, b.repair and b.repair.trace.key) for b in broken_traces(view)]
+    assert render_html(changed(lab, tmp_path, edit=mix)) == html
 
 
 def test_colours_are_the_pages_own(html: str) -> None:
@@ -184,51 +209,58 @@ def test_colours_are_the_pages_own(html: str) -> None:
         "\ud800 \x00 \x1b[31m",
     ],
 )
-def test_nothing_a_problem_or_a_model_writes_becomes_markup(view: RunView, text: str) -> None:
-    bad = replace(
-        view,
-        name=text,
-        config_yaml=text,
-        stopped=text,
-        problems=tuple(replace(p, problem=text, answer=text) for p in view.problems),
-        checks=tuple(replace(c, answer=text) for c in view.checks),
-        hints=tuple(replace(h, text=text) for h in view.hints),
-        unaided=tuple(replace(t, text=f"{text}\n\n{text}") for t in view.unaided),
-        repaired=tuple(replace(t, text=f"{text}\n\n{text}") for t in view.repaired),
-    )
-    html = render_html(bad)
+def test_nothing_a_problem_or_a_model_writes_becomes_markup(
+    lab: Path, tmp_path: Path, text: str
+) -> None:
+    # what the store takes: no encoding writes a lone surrogate
+    written = text.encode("utf-8", "replace").decode()
+
+    def write(store: Store) -> None:
+        rewrite(store, "problem", Problem, lambda p: replace(p, problem=written, answer=written))
+        rewrite(store, "hint", Hint, lambda h: replace(h, text=written))
+        for stage in ("sample", "repair"):
+            rewrite(store, stage, Trace, lambda t: replace(t, text=f"{written}\n\n{written}"))
+        list(store.query("UPDATE traces SET answer = ?", (written,)))
+
+    bad = changed(lab, tmp_path, edit=write)
+    html = render_html(replace(bad, name=text, config_yaml=text, stopped=text))
     html.encode("utf-8")
     page = Page(html)
     assert page.unbalanced == [] and page.open == []
     assert page.elements["script"] == 1 and page.elements["img"] == 0
-    clean = re.sub("[\x00-\x08\x0e-\x1f\ud800-\udfff]", "\ufffd", text)
-    assert " ".join(clean.split()) in page.text
+    for shown in (text, written):
+        clean = re.sub("[\x00-\x08\x0e-\x1f\ud800-\udfff]", "\ufffd", shown)
+        assert " ".join(clean.split()) in page.text
 
 
-def test_long_traces_and_many_problems_stay_a_small_file() -> None:
-    view = lab_view(problems=1500, held_out=10)
-    long, shown = "word " * 400_000, broken_traces(view)
-    failed = {case.failed.key for case in shown}
-    repairs = {case.repair.trace.key for case in shown if case.repair}
-    huge = replace(
-        view,
-        problems=tuple(replace(p, problem=long) for p in view.problems),
-        unaided=tuple(replace(t, text=long) if t.key in failed else t for t in view.unaided),
-        repaired=tuple(replace(t, text=long) if t.key in repairs else t for t in view.repaired),
-    )
-    html = render_html(huge)
+def test_long_traces_and_many_problems_stay_a_small_file(tmp_path: Path) -> None:
+    folder, long = fill(tmp_path / "run", 1500), "word " * 400_000
+    with Store.open(folder) as store:
+        first = load_view(store)
+        shown = {row.problem for row in first.extreme_rows} | {b.problem.id for b in first.gallery}
+        rewrite(store, "problem", Problem, lambda p: replace(p, problem=long), shown)
+        for stage in ("sample", "repair"):
+            own = {b.problem.id for b in first.gallery}
+            rewrite(store, stage, Trace, lambda t: replace(t, text=long), own)
+        view = load_view(store)
+    html = render_html(view)
     assert len(html.encode()) < 3_000_000
+    hidden = view.extreme.problems - 200
     assert "more characters)" in html and "The first 200 of" in html
+    assert hidden > 0 and f"Not shown: {hidden}." in html
 
 
-def test_clipped_text_says_how_much_is_missing(view: RunView) -> None:
-    cut = broken_traces(view)[0].cut
-    step = "x" * (MAX_STEP_CHARS + 1234)
-    long = [
-        replace(t, text="\n\n".join([step] * len(cut.step_ends))) if t.key == cut.trace else t
-        for t in view.unaided
-    ]
-    assert "… (1,234 more characters)" in render_html(replace(view, unaided=tuple(long)))
+def test_clipped_text_says_how_much_is_missing(lab: Path, view: RunView, tmp_path: Path) -> None:
+    cut = view.gallery[0].cut
+    long = "\n\n".join(["x" * (MAX_STEP_CHARS + 1234)] * len(cut.step_ends))
+
+    def lengthened(trace: Trace) -> Trace:
+        return replace(trace, text=long) if trace.key == cut.trace else trace
+
+    def write(store: Store) -> None:
+        rewrite(store, "sample", Trace, lengthened)
+
+    assert "… (1,234 more characters)" in render_html(changed(lab, tmp_path, edit=write))
 
 
 def test_headline_has_its_numbers_n_and_interval(view: RunView, html: str) -> None:
@@ -248,30 +280,133 @@ def test_provenance_is_on_the_page(html: str) -> None:
     ("make", "said"),
     [
         (lambda v: minimal_view(), "No problem has been sampled yet."),
+        (lambda v: minimal_view(), "Run the same command again to go on."),
         (lambda v: hopeless_view(), "solved none of the 4 problems"),
+        (lambda v: hopeless_view(1), "solved not the one problem it has"),
         (lambda v: hopeless_view(), "80 of its 120 traces were cut off: raise sampling.max_new"),
-        (easy_view, "none was beyond its reach, so HEAL had nothing to repair"),
-        (unrepaired_view, "HEAL repaired none of those."),
-        (unrepaired_view, "Most were refused as incorrect"),
+        (lambda v: replace(hopeless_view(), traces=()), "4 problems sampled; no trace is verified"),
         (lambda v: replace(v, student=None, evaluation=None), "No student was trained"),
-        (lambda v: replace(v, evaluation=None), "No student has been evaluated"),
-        (lambda v: replace(v, selected=(), stopped="Ctrl-C"), "have not been chosen yet"),
-        (lambda v: replace(v, cuts=()), "No failed trace was cut in this run."),
+        (lambda v: replace(v, evaluation=None), "evaluated: the run did not get that far"),
+        (
+            lambda v: replace(v, evaluation=None, problems={Split.TRAIN: 90}),
+            "evaluated: no problem is held out",
+        ),
         (lambda v: replace(v, stopped="limits.teacher_tokens reached"), "not complete"),
     ],
 )
-def test_what_a_run_lacks_is_said(view: RunView, make, said: str) -> None:  # type: ignore[no-untyped-def]
-    lacking = make(view)
+def test_what_a_run_lacks_is_said(
+    view: RunView, make: Callable[[RunView], RunView], said: str
+) -> None:
+    _says(make(view), said)
+
+
+@pytest.mark.parametrize(
+    ("statements", "said"),
+    [
+        (EASY, "none was beyond its reach, so HEAL had nothing to repair"),
+        (UNREPAIRED, "HEAL repaired none of those."),
+        (UNREPAIRED, "Most were refused as incorrect"),
+        (
+            (
+                "DELETE FROM selected",
+                "UPDATE meta SET value = 'null' WHERE name = 'complete'",
+                """INSERT INTO meta VALUES ('stopped', '"Ctrl-C"')""",
+            ),
+            "have not been chosen yet",
+        ),
+        (("DELETE FROM cuts",), "No failed trace was cut in this run."),
+        (("DELETE FROM records WHERE stage = 'cut'",), "broken trace passed over, unreadable 16"),
+        (
+            ("UPDATE problems SET n = 0 WHERE place < 7",),
+            "training problem without an unaided trace 7 of 90",
+        ),
+    ],
+)
+def test_what_the_store_lacks_is_said(
+    lab: Path, tmp_path: Path, statements: tuple[str, ...], said: str
+) -> None:
+    _says(changed(lab, tmp_path, *statements), said)
+
+
+def _says(lacking: RunView, said: str) -> None:
     page = Page(render_html(lacking))
     assert said in page.text.replace("\u00a0", " ")
     assert page.unbalanced == []
     assert printed(lacking)
 
 
-@pytest.mark.parametrize("field", ["unaided", "hints", "repaired", "checks", "gates", "pure"])
-def test_a_run_that_stopped_anywhere_has_a_page(view: RunView, field: str) -> None:
-    page = Page(render_html(replace(view, **{field: ()})))
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM traces",
+        "DELETE FROM traces WHERE stage = 'sample'",
+        "DELETE FROM traces WHERE stage = 'repair'",
+        "DELETE FROM hints",
+        "UPDATE traces SET verdict = NULL, answer = NULL",
+        "UPDATE traces SET gate = NULL",
+        "DELETE FROM scores",
+        "DELETE FROM selected",
+        "DELETE FROM problems",
+        "DELETE FROM records",
+        "DELETE FROM live",
+        "DELETE FROM meta WHERE name <> 'schema'",
+    ],
+)
+def test_a_run_that_stopped_anywhere_has_a_page(lab: Path, tmp_path: Path, statement: str) -> None:
+    lacking = changed(lab, tmp_path, statement)
+    page = Page(render_html(lacking))
     assert page.unbalanced == [] and "Broken traces" in page.text
+    assert printed(lacking)
+
+
+def test_a_run_that_is_still_going_says_how_far_it_is(lab: Path, tmp_path: Path) -> None:
+    undone = (
+        "UPDATE meta SET value = 'null' WHERE name = 'complete'",
+        """INSERT INTO meta VALUES ('stopped', '"it was interrupted"')""",
+    )
+    changed(lab, tmp_path, *undone)
+    at = "2026-03-14T09:31:00+00:00"
+    with Store.open(tmp_path / "run") as writer:
+        assert "Still running; what is finished is below." in _both(tmp_path)
+        told = {"stage": "problems", "done": 1200, "owed": 4000, "at": at}
+        writer.set_meta("progress", told)
+        said = _both(tmp_path)
+        assert lab_view(tmp_path / "run").running == Progress("problems", 1200, 4000, at)
+        assert said.count("Still running: problems, 1,200 of 4,000; what is finished is") == 2
+        assert "interrupted" not in said and "HEAL repaired" in said
+        # its own report, once it has stopped: the lock is its own
+        assert load_view(writer).running is None
+    assert lab_view(tmp_path / "run").running is None
+    assert _both(tmp_path).count("omplete: it was interrupted") == 2
+
+
+def test_a_killed_run_is_not_called_running(lab: Path, tmp_path: Path) -> None:
+    changed(lab, tmp_path, "UPDATE meta SET value = 'null' WHERE name = 'complete'")
+    code = (
+        "import sys, time; from pathlib import Path; from heal.store import Store; "
+        "store = Store.open(Path(sys.argv[1])); "
+        "store.set_meta('progress', {'stage': 'problems', 'done': 1, 'owed': 9}); "
+        "print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        assert lab_view(tmp_path / "run").running == Progress("problems", 1, 9)
+        process.kill()
+    assert lab_view(tmp_path / "run").running is None
+
+
+def _both(folder: Path) -> str:
+    view = lab_view(folder / "run")
+    said = Page(render_html(view)).text + " " + " ".join(printed(view).split())
+    return said.replace("\u00a0", " ")
+
+
+def test_while_a_run_goes_on_nobody_is_told_to_start_it_again(view: RunView) -> None:
+    for lacking in (minimal_view(), replace(view, traces=(), extreme=ExtremeCount(3))):
+        running = replace(lacking, running=Progress("problems", 0, 9))
+        said = " ".join((*words.teacher_sentences(running), *words.student_sentences(running)))
+        assert "again" not in said and "did not get" not in said
 
 
 def test_interval_that_includes_zero_is_not_a_gain(view: RunView) -> None:
@@ -314,24 +449,77 @@ def test_attempts_left_out_of_the_evaluation_are_a_fact(view: RunView) -> None:
     assert [n for text, n in facts.items() if "left out" in text] == [7, 2]
 
 
-def test_summary_of_real_attempts_is_shown(view: RunView) -> None:
-    held_out = numbers.problems_of(view, Split.HELD_OUT)
-    ceilings = {c.problem_id: c for c in view.ceilings}
-    attempts = [
-        EvalTrace(
-            f"{arm}-{seed}-{p.id}-{i}", p.id, arm, seed, i, verdict, p.answer, Finish.STOP, 90, "…"
+def test_summary_of_real_attempts_is_shown(lab: Path, tmp_path: Path) -> None:
+    def attempt(store: Store) -> None:
+        held_out = store.query("SELECT problem FROM problems WHERE split = 'held_out'")
+        store.insert(
+            AttemptRow(p, arm, seed, i, f"{arm}{seed}{p}{i}", verdict, "7", Finish.STOP, 90, None)
+            for number, (p,) in enumerate(list(held_out))
+            for arm in ("base", "rft_more", "heal")
+            for seed in (0, 1)
+            for i in range(4)
+            for verdict in [Verdict.CORRECT if (number + i) % 3 < len(arm) // 3 else Verdict.WRONG]
         )
-        for number, p in enumerate(held_out)
-        for arm in ("base", "rft_more", "heal")
-        for seed in (0, 1)
-        for i in range(4)
-        for verdict in [Verdict.CORRECT if (number + i) % 3 < len(arm) // 3 else Verdict.WRONG]
-    ]
-    summary = summarise(attempts, ceilings, {}, resamples=200, seed=0)
-    real = replace(view, evaluation=summary)
+
+    changed(lab, tmp_path, edit=attempt)
+    with Store.open(tmp_path / "run", write=False) as store:
+        real = load_view(store)
+    assert real.evaluation is not None and real.evaluation.k == 4
+    sizes = {s.stratum: s.avg.n_problems for s in real.evaluation.arms}
+    own = {str(row.stratum): row.problems for row in numbers.strata(real, Split.HELD_OUT)}
+    assert sizes["all"] == 40 and all(sizes[name] == n for name, n in own.items() if n)
     assert "(primary endpoint)" in Page(render_html(real)).text
     lines = printed(real).splitlines()
     assert max(map(len, lines)) <= 80 and any(line.startswith("| rft_more ") for line in lines)
+
+
+ONES = re.compile(
+    r"\b1 (?:extreme |more |training |held-out |selected )?"
+    r"(?:problems|traces|cuts|tries|steps|comparisons|attempts|seeds|characters)\b"
+)
+
+
+def test_one_thing_is_not_counted_in_the_plural(view: RunView) -> None:
+    one = hopeless_view(1)
+    lone = replace(
+        one,
+        traces=(unaided(Verdict.WRONG, 1), unaided(Verdict.CORRECT, 1)),
+        strata={Split.TRAIN: {Stratum.EXTREME: StratumCount(1, 1, 1)}},
+        extreme=ExtremeCount(1, 1, 1, 1),
+        cuts=CutCount(1, 1, 1, 1),
+        pools={"D1": PoolCount(1, 1, {Drop.KEPT: 1}, 1, 20.0, 0.0)},
+        yields=(YieldCount(HintKind.GUIDED, 1, 1, 1, 1, 1, 1),),
+        extreme_rows=(ExtremeRow("p", "Q", 1, 1, 1, 1, 1, 1),),
+        gallery=(replace(view.gallery[0], tries=(("passed", 1),)),),
+    )
+    for repaired in (0, 1):
+        shown = replace(lone, extreme=ExtremeCount(1, 1, 1, repaired))
+        for text in (Page(render_html(shown)).text, printed(shown)):
+            assert not ONES.search(text.replace("\u00a0", " ").replace("30 correct", ""))
+    assert "1 extreme problem, one by one" in Page(render_html(lone)).text
+    assert "The only try from this cut: 1 passed" in Page(render_html(lone)).text
+
+
+@given(st.floats(0, 1), st.floats(1e-6, 0.3), st.integers(1, 10**6))
+def test_an_interval_is_never_printed_without_width(low: float, width: float, n: int) -> None:
+    high = min(1.0, low + width)
+    if high - low < 1e-6:
+        return
+    interval = Interval((low + high) / 2, low, high, n)
+    texts = (
+        words.estimate_text(interval),
+        words.whole_text(interval),
+        words.points_text(interval),
+        words.share_text(numbers.Share(n // 2, n, low, high)),
+    )
+    for text in texts:
+        ends = re.split("–|, ", text[text.rindex("[") + 1 : text.rindex("]")])
+        assert len(ends) == 2 and ends[0] != ends[1], text
+
+
+def test_a_mean_that_is_the_same_everywhere_says_so_instead_of_an_interval() -> None:
+    assert words.mean_text(Interval(512.0, 512.0, 512.0, 9)) == "512 (each alike)"
+    assert words.mean_text(Interval(118.0, 110.2, 126.0, 9)) == "118 [110–126]"
 
 
 def test_importing_the_page_loads_no_heavy_library() -> None:
@@ -348,7 +536,7 @@ def test_importing_the_page_loads_no_heavy_library() -> None:
 def test_strata_add_up_to_the_problems(view: RunView) -> None:
     for split in Split:
         rows = numbers.strata(view, split)
-        assert sum(row.problems for row in rows) == len(numbers.problems_of(view, split))
+        assert sum(row.problems for row in rows) == view.problems[split]
         assert all(row.solved <= row.problems for row in rows)
 
 
@@ -364,24 +552,22 @@ FATES = st.lists(
 
 
 @given(FATES)
-def test_every_drawn_trace_comes_out_of_the_funnel_or_is_counted_beside_it(fates) -> None:  # type: ignore[no-untyped-def]
-    traces, gates, selected = [], [], []
-    for index, (gate, drop, failed, problem) in enumerate(fates):
-        key, of = f"t{index}", f"p{problem}"
-        finish, error = (Finish.ERROR, "lost") if failed else (Finish.STOP, None)
-        empty = np.zeros(0, np.int32)
-        traces.append(Trace(key, of, Origin.REPAIRED, 0, empty, "", finish, 1, error=error))
-        gates += [GateResult(key, gate)] if gate else []
-        selected += [Selected(key, of, "D3", drop)] if drop and gate is Gate.PASSED else []
-    view = minimal_view(gates=tuple(gates), selected=tuple(selected), repaired=tuple(traces))
-    rows = numbers.candidate_funnel(view, traces, "D3")
-    before = len(traces)
+def test_every_drawn_trace_comes_out_of_the_funnel_or_is_counted_beside_it(
+    fates: list[tuple[Gate | None, Drop | None, bool, int]],
+) -> None:
+    counts = tuple(
+        TraceCount("repair", Split.TRAIN, failed, None, gate, drop, n)
+        for gate, drop, failed, n in fates
+        if gate is Gate.PASSED or drop is None
+    )
+    rows = numbers.candidate_funnel(minimal_view(traces=counts), "D3")
+    before = sum(count.traces for count in counts)
     for row in rows:
         assert row.traces is not None
         assert row.traces + sum(n for _, n in row.lost) == before
         before = row.traces
-    kept = [s for s in selected if s.drop is Drop.KEPT and not fates[int(s.trace[1:])][2]]
-    assert before == len(kept) if traces else rows == ()
+    kept = sum(c.traces for c in counts if c.drop is Drop.KEPT and not c.failed)
+    assert before == kept if counts else rows == ()
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -401,97 +587,28 @@ def test_a_share_short_of_all_never_reads_as_100_percent() -> None:
 
 
 def test_held_out_extremes_are_not_in_the_ceiling(view: RunView) -> None:
-    extreme = numbers.extreme_ids(view)
-    held_out = {p.id for p in numbers.problems_of(view, Split.HELD_OUT)}
-    assert extreme and not extreme & held_out
+    (train, held_out) = (
+        next(row.problems for row in numbers.strata(view, split) if row.stratum is Stratum.EXTREME)
+        for split in (Split.TRAIN, Split.HELD_OUT)
+    )
+    assert view.extreme.problems == train and held_out
 
 
-def test_ceiling_never_falls(view: RunView) -> None:
+def test_ceiling_never_falls(lab: Path, view: RunView, tmp_path: Path) -> None:
     assert numbers.ceiling_before(view).hits <= numbers.ceiling_after(view).hits
-    unrepaired = unrepaired_view(view)
+    unrepaired = changed(lab, tmp_path, *UNREPAIRED)
     assert numbers.ceiling_before(unrepaired) == numbers.ceiling_after(unrepaired)
 
 
 def test_yields_cover_every_repair_once(view: RunView) -> None:
-    assert sum(y.traces for y in numbers.hint_yields(view)) == len(view.repaired)
+    repairs = sum(count.traces for count in numbers.traces_of(view, "repair"))
+    assert sum(y.traces for y in numbers.hint_yields(view)) == repairs > 0
 
 
 def test_facts_of_zero_are_left_out_and_fallbacks_are_counted(view: RunView) -> None:
     facts = numbers.all_facts(view)
     assert all(fact.count for fact in facts)
     assert any("fell back to another kind" in fact.text for fact in facts)
-
-
-# Steps and gallery
-
-
-@given(st.text(max_size=200), st.lists(st.integers(0, 60), max_size=12), st.integers(0, 70))
-def test_steps_are_the_whole_text(text: str, ends: list[int], tokens: int) -> None:
-    ends = sorted(set(ends))
-    assert "".join(step_texts(text, ends, max([tokens, *ends]))) == text
-
-
-@settings(max_examples=50)
-@given(st.lists(st.integers(8, 40), min_size=1, max_size=12))
-def test_paragraphs_that_are_steps_come_back_exactly(lengths: list[int]) -> None:
-    paragraphs = [" ".join(["abc"] * n) for n in lengths]
-    ends = np.cumsum(lengths).tolist()
-    pieces = step_texts("\n\n".join(paragraphs), ends, ends[-1] + 1)
-    assert [piece.strip() for piece in pieces] == paragraphs
-
-
-def test_short_paragraph_merged_forward_stays_with_its_step() -> None:
-    text = "So.\n\n" + "one two three four five six seven eight\n\n" + "nine " * 10
-    first, second = step_texts(text, [9, 19], 19)
-    assert first.startswith("So.\n\none two") and second.startswith("nine")
-
-
-def test_a_step_split_inside_a_paragraph_ends_at_a_sentence() -> None:
-    first, second = step_texts("One two three four. Five six seven eight.", [4, 8], 8)
-    assert (first, second) == ("One two three four. ", "Five six seven eight.")
-
-
-def test_text_after_the_thinking_is_a_piece_of_its_own() -> None:
-    text = "a b c d e f g h\n\ni j k l m n o p\n\nThe answer is 5, after all of that."
-    assert len(step_texts(text, [8, 16], 25)) == 3
-
-
-def test_gallery_shows_one_kept_one_dropped_and_one_unsolved(view: RunView) -> None:
-    cases = broken_traces(view)
-    assert [c.outcome for c in cases] == [Outcome.KEPT, Outcome.DROPPED, Outcome.UNSOLVED]
-    assert len({c.problem.id for c in cases}) == 3
-    kept, dropped, unsolved = cases
-    assert kept.repair and kept.repair.selected and kept.repair.selected.drop is Drop.KEPT
-    assert dropped.repair and dropped.repair.selected
-    assert dropped.repair.selected.drop is Drop.PURE
-    solved = {s.problem_id for s in view.selected if s.pool == "D3"}
-    assert unsolved.problem.id not in solved
-
-
-def test_gallery_is_as_long_as_asked_while_there_are_problems(view: RunView) -> None:
-    assert [len(broken_traces(view, n)) for n in (0, 1, 5)] == [0, 1, 5]
-
-
-def test_failed_trace_and_repair_share_the_kept_steps(view: RunView) -> None:
-    for case in broken_traces(view):
-        assert case.repair
-        ours = [s.text for s in case.steps if s.kept]
-        theirs = [s.text for s in case.repair.steps if s.kept]
-        assert ours == theirs and len(ours) == case.cut.step - 1
-
-
-def test_a_repair_chosen_away_is_not_called_unrepaired(view: RunView) -> None:
-    spare = tuple(replace(s, drop=Drop.PARENT_CAP) if s.pool == "D3" else s for s in view.selected)
-    outcomes = {c.outcome for c in broken_traces(replace(view, selected=spare), 50)}
-    assert outcomes == {Outcome.SPARE, Outcome.UNSOLVED}
-
-
-def test_repair_that_was_never_scored_still_has_its_steps(view: RunView) -> None:
-    for case in broken_traces(replace(view, pure=(), commitments={})):
-        assert case.repair and case.repair.pure is None
-        texts = [step.text for step in case.repair.steps]
-        assert texts == [t.strip("\n") for t in case.repair.trace.text.split("\n\n")]
-        assert sum(step.kept for step in case.repair.steps) == case.cut.step - 1
 
 
 # Figures
@@ -552,121 +669,14 @@ def test_table_prints_on_a_terminal_without_utf8(view: RunView) -> None:
 
 def test_table_says_tokens_per_accepted_trace_and_the_ceiling(view: RunView) -> None:
     text = printed(view)
-    assert "sampled per accepted" in text and "697" in text
+    (heal,) = (row for row in view.arm_ledger if row.name == "heal")
+    assert "sampled per accepted" in text and f"{heal.per_accepted:,.0f} |" in text
     assert words.share_text(numbers.ceiling_before(view)) in text
     assert words.share_text(numbers.ceiling_after(view)) in text
 
 
 def test_brackets_in_a_message_are_not_markup(view: RunView) -> None:
     assert "[bold]cap[/bold]" in printed(replace(view, stopped="[bold]cap[/bold]"))
-
-
-# From the store
-
-
-def loaded(run: ScriptedRun) -> RunView:
-    with Store.open(run.folder, write=False) as store:
-        return load_view(store)
-
-
-def ledger(view: RunView) -> dict[str, LedgerRow]:
-    return {row.name: row for row in view.stage_ledger}
-
-
-def test_a_run_whose_problems_became_fewer_has_a_page_of_those_left(tmp_path: Path) -> None:
-    run = ScriptedRun(tmp_path)
-    run.go()
-    with pytest.raises(HealError):
-        run.go("problems.limit=1", "limits.teacher_tokens=1")
-    view = loaded(run)
-    (left,) = (p.id for p in view.problems)
-    assert {c.problem_id for c in view.ceilings} <= {left}
-    assert {t.problem_id for t in (*view.unaided, *view.hinted, *view.repaired)} <= {left}
-    assert {s.problem_id for s in view.selected} <= {left}
-    judged = sum(view.verdicts[Split.TRAIN].values())
-    assert judged == sum(t.problem_id == left for t in run.read("sample", Trace))
-    assert Page(render_html(view)).unbalanced == []
-
-
-def test_a_plan_of_sets_that_were_chosen_anew_is_not_shown(tmp_path: Path) -> None:
-    with Store.open(tmp_path / "run") as store:
-        store.set_meta("config", {"arms": ["heal"], "seeds": [0]})
-        plans = {"new": ("a", "b"), "old": ("a", "gone")}
-        for index, traces in enumerate(plans.values(), start=1):
-            store.put("plan", f"heal-seed0-{index}", "", StagePlan(index, (traces,), 1.0))
-        store.set_live("plan", store.keys("plan"))
-        store.put("problem", "p", "p", Problem("p", "Q", "1"))
-        store.set_live("problem", ["p"])
-        for trace in "ab":
-            store.put("selected", trace, "p", Selected(trace, "p", "D1", Drop.KEPT))
-        store.set_live("selected", "ab", tag="heal")
-        assert [row.stage for row in load_view(store).plan] == [1]
-
-
-@pytest.mark.parametrize(
-    ("arms", "main", "bills"),
-    [
-        ("[base, rft, rft_more]", "rft", ["rft", "rft_more"]),
-        ("[base, star]", "star", []),
-        ("[base]", None, []),
-        ("[heal-no-pure, rft]", "heal-no-pure", ["rft", "heal-no-pure"]),
-        ("[rft, heal]", "heal", ["rft", "heal"]),
-    ],
-)
-def test_the_arm_shown_is_named_and_only_a_heal_arm_has_repairs(
-    tmp_path: Path, arms: str, main: str | None, bills: list[str]
-) -> None:
-    run = ScriptedRun(tmp_path)
-    run.go(f"arms={arms}", "evaluate.scored_token_cost=1")
-    view = loaded(run)
-    assert view.main_arm == main
-    assert [row.name for row in view.arm_ledger] == bills
-    page, title = Page(render_html(view)).text, words.arm_title(view)
-    for heals in ("repairs alone", "D3: repairs of", "kept by PURE"):
-        assert (heals in page) == view.shows_heal
-    assert f"{title} repaired" in page if view.shows_heal else "HEAL repaired" not in page
-    assert (f"after: {title}" in printed(view)) == (main is not None)
-    assert ("after: HEAL" in printed(view)) == (main == "heal")
-
-
-def test_a_repair_that_the_arm_shown_does_not_take_is_not_told_as_if_others_were(
-    view: RunView,
-) -> None:
-    shown = {c.outcome for c in broken_traces(replace(view, main_arm="rft", selected=()), 40)}
-    assert Outcome.UNUSED in shown and Outcome.SPARE not in shown
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        "pure={selection: surprisal}",
-        "pure={selection: fraction, measure_calibrated: true}",
-        "pure={selection: fraction}",
-    ],
-)
-def test_the_ledger_of_heal_is_what_the_bill_says(tmp_path: Path, settings: str) -> None:
-    run = ScriptedRun(tmp_path)
-    run.go("arms=[heal, rft_more]", "evaluate.scored_token_cost=1", settings)
-    view = loaded(run)
-    (heal,) = (row for row in view.arm_ledger if row.name == "heal")
-    unaided = ledger(view)["unaided traces"].sampled
-    assert heal.sampled + heal.scored - unaided == run.meta("bill")
-    honest = sum(p.scored_tokens for p in run.read("pure", PureScore, tag="honest"))
-    apart = sum(row.scored for row in view.stage_ledger if not row.billed)
-    assert apart == (honest if "measure_calibrated" in settings else 0)
-    assert bool(honest) == (settings != "pure={selection: fraction}")
-
-
-def test_traces_a_gate_refused_are_wasted(tmp_path: Path) -> None:
-    run = ScriptedRun(tmp_path)
-    run.go("gear.early_answer_share=0.99")
-    verdicts = {c.trace: c.verdict for c in run.read("check", Check)}
-    gates = {g.trace: g.gate for g in run.read("gate", GateResult)}
-    for name, table in (("repairs", "repair"), ("whole traces under the answer", "hinted")):
-        traces = run.read(table, Trace)
-        refused = [t for t in traces if gates[t.key] is not Gate.PASSED]
-        assert any(verdicts[t.key] is Verdict.CORRECT for t in refused)
-        assert ledger(loaded(run))[name].wasted == sum(t.new_tokens for t in refused)
 
 
 def test_of_many_comparisons_those_of_the_arm_shown_come_first(view: RunView) -> None:

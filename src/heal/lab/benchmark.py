@@ -1,45 +1,46 @@
-"""The lab's court: what a finished lab run shows, where the truth of every step is known.
+"""The lab's benchmark: what a finished lab run shows, where the truth of every step is known.
 
 In: a run folder whose problems are the lab's. Out: five tables, each figure with its n and
-interval: ceiling, breakpoint, PURE, students, ledger. Reads the store; runs no model itself.
+interval: ceiling, breakpoint, PURE, students, ledger. Reads columns, and opens traces one at a
+time; runs no model itself.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from heal.config import Config, Pure
+from heal.config import Config
 from heal.execute import execute
 from heal.lab.truth import Truth, judge, split_steps
 from heal.lab.worlds import world_named
 from heal.method.entropy import step_values
 from heal.method.gear import find_breakpoint
 from heal.method.intervals import Interval, auroc, wilson
-from heal.method.pure import calibrate, drop_scores
+from heal.method.pure import Calibration, calibrate, drop_scores
 from heal.method.summary import EvalSummary
 from heal.recipe import load
 from heal.records import (
     Breakpoint,
-    Ceiling,
     Cut,
     Drop,
     Problem,
     PureScore,
-    Selected,
     Selection,
-    Split,
     StepEntropy,
-    Stratum,
     TokenScores,
     Trace,
 )
 from heal.report.load import load_view
 from heal.report.numbers import SetRow, sets
 from heal.session import Observer
+from heal.stages import calibrate as calibrating
+from heal.stages import locate, repair, sample
+from heal.stages.select import has_reliance, profiles
 from heal.store import Store
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
@@ -58,9 +59,9 @@ ARMS = (
     "heal-ratio",
     "heal-calibrated",
 )
-"""Every arm a comparison needs (METHOD §5), and PURE's other readings; `heal` is what we ship."""
+"""Every arm a comparison needs (docs/method.md §5), and PURE's other readings."""
 SCORED_TOKEN_COST = 0.5
-"""Timed in four courts at 0.36 to 0.51; fixed, so that a court says the same anywhere."""
+"""Timed in four benchmarks at 0.36 to 0.51; fixed, so that a benchmark says the same anywhere."""
 QUICK_ARMS = ("base", "rft", "rft_more", "heal")
 
 KEEP_HONEST = 0.95
@@ -112,7 +113,7 @@ class Detection:
 
 
 @dataclass(frozen=True)
-class Court:
+class Benchmark:
     """Everything `heal lab compare` prints."""
 
     run: str
@@ -125,7 +126,7 @@ class Court:
     sets: tuple[SetRow, ...]
     """HEAL's D1, D2 and D3: sizes, lengths, words of doubt."""
     tokens_per_valid: Mapping[str, float | None]
-    """Teacher tokens sampled per accepted valid trace of extreme problems, by arm with a bill."""
+    """Teacher tokens sampled per accepted valid trace of extreme problems, by arm."""
 
 
 def lab_config(world: str, overrides: Sequence[str]) -> Config:
@@ -135,8 +136,10 @@ def lab_config(world: str, overrides: Sequence[str]) -> Config:
     return load(RECIPE, [f"problems.args.world={world}", *models, *overrides])
 
 
-def compare(world: str, overrides: Sequence[str], observer: Observer, quick: bool = False) -> Court:
-    """Run the lab's recipe to its end (or find it done) and hold court.
+def compare(
+    world: str, overrides: Sequence[str], observer: Observer, quick: bool = False
+) -> Benchmark:
+    """Run the lab's recipe to its end (or find it done) and measure it.
 
     quick trains fewer arms; either way PURE's rivals are measured on the same traces.
     """
@@ -151,145 +154,218 @@ def compare(world: str, overrides: Sequence[str], observer: Observer, quick: boo
     config = lab_config(world, [*settings, *overrides])
     execute(config, observer)
     with Store.open(Path(config.run), write=False) as store:
-        return hold_court(store, config)
+        return measure_run(store, config)
 
 
-def hold_court(store: Store, config: Config) -> Court:
+def measure_run(store: Store, config: Config) -> Benchmark:
     """The five tables of one finished run."""
-    problems = store.live("problem", Problem)
-    arms = [arm for arm in config.arms if arm != "base"]
-    cuts, misaligned = _cuts(store, problems, config)
-    coverage = tuple(_coverage(store, problems, arm) for arm in arms)
+    cuts, misaligned = _cuts(store, config)
+    coverage = _coverage(store, [arm for arm in config.arms if arm != "base"])
     view = load_view(store)
-    bills = {row.name: row.sampled for row in view.arm_ledger}
-    return Court(
+    sampled = {row.name: row.sampled for row in view.arm_ledger}
+    return Benchmark(
         run=str(store.folder),
         coverage=coverage,
         cuts=cuts,
         misaligned=misaligned,
-        detection=_detection(store, problems, config.pure, config.seed),
+        detection=_detection(store, config),
         students=view.evaluation,
         sets=sets(view),
         tokens_per_valid={
-            c.arm: bills[c.arm] / c.valid_traces if c.valid_traces else None
+            c.arm: sampled[c.arm] / c.valid_traces if c.valid_traces else None
             for c in coverage
-            if c.arm in bills
+            if c.arm in sampled
         },
     )
 
 
-def as_json(court: Court) -> dict[str, Any]:
-    """The court as plain data."""
-    return asdict(court)
+def as_json(found: Benchmark) -> dict[str, Any]:
+    """The benchmark as plain data."""
+    return asdict(found)
 
 
-def _traces(store: Store, arm: str) -> dict[str, Trace]:
-    tables = [store.live(t, Trace) for t in ("sample", "hinted", "repair")]
-    tables.append(store.live("bought", Trace, tag=arm))
-    return {key: trace for table in tables for key, trace in table.items()}
+class Named(NamedTuple):
+    """Where a trace's body is."""
+
+    problem: str
+    stage: str
+    key: str
 
 
-def _coverage(store: Store, problems: Mapping[str, Problem], arm: str) -> Coverage:
-    extreme = {
-        p
-        for p, found in store.live("ceiling", Ceiling).items()
-        if found.stratum is Stratum.EXTREME and problems[p].split is Split.TRAIN
-    }
-    traces = _traces(store, arm)
-    truths: dict[str, list[Truth]] = defaultdict(list)
-    for x in store.live("selected", Selected, tag=arm).values():
-        if x.drop is Drop.KEPT and x.problem_id in extreme and x.trace in traces:
-            problem = problems[x.problem_id]
-            truths[x.problem_id].append(judge(problem.problem, traces[x.trace].text))
-    valid = sum(any(t.valid for t in found) for found in truths.values())
-    return Coverage(
-        arm=arm,
-        accepted=wilson(len(truths), max(1, len(extreme))),
-        valid=wilson(valid, max(1, len(extreme))),
-        traces=sum(map(len, truths.values())),
-        valid_traces=sum(t.valid for found in truths.values() for t in found),
-    )
+def judged(store: Store, traces: Iterable[Named]) -> Iterator[tuple[Named, Trace, Truth]]:
+    """Traces with what is true of them, opened one at a time; name a problem's one after another."""
+    for problem_id, group in groupby(traces, key=lambda named: named.problem):
+        problem = store.get("problem", problem_id, problem_id, Problem)
+        assert problem is not None, "columns name only what is stored"
+        for named in group:
+            trace = store.get(named.stage, named.key, problem_id, Trace)
+            assert trace is not None, "columns name only what is stored"
+            yield named, trace, judge(problem.problem, trace.text)
 
 
-def _cuts(
-    store: Store, problems: Mapping[str, Problem], config: Config
-) -> tuple[tuple[CutQuality, ...], int]:
-    traces = store.live("sample", Trace)
-    scores = {s.trace: s for s in store.live("scores", TokenScores).values()}
-    cases: list[tuple[Cut, TokenScores, Truth]] = []
-    misaligned = 0
-    for cut in store.live("cut", Cut).values():
-        trace = traces[cut.trace]
-        if len(split_steps(trace.text)) != len(cut.step_ends):
-            misaligned += 1
-            continue
-        truth = judge(problems[cut.problem_id].problem, trace.text)
-        cases.append((cut, scores[cut.trace], truth))
-    if not cases:
-        return (), misaligned
-    variants = [(kind, StepEntropy.MEAN) for kind in Breakpoint]
-    variants.insert(1, (Breakpoint.DIFFERENCE, StepEntropy.TOP20))
-    return tuple(_cut_quality(cases, *v, config) for v in variants), misaligned
+# ── ceiling ─────────────────────────────────────────────────────────────────────────────────────
+
+_EXTREME = "problem IN (SELECT problem FROM problems WHERE stratum='extreme' AND split='train')"
 
 
-def _cut_quality(
-    cases: Sequence[tuple[Cut, TokenScores, Truth]],
-    kind: Breakpoint,
-    entropy: StepEntropy,
-    config: Config,
-) -> CutQuality:
-    hits, late, distances = 0, 0, []
-    for number, (cut, scores, truth) in enumerate(cases):
-        low = step_values(scores.entropy_lo, cut.step_ends, entropy)
-        high = step_values(scores.entropy_hi, cut.step_ends, entropy)
-        found = find_breakpoint(
-            low, high, cut.step_ends, kind=kind, window=config.gear.window, seed=number
-        )
-        b = found.step - 1  # truth counts steps from 0
-        first_bad = truth.first_bad if truth.first_bad is not None else truth.rule_step
-        hits += b in (truth.first_bad, truth.rule_step)
-        if first_bad is not None:
-            late += b > first_bad
-            distances.append(abs(b - first_bad))
-    name = str(kind) if entropy is StepEntropy.MEAN else f"{kind} ({entropy})"
-    return CutQuality(
-        name,
-        wilson(hits, len(cases)),
-        wilson(late, len(cases)),
-        float(np.mean(distances)) if distances else float("nan"),
-    )
-
-
-def _detection(
-    store: Store, problems: Mapping[str, Problem], settings: Pure, seed: int
-) -> tuple[Detection, ...]:
-    profiles = list(store.live("pure", PureScore).values())
-    honest = list(store.live("pure", PureScore, tag="honest").values())
-    calibration = calibrate(honest, settings) if settings.measure_calibrated else None
-    kinds = list(DETECTORS)
-    lines = calibration.lines if calibration else {}
-    kinds[1:1] = [Selection.CALIBRATED] if Selection.CALIBRATED in lines else []
-    kinds += [Selection.RELIANCE] if settings.measure_reliance else []
+def _coverage(store: Store, arms: Sequence[str]) -> tuple[Coverage, ...]:
+    ((extreme,),) = store.query(f"SELECT COUNT(*) FROM problems WHERE {_EXTREME}")
+    kept = f"""FROM selected WHERE "drop"='{Drop.KEPT}' AND {_EXTREME}"""
+    named = store.query(f"SELECT DISTINCT problem, stage, trace {kept} ORDER BY 1, 2, 3")
+    # Arms share most of their traces: each is opened and judged once for all of them.
+    valid = {trace.key: truth.valid for _, trace, truth in judged(store, map(Named._make, named))}
     found = []
-    for pool, table in (("D2", "hinted"), ("D3", "repair")):
-        traces = store.live(table, Trace)
-        own = [p for p in profiles if p.trace in traces and p.error is None]
-        truth = {p.trace: judge(problems[p.problem_id].problem, traces[p.trace].text) for p in own}
-        for kind in kinds:
-            scores = drop_scores(own, kind, settings, seed=seed, calibration=calibration)
-            found.append(_detect(str(kind), pool, scores, truth))
+    for arm in arms:
+        by_problem: dict[str, list[bool]] = defaultdict(list)
+        for problem, trace in store.query(f"SELECT problem, trace {kept} AND arm=?", (arm,)):
+            by_problem[problem].append(valid[trace])
+        found.append(
+            Coverage(
+                arm=arm,
+                accepted=wilson(len(by_problem), max(1, extreme)),
+                valid=wilson(sum(map(any, by_problem.values())), max(1, extreme)),
+                traces=sum(map(len, by_problem.values())),
+                valid_traces=sum(map(sum, by_problem.values())),
+            )
+        )
     return tuple(found)
 
 
-def _detect(
-    name: str, pool: str, scores: Mapping[str, float], truth: Mapping[str, Truth]
-) -> Detection:
-    valid = np.array([s for t, s in scores.items() if truth[t].valid])
-    fudged = np.array([s for t, s in scores.items() if not truth[t].valid])
+# ── breakpoint ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class _CutCounts:
+    """One way of cutting, over the failed traces so far."""
+
+    kind: Breakpoint
+    entropy: StepEntropy = StepEntropy.MEAN
+    hits: int = 0
+    late: int = 0
+    distances: list[int] = field(default_factory=list)
+
+    def add(self, step: int, truth: Truth) -> None:
+        """Compare one cut with where its trace truly went wrong; steps from 0."""
+        first_bad = truth.first_bad if truth.first_bad is not None else truth.rule_step
+        self.hits += step in (truth.first_bad, truth.rule_step)
+        if first_bad is not None:
+            self.late += step > first_bad
+            self.distances.append(abs(step - first_bad))
+
+    def quality(self, n: int) -> CutQuality:
+        """What came of n traces."""
+        plain = self.entropy is StepEntropy.MEAN
+        return CutQuality(
+            str(self.kind) if plain else f"{self.kind} ({self.entropy})",
+            wilson(self.hits, n),
+            wilson(self.late, n),
+            float(np.mean(self.distances)) if self.distances else float("nan"),
+        )
+
+
+def _cuts(store: Store, config: Config) -> tuple[tuple[CutQuality, ...], int]:
+    counts = [_CutCounts(kind) for kind in Breakpoint]
+    counts.insert(1, _CutCounts(Breakpoint.DIFFERENCE, StepEntropy.TOP20))
+    aligned = misaligned = 0
+    for cut, scores, trace, truth in _failed_traces(store, config):
+        if len(split_steps(trace.text)) != len(cut.step_ends):
+            misaligned += 1
+            continue
+        for each in counts:
+            low = step_values(scores.entropy_lo, cut.step_ends, each.entropy)
+            high = step_values(scores.entropy_hi, cut.step_ends, each.entropy)
+            found = find_breakpoint(
+                low, high, cut.step_ends, kind=each.kind, window=config.gear.window, seed=aligned
+            )
+            each.add(found.step - 1, truth)  # truth counts steps from 0
+        aligned += 1
+    return tuple(each.quality(aligned) for each in counts) if aligned else (), misaligned
+
+
+def _failed_traces(
+    store: Store, config: Config
+) -> Iterator[tuple[Cut, TokenScores, Trace, Truth]]:
+    """Every failed trace that HEAL's own breakpoint cut, with its scores."""
+    rows = store.query(
+        "SELECT c.problem, c.trace, c.key, s.key FROM cuts c JOIN scores s ON s.problem=c.problem"
+        " AND s.stage=? AND s.trace=c.trace WHERE c.tag=? ORDER BY c.key",
+        (locate.STAGE, str(config.gear.breakpoint)),
+    )
+    for problem, key, cut_key, scores_key in rows:
+        ((_, trace, truth),) = judged(store, [Named(problem, sample.STAGE, key)])
+        cut = store.get("cut", cut_key, problem, Cut)
+        scores = store.get(locate.STAGE, scores_key, problem, TokenScores)
+        assert cut is not None, "columns name only what is stored"
+        assert scores is not None, "columns name only what is stored"
+        yield cut, scores, trace, truth
+
+
+# ── PURE ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Read(NamedTuple):
+    """What is said of one gated trace."""
+
+    valid: bool
+    suspicion: Mapping[Selection, float]
+
+
+def _detection(store: Store, config: Config) -> tuple[Detection, ...]:
+    calibration = _calibration(store, config)
+    kinds = list(DETECTORS)
+    lines = calibration.lines if calibration else {}
+    kinds[1:1] = [Selection.CALIBRATED] if Selection.CALIBRATED in lines else []
+    kinds += [Selection.RELIANCE] if config.pure.measure_reliance else []
+    found = []
+    main = str(config.gear.breakpoint)
+    for pool, group, stage in (
+        ("D2", repair.HINTED, repair.HINTED),
+        ("D3", main, repair.REPAIRED),
+    ):
+        read = dict[str, _Read]()
+        for _, profile in profiles(store, group):
+            named = Named(profile.problem_id, stage, profile.trace)
+            ((_, _, truth),) = judged(store, [named])
+            suspicion = _suspicion(profile, kinds, config, calibration)
+            read[profile.key] = _Read(truth.valid, suspicion)
+        in_order = [read[key] for key in sorted(read)]
+        found += [_detect(kind, pool, in_order) for kind in kinds]
+    return tuple(found)
+
+
+def _calibration(store: Store, config: Config) -> Calibration | None:
+    """PURE's lines, as the run drew them."""
+    if not config.pure.measure_calibrated:
+        return None
+    honest = [profile for _, profile in profiles(store, calibrating.TAG)]
+    return calibrate(sorted(honest, key=lambda profile: profile.trace), config.pure)
+
+
+def _suspicion(
+    profile: PureScore,
+    kinds: Iterable[Selection],
+    config: Config,
+    calibration: Calibration | None,
+) -> dict[Selection, float]:
+    found = dict[Selection, float]()
+    for kind in kinds:
+        if kind is Selection.RELIANCE and not has_reliance(profile):
+            continue  # the row's n tells
+        scores = drop_scores(
+            [profile], kind, config.pure, seed=config.seed, calibration=calibration
+        )
+        found[kind] = scores[profile.trace]
+    return found
+
+
+def _detect(kind: Selection, pool: str, read: Sequence[_Read]) -> Detection:
+    own = [each for each in read if kind in each.suspicion]
+    valid = np.array([each.suspicion[kind] for each in own if each.valid])
+    fudged = np.array([each.suspicion[kind] for each in own if not each.valid])
     if not len(valid) or not len(fudged):
-        return Detection(name, pool, None, float("nan"), len(valid), len(fudged))
+        return Detection(str(kind), pool, None, float("nan"), len(valid), len(fudged))
     return Detection(
-        name,
+        str(kind),
         pool,
         auroc(fudged, valid, resamples=2_000, seed=0),
         float((fudged > np.quantile(valid, KEEP_HONEST)).mean()),

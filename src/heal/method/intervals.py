@@ -5,8 +5,8 @@ resampled within their families (families are fixed, not sampled); training seed
 too, but two or three of them say little, and no resampling can change that.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ SMALL_FAMILY = 5
 """Smaller families are pooled: resampling a family of one would show no variation at all."""
 _CHUNK = 1 << 20
 """Values drawn at once, so that memory does not grow with the number of resamples."""
+_ROUNDING = 1e-12
+"""Sums of equal numbers in another order differ by less."""
 
 _Array = NDArray[np.float64]
 
@@ -43,43 +45,92 @@ class Scores:
     """float64[seeds, problems]"""
     problems: tuple[str, ...]
     families: tuple[str, ...]
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+    """Between which a score lies; None where it has no upper end."""
 
     def only(self, problems: Collection[str]) -> "Scores":
         """The scores on those problems: one stratum, say."""
         kept = [i for i, p in enumerate(self.problems) if p in problems]
-        return Scores(
-            self.values[:, kept],
-            tuple(self.problems[i] for i in kept),
-            tuple(self.families[i] for i in kept),
+        return replace(
+            self,
+            values=self.values[:, kept],
+            problems=tuple(self.problems[i] for i in kept),
+            families=tuple(self.families[i] for i in kept),
         )
 
 
-def paired_difference(a: Scores, b: Scores, *, resamples: int, seed: int) -> Interval:
-    """Mean of a − b over the same problems. Raises: ValueError when the problems differ.
+class Bootstrap:
+    """Resamples of the same problems, drawn once for any number of scores on them.
 
-    Each resample draws problems, alike for both arms, and each arm's seeds; see `_seed_draws`.
+    Each resample draws problems, alike for all scores, and each score's seeds; see `_seed_draws`.
+    Where no resample differs (every problem fares alike), problems that would fare otherwise may
+    still exist: as many as Wilson's interval allows for 0 of n, each at a bound of the scale. The
+    interval reaches as far as those would move the mean, which at 0 and 1 is Wilson's interval.
     """
+
+    def __init__(self, scores: Sequence[Scores], *, resamples: int, seed: int) -> None:
+        """Raises: ValueError without problems, or when the scores are not on the same ones."""
+        first = scores[0]
+        if not first.problems:
+            raise ValueError("a mean over no problems")
+        if any(other.problems != first.problems for other in scores):
+            raise ValueError("resamples of different problems")
+        self._scores, self._resamples = scores, resamples
+        rng = np.random.default_rng(seed)
+        means = np.stack([own.values.mean(axis=0) for own in scores])
+        self._draws = _problem_draws(means, first.families, resamples, rng)
+        self._after = rng.bit_generator.state
+
+    def mean(self, index: int) -> Interval:
+        """A score's mean over problems and seeds."""
+        own = self._scores[index]
+        draws = self._draws[index] + _seed_draws(own.values, self._resamples, self._rng())
+        mean = float(own.values.mean())
+        return self._interval(mean, draws, len(own.values), own.bounds)
+
+    def difference(self, index: int, against: int) -> Interval:
+        """Mean of one score minus another over the same problems."""
+        a, b = self._scores[index], self._scores[against]
+        rng, draws = self._rng(), self._draws[index] - self._draws[against]
+        draws += _seed_draws(a.values, self._resamples, rng)
+        draws -= _seed_draws(b.values, self._resamples, rng)
+        mean = float(a.values.mean() - b.values.mean())
+        bounds = None
+        if a.bounds is not None and b.bounds is not None:
+            bounds = (a.bounds[0] - b.bounds[1], a.bounds[1] - b.bounds[0])
+        return self._interval(mean, draws, min(len(a.values), len(b.values)), bounds)
+
+    def _rng(self) -> np.random.Generator:
+        """As it stood after the problems were drawn: no figure depends on those beside it."""
+        rng = np.random.default_rng()
+        rng.bit_generator.state = self._after
+        return rng
+
+    def _interval(
+        self, mean: float, draws: _Array, n_seeds: int, bounds: tuple[float, float] | None
+    ) -> Interval:
+        n = len(self._scores[0].problems)
+        found = _percentiles(mean, draws, n, n_seeds)
+        if bounds is None or found.high - found.low > _ROUNDING:
+            return found
+        unseen = wilson(0, n).high
+        low, high = (mean + unseen * (bound - mean) for bound in bounds)
+        return replace(found, low=low, high=high)
+
+
+def paired_difference(a: Scores, b: Scores, *, resamples: int, seed: int) -> Interval:
+    """Mean of a − b over the same problems. Raises: ValueError when the problems differ."""
     if set(a.problems) != set(b.problems) or not a.problems:
         odd = len(set(a.problems) ^ set(b.problems))
-        raise ValueError(f"a paired difference needs the same problems; {odd} are not shared")
+        raise ValueError(f"a paired difference needs the same problems; not shared: {odd}")
     place = {p: i for i, p in enumerate(b.problems)}
-    other = b.values[:, [place[p] for p in a.problems]]
-    rng = np.random.default_rng(seed)
-    draws = _problem_draws(a.values.mean(0) - other.mean(0), a.families, resamples, rng)
-    draws += _seed_draws(a.values, resamples, rng) - _seed_draws(other, resamples, rng)
-    mean = float(a.values.mean() - other.mean())
-    return _percentiles(mean, draws, len(a.problems), min(len(a.values), len(other)))
+    other = replace(b, values=b.values[:, [place[p] for p in a.problems]], problems=a.problems)
+    return Bootstrap([a, other], resamples=resamples, seed=seed).difference(0, 1)
 
 
 def mean_score(scores: Scores, *, resamples: int, seed: int) -> Interval:
     """One arm's mean over problems and seeds. Raises: ValueError without problems."""
-    if not scores.problems:
-        raise ValueError("a mean over no problems")
-    rng = np.random.default_rng(seed)
-    draws = _problem_draws(scores.values.mean(0), scores.families, resamples, rng)
-    draws += _seed_draws(scores.values, resamples, rng)
-    mean = float(scores.values.mean())
-    return _percentiles(mean, draws, len(scores.problems), len(scores.values))
+    return Bootstrap([scores], resamples=resamples, seed=seed).mean(0)
 
 
 def wilson(successes: int, n: int) -> Interval:
@@ -140,19 +191,19 @@ def ratio_of_sums(
 def _problem_draws(
     values: _Array, families: tuple[str, ...], resamples: int, rng: np.random.Generator
 ) -> _Array:
-    """Means over problems drawn with replacement within families; small families are pooled."""
+    """Means over problems drawn with replacement within families; small families are pooled.
+
+    values: float64[scores, problems]; the answer: float64[scores, resamples].
+    """
     _, group, sizes = np.unique(np.asarray(families), return_inverse=True, return_counts=True)
     group = np.where(sizes[group] < SMALL_FAMILY, -1, group)
-    sums = np.zeros(resamples)
+    sums = np.zeros((len(values), resamples))
     for family in np.unique(group):
-        own = values[group == family]
-        sums += np.concatenate(
-            [
-                own[rng.integers(0, len(own), (rows, len(own)))].sum(axis=1)
-                for rows in _chunks(resamples, len(own))
-            ]
-        )
-    return sums / len(values)
+        own, done = np.ascontiguousarray(values[:, group == family]), 0
+        for rows in _chunks(resamples, own.shape[1]):
+            sums[:, done : done + rows] += own @ _counts(rows, own.shape[1], rng).T
+            done += rows
+    return sums / values.shape[1]
 
 
 def _seed_draws(values: _Array, resamples: int, rng: np.random.Generator) -> _Array:

@@ -7,14 +7,14 @@ unverifiable ones too. Intervals are in `intervals.py`.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
 from math import comb
 
 import numpy as np
 
 from heal.method.final_answers import identity
-from heal.method.intervals import Scores
-from heal.records import EvalTrace, Verdict
+from heal.records import Verdict
 
 DOUBT = (
     "wait",
@@ -37,8 +37,6 @@ DOUBT = (
 _DOUBT = re.compile(
     r"(?<!\w)(?:" + "|".join(p.replace(" ", r"\s+") for p in DOUBT) + r")(?!\w)", re.IGNORECASE
 )
-
-Attempts = Sequence[EvalTrace]
 
 
 def avg_at_k(verdicts: Sequence[Verdict]) -> float:
@@ -68,49 +66,27 @@ def maj_at_k(answers: Sequence[str | None], correct: Sequence[bool], k: int) -> 
     does not vote. Raises: ValueError as pass@k.
     """
     n = len(answers)
-    if not (1 <= k <= n and len(correct) == n):
+    if len(correct) != n:
         raise ValueError(f"maj@{k} of {n} answers and {len(correct)} verdicts")
-    right = sum(correct)
     told = zip(answers, correct, strict=True)
     wrong = Counter(identity(a) for a, c in told if not c and a is not None)
-    silent = n - right - wrong.total()
-    won = 0.0
-    for votes in range(1, min(right, k) + 1):
-        ways = _ways_below(list(wrong.values()), silent, k - votes, votes)
-        won += comb(right, votes) * sum(w / (tied + 1) for tied, w in enumerate(ways))
-    return won / comb(n, k)
+    return majority_accuracy(n, sum(correct), tuple(sorted(wrong.values(), reverse=True)), k)
 
 
-def arm_scores(
-    traces: Iterable[EvalTrace],
-    families: Mapping[str, str],
-    value: Callable[[Attempts], float] | None = None,
-) -> Scores:
-    """One arm's score on every problem and seed; `value` rates one problem's attempts (avg@k).
+@cache
+def majority_accuracy(n: int, correct: int, wrong: tuple[int, ...], k: int) -> float:
+    """maj@k of n attempts from counts: `correct` ones, and how often each wrong answer was given.
 
-    A problem without a family forms one with all others that have none. Attempts the engine
-    failed say nothing about the student and are left out. Raises: ValueError when a problem lacks
-    attempts under some seed: a mean over what is there would not be paired.
+    Raises: ValueError as pass@k.
     """
-    value = value or (lambda attempts: avg_at_k([t.verdict for t in attempts]))
-    attempts: dict[tuple[int, str], list[EvalTrace]] = {}
-    for trace in traces:
-        own = attempts.setdefault((trace.seed, trace.problem_id), [])
-        own += [trace] if trace.error is None else []
-    seeds = sorted({seed for seed, _ in attempts})
-    problems = sorted({problem for _, problem in attempts})
-    missing = [(s, p) for s in seeds for p in problems if not attempts.get((s, p))]
-    if missing:
-        seed, problem = missing[0]
-        raise ValueError(
-            f"{len(missing)} problems lack attempts, the first is {problem} (seed {seed})"
-        )
-    values = [[value(attempts[seed, problem]) for problem in problems] for seed in seeds]
-    return Scores(
-        np.array(values, np.float64).reshape(len(seeds), len(problems)),
-        tuple(problems),
-        tuple(families.get(problem, "") for problem in problems),
-    )
+    silent = n - correct - sum(wrong)
+    if not (1 <= k <= n and correct >= 0 and silent >= 0):
+        raise ValueError(f"maj@{k} of {n} attempts, {correct} correct and {sum(wrong)} wrong")
+    won = 0.0
+    for votes in range(1, min(correct, k) + 1):
+        ways = _ways_below(wrong, silent, k - votes, votes)
+        won += comb(correct, votes) * sum(w / (tied + 1) for tied, w in enumerate(ways))
+    return won / comb(n, k)
 
 
 def doubt_rate(text: str) -> float:

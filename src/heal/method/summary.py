@@ -1,19 +1,26 @@
 """Summary: how the students fare on held-out problems, arm by arm and against each other.
 
-In: verified attempts, the teacher's ceilings and the problems' families. Out: figures per arm and
-group of problems, each with its interval and n, and paired differences. Attempts the engine failed
-on are left out and counted; a problem that some student has no attempt at is left out for all of
-them, or the arms would not be compared on the same problems. No model, no disk.
+In: verified attempts, the problems' strata and families. Out: figures per arm and group of
+problems, each with its interval and n, and paired differences. What is left out, and why, is
+counted (`attempts.py`). No model, no disk.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 
-from heal.method.intervals import Interval, Scores, mean_score, paired_difference
-from heal.method.metrics import Attempts, arm_scores, avg_at_k, maj_at_k, pass_at_k
-from heal.records import Ceiling, EvalTrace, Stratum, Verdict
+import numpy as np
+from numpy.typing import NDArray
+
+from heal.method.attempts import Attempt, Counts, Votes, tally
+from heal.method.intervals import Bootstrap, Interval, Scores
+from heal.method.metrics import majority_accuracy, pass_at_k
+from heal.records import Stratum
+
+_Values = NDArray[np.float64]
+_Figure = str | int
+"""A field of `ArmScore`; of pass@j, j."""
 
 ALL = "all"
 HARD_AND_EXTREME = "hard+extreme"
@@ -79,8 +86,8 @@ class EvalSummary:
 
 
 def summarise(
-    attempts: Iterable[EvalTrace],
-    ceilings: Mapping[str, Ceiling],
+    attempts: Iterable[Attempt],
+    strata: Mapping[str, str],
     families: Mapping[str, str],
     *,
     resamples: int,
@@ -89,120 +96,123 @@ def summarise(
 ) -> EvalSummary | None:
     """Figures and differences of every arm; None without usable attempts.
 
-    `ceilings` and `families` by problem id; a problem without a ceiling counts in `all` only.
+    `strata` and `families` by problem id; a problem without a stratum counts in `all` only.
     Differences are later minus earlier in `arms`, which orders the arms (those not named follow by
     name). Where attempts were lost, pass@k and maj@k take the fewest any problem has as their k.
     """
-    everything = list(attempts)
-    usable, left_out = _comparable([a for a in everything if a.error is None])
-    if not usable:
+    found = tally(attempts)
+    if not found.problems:
         return None
-    by_arm: dict[str, list[EvalTrace]] = {}
-    for attempt in usable:
-        by_arm.setdefault(attempt.arm, []).append(attempt)
-    named = [arm for arm in arms if arm in by_arm]
-    order = named + sorted(by_arm.keys() - set(named))
-    groups = _groups({a.problem_id for a in usable}, ceilings)
-    k = min(Counter((a.arm, a.seed, a.problem_id) for a in usable).values())
-    measure = _Measure(families, resamples, seed, k)
-    averages = {arm: arm_scores(by_arm[arm], families) for arm in order}
+    named = [arm for arm in arms if arm in found.arms]
+    order = named + sorted(found.arms.keys() - set(named))
+    k = min(int(counts.attempts.min()) for counts in found.arms.values())
+    figures = {arm: _figures(found.arms[arm], k) for arm in order}
+    rows: dict[str, list[ArmScore]] = {arm: [] for arm in order}
+    differences: dict[tuple[str, str], list[Difference]] = {}
+    own = tuple(families.get(problem, "") for problem in found.problems)
+    for name, places in _groups(found.problems, strata).items():
+        group = _Group(name, places, found.problems, own)
+        measured = group.measure(figures, resamples, seed)
+        for arm in order:
+            rows[arm].append(measured.row(arm))
+        for earlier, later in combinations(order, 2):
+            differences.setdefault((earlier, later), []).append(measured.difference(later, earlier))
     return EvalSummary(
         k=k,
-        seeds=_fewest_seeds(by_arm),
-        arms=tuple(row for arm in order for row in measure.rows(arm, by_arm[arm], groups)),
-        differences=tuple(
-            measure.difference(later, earlier, averages, name, problems)
-            for earlier, later in combinations(order, 2)
-            for name, problems in groups.items()
-        ),
-        failed=sum(a.error is not None for a in everything),
-        left_out=left_out,
+        seeds=min((len(c.seeds) for arm, c in found.arms.items() if arm != "base"), default=1),
+        arms=tuple(row for arm in order for row in rows[arm]),
+        differences=tuple(d for pair in differences.values() for d in pair),
+        failed=found.failed,
+        left_out=found.left_out,
     )
 
 
+def _figures(counts: Counts, k: int) -> dict[_Figure, _Values]:
+    """What an arm is worth on every problem under every seed, float64[seeds, problems] each."""
+    rows = zip(counts.attempts.tolist(), counts.correct.tolist(), counts.votes, strict=True)
+    cells = [list(zip(*row, strict=True)) for row in rows]
+
+    def each(value: Callable[[int, int, Votes], float]) -> _Values:
+        return np.array([[value(*cell) for cell in row] for row in cells], np.float64)
+
+    return {
+        "avg": counts.correct / counts.attempts,
+        **{j: each(_pass_at(j)) for j in _ladder(k)},
+        "maj_k": each(lambda n, correct, wrong: majority_accuracy(n, correct, wrong, k)),
+        "truncated": counts.truncated / counts.attempts,
+        "tokens": counts.tokens / counts.attempts,
+    }
+
+
 @dataclass(frozen=True)
-class _Measure:
-    """What every figure of one summary shares."""
+class _Group:
+    """Some of the held-out problems."""
 
-    families: Mapping[str, str]
-    resamples: int
-    seed: int
-    k: int
+    name: str
+    places: NDArray[np.intp]
+    """Which, among all."""
+    problems: tuple[str, ...]
+    """All of them, as `families`."""
+    families: tuple[str, ...]
 
-    def rows(
-        self, arm: str, attempts: Sequence[EvalTrace], groups: Mapping[str, frozenset[str]]
-    ) -> list[ArmScore]:
-        """One arm on every group of problems."""
+    def measure(
+        self, figures: Mapping[str, Mapping[_Figure, _Values]], resamples: int, seed: int
+    ) -> "_Measured":
+        """Every figure of every arm, from the same resamples."""
+        names = [(arm, figure) for arm, own in figures.items() for figure in own]
+        scores = [self._scores(figures[arm][figure], figure) for arm, figure in names]
+        found = Bootstrap(scores, resamples=resamples, seed=seed)
+        return _Measured(self.name, found, {name: i for i, name in enumerate(names)})
 
-        def scores(value: Callable[[Attempts], float]) -> Scores:
-            return arm_scores(attempts, self.families, value)
+    def _scores(self, values: _Values, figure: _Figure) -> Scores:
+        return Scores(
+            values[:, self.places],
+            tuple(self.problems[i] for i in self.places),
+            tuple(self.families[i] for i in self.places),
+            bounds=None if figure == "tokens" else (0.0, 1.0),
+        )
 
-        average = scores(lambda tries: avg_at_k([t.verdict for t in tries]))
-        passed = {j: scores(_pass_at(j)) for j in _ladder(self.k)}
-        majority, truncated = scores(_maj_at(self.k)), scores(_truncated)
-        tokens = scores(lambda tries: sum(t.tokens for t in tries) / len(tries))
-        return [
-            ArmScore(
-                arm=arm,
-                stratum=name,
-                avg=self._mean(average, problems),
-                pass_at={j: self._mean(found, problems) for j, found in passed.items()},
-                maj_k=self._mean(majority, problems),
-                truncated=self._mean(truncated, problems),
-                tokens=self._mean(tokens, problems),
-            )
-            for name, problems in groups.items()
-        ]
 
-    def difference(
-        self,
-        arm: str,
-        against: str,
-        averages: Mapping[str, Scores],
-        name: str,
-        problems: frozenset[str],
-    ) -> Difference:
-        """`arm` minus `against` on one group, turned round if that is the primary endpoint."""
+@dataclass(frozen=True)
+class _Measured:
+    """One group's figures; `index` says where each arm's are."""
+
+    group: str
+    found: Bootstrap
+    index: Mapping[tuple[str, _Figure], int]
+
+    def row(self, arm: str) -> ArmScore:
+        """One arm."""
+        own = {figure: self.found.mean(i) for (of, figure), i in self.index.items() if of == arm}
+        return ArmScore(
+            arm=arm,
+            stratum=self.group,
+            avg=own["avg"],
+            pass_at={j: interval for j, interval in own.items() if isinstance(j, int)},
+            maj_k=own["maj_k"],
+            truncated=own["truncated"],
+            tokens=own["tokens"],
+        )
+
+    def difference(self, arm: str, against: str) -> Difference:
+        """`arm` minus `against`, turned round if that is the primary endpoint."""
         if (against, arm) == PRIMARY[:2]:
             arm, against = against, arm
-        interval = paired_difference(
-            averages[arm].only(problems),
-            averages[against].only(problems),
-            resamples=self.resamples,
-            seed=self.seed,
-        )
-        return Difference(arm, against, name, interval, primary=(arm, against, name) == PRIMARY)
-
-    def _mean(self, scores: Scores, problems: frozenset[str]) -> Interval:
-        return mean_score(scores.only(problems), resamples=self.resamples, seed=self.seed)
+        interval = self.found.difference(self.index[arm, "avg"], self.index[against, "avg"])
+        primary = (arm, against, self.group) == PRIMARY
+        return Difference(arm, against, self.group, interval, primary=primary)
 
 
-def _comparable(attempts: Sequence[EvalTrace]) -> tuple[list[EvalTrace], int]:
-    """Attempts at problems that every student has attempts at, and how many problems are not."""
-    seen: dict[tuple[str, int], set[str]] = {}
-    for attempt in attempts:
-        seen.setdefault((attempt.arm, attempt.seed), set()).add(attempt.problem_id)
-    if not seen:
-        return [], 0
-    shared = set.intersection(*seen.values())
-    kept = [a for a in attempts if a.problem_id in shared]
-    return kept, len(set.union(*seen.values())) - len(shared)
+def _groups(problems: Sequence[str], strata: Mapping[str, str]) -> dict[str, NDArray[np.intp]]:
+    """Where all problems are, those of each stratum, and hard with extreme; no empty groups."""
+    known = [strata.get(problem) for problem in problems]
 
+    def within(*names: str) -> NDArray[np.intp]:
+        return np.flatnonzero([stratum in names for stratum in known])
 
-def _groups(problems: set[str], ceilings: Mapping[str, Ceiling]) -> dict[str, frozenset[str]]:
-    """All problems, each stratum, and hard with extreme; empty groups left out."""
-
-    def within(*strata: Stratum) -> frozenset[str]:
-        return frozenset(p for p in problems if p in ceilings and ceilings[p].stratum in strata)
-
-    groups = {ALL: frozenset(problems)} | {str(s): within(s) for s in Stratum}
+    groups = {ALL: np.arange(len(problems))} | {str(s): within(s) for s in Stratum}
     groups[HARD_AND_EXTREME] = within(Stratum.HARD, Stratum.EXTREME)
-    return {name: members for name, members in groups.items() if members}
-
-
-def _fewest_seeds(by_arm: Mapping[str, Sequence[EvalTrace]]) -> int:
-    counts = [len({a.seed for a in tries}) for arm, tries in by_arm.items() if arm != "base"]
-    return min(counts, default=1)
+    return {name: places for name, places in groups.items() if len(places)}
 
 
 def _ladder(k: int) -> list[int]:
@@ -211,17 +221,6 @@ def _ladder(k: int) -> list[int]:
     return [*powers, k]
 
 
-def _pass_at(j: int) -> Callable[[Attempts], float]:
-    return lambda tries: pass_at_k(len(tries), sum(_correct(tries)), j)
-
-
-def _maj_at(k: int) -> Callable[[Attempts], float]:
-    return lambda tries: maj_at_k([t.answer for t in tries], _correct(tries), k)
-
-
-def _truncated(tries: Attempts) -> float:
-    return sum(t.verdict is Verdict.TRUNCATED for t in tries) / len(tries)
-
-
-def _correct(tries: Attempts) -> list[bool]:
-    return [t.verdict is Verdict.CORRECT for t in tries]
+def _pass_at(j: int) -> Callable[[int, int, Votes], float]:
+    # few counts differ, however many problems there are
+    return cache(lambda n, correct, wrong: pass_at_k(n, correct, j))

@@ -1,9 +1,9 @@
 """`report.html`: one run on one page, in one file that needs nothing else.
 
 In: a `RunView`. Out: the page as text. It asks the network for nothing (a content policy in the
-page enforces that), reads on a phone, in the dark and on paper, and stays under about 3 MB however
-large the run: long texts and long lists are cut, and say by how much. Everything that came from a
-problem or a model is escaped.
+page enforces that), reads on a phone, in the dark and on paper, and stays under 5 MB however large
+the run: long texts and long lists are cut, and say by how much. Everything that came from a problem
+or a model is escaped.
 """
 
 import re
@@ -20,7 +20,7 @@ from heal.method.summary import ArmScore, Difference
 from heal.records import Cut, Drop, Split
 from heal.report import charts, numbers, words
 from heal.report.charts import Bar
-from heal.report.gallery import BrokenTrace, Repair, Step, broken_traces
+from heal.report.gallery import BrokenTrace, Repair, Step
 from heal.report.numbers import FunnelRow, Share
 from heal.report.view import RunView
 
@@ -28,9 +28,7 @@ MAX_STEP_CHARS = 1_500
 MAX_STEPS = 40
 MAX_PROBLEM_CHARS = 3_000
 MAX_CONFIG_CHARS = 60_000
-MAX_ROWS = 200
 FEW_DIFFERENCES = 30
-MAX_EXCERPT_CHARS = 140
 
 _SPLITS = {Split.TRAIN: "Training", Split.HELD_OUT: "Held-out"}
 _RANGE = re.compile(r"(?<=\d)–(?=\d)")
@@ -72,13 +70,14 @@ class Exhibit:
     """How the cut was found, and whether that is certain."""
 
 
-def render_html(view: RunView, gallery: int = 3) -> str:
-    """The whole page; `gallery` broken traces are shown, as far as there are any."""
+def render_html(view: RunView) -> str:
+    """The whole page."""
     page = (
         _environment()
         .get_template("template.html.j2")
         .render(
             view=view,
+            running=words.running_sentence(view.running) if view.running else None,
             teacher_sentences=[_unbroken(s) for s in words.teacher_sentences(view)],
             coverage=_unbroken(words.coverage_sentence(view) or ""),
             student_sentences=[_unbroken(s) for s in words.student_sentences(view)],
@@ -89,11 +88,10 @@ def render_html(view: RunView, gallery: int = 3) -> str:
             arms_by_stratum=_by_stratum(view),
             differences=_differences(view),
             funnels=_funnels(view),
-            exhibits=[_exhibit(c, i) for i, c in enumerate(broken_traces(view, gallery), start=1)],
-            extreme=numbers.extreme_rows(view) if view.shows_heal else (),
-            max_rows=MAX_ROWS,
+            exhibits=[_exhibit(case, i) for i, case in enumerate(view.gallery, start=1)],
+            extreme=view.extreme_rows if view.shows_heal else (),
             yields=numbers.hint_yields(view) if view.shows_heal else (),
-            sets=numbers.sets(view) if view.selected else (),
+            sets=numbers.sets(view) if view.pools else (),
             facts=numbers.all_facts(view),
             caveats=words.caveats(view),
             provenance=words.PROVENANCE,
@@ -114,7 +112,8 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "count": words.count,
         "clip": clip,
-        "excerpt": _excerpt,
+        "excerpt": words.excerpt,
+        "plural": words.plural,
         "problem": lambda text: clip(text, MAX_PROBLEM_CHARS),
         "config": lambda text: clip(text, MAX_CONFIG_CHARS),
         "duration": words.duration,
@@ -135,16 +134,7 @@ def clip(text: str, limit: int = MAX_STEP_CHARS) -> str:
     """The text, or its beginning and how much of it is missing."""
     if len(text) <= limit:
         return text
-    return f"{text[:limit]} … ({words.count(len(text) - limit)} more characters)"
-
-
-def _excerpt(text: str) -> str:
-    """The beginning of a text on one line."""
-    # a text is a thousand times longer than its excerpt at worst: only its head is looked at
-    head = " ".join(text[: 4 * MAX_EXCERPT_CHARS].split())
-    if len(head) <= MAX_EXCERPT_CHARS and len(text) <= 4 * MAX_EXCERPT_CHARS:
-        return head
-    return f"{head[:MAX_EXCERPT_CHARS]} …"
+    return f"{text[:limit]} … ({words.plural(len(text) - limit, 'more character')})"
 
 
 def _unbroken(sentence: str) -> str:
@@ -158,7 +148,7 @@ def _fixed(value: float | None, digits: int = 0) -> str:
 
 
 def _ceiling_chart(view: RunView) -> Figure | None:
-    extreme = len(numbers.extreme_ids(view))
+    extreme = view.extreme.problems
     if not extreme:
         return None
     rows = [_share_bar("rejection sampling", numbers.ceiling_before(view))]
@@ -226,7 +216,7 @@ def _funnels(view: RunView) -> list[tuple[str, tuple[FunnelRow, ...]]]:
     if view.shows_heal:
         found = [
             ("D3: repairs of extreme problems", numbers.repair_funnel(view)),
-            (under_answer, numbers.candidate_funnel(view, view.hinted, "D2")),
+            (under_answer, numbers.candidate_funnel(view, "D2")),
             *found,
         ]
     else:  # no gate and no PURE before any of its sets
@@ -296,5 +286,6 @@ def _shorten(lines: list[Line]) -> list[Line]:
     if len(lines) <= MAX_STEPS:
         return lines
     head, tail = lines[: MAX_STEPS * 3 // 4], lines[-MAX_STEPS // 4 :]
-    gap = Line(0, f"… {len(lines) - len(head) - len(tail)} steps not shown …", False, "")
+    missing = words.plural(len(lines) - len(head) - len(tail), "step")
+    gap = Line(0, f"… {missing} not shown …", False, "")
     return [*head, gap, *tail]

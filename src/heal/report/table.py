@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from heal.method.summary import HARD_AND_EXTREME, ArmScore, EvalSummary
+from heal.method.summary import HARD_AND_EXTREME, EvalSummary
 from heal.records import Stratum
 from heal.report import numbers, words
 from heal.report.view import LedgerRow, RunView
@@ -25,8 +25,10 @@ _ASCII = str.maketrans({"–": "-", "−": "-", "·": "|", "≤": "<=", "…": "
 
 def print_table(view: RunView, console: Console) -> None:
     """Print the run's outcome."""
+    if view.running:
+        _say(console, words.running_sentence(view.running))
     _say(console, *words.teacher_sentences(view))
-    if numbers.extreme_ids(view):
+    if view.extreme.problems:
         title = "The ceiling: extreme problems with a trace to learn from"
         _show(console, title, _ceiling(view))
     _say(console, *words.student_sentences(view))
@@ -54,19 +56,12 @@ def _arms(summary: EvalSummary) -> Table:
     found = {score.stratum: score.avg.n_problems for score in summary.arms}
     problems = {name: n for name, n in found.items() if name in STRATA} or found
     table = _table("arm", *problems)
-    cells = {(score.arm, score.stratum): _cell(score) for score in summary.arms}
+    # Whole per cent: five strata have to fit beside the arm's name.
+    cells = {(score.arm, score.stratum): words.whole_text(score.avg) for score in summary.arms}
     for arm in dict.fromkeys(score.arm for score in summary.arms):
         table.add_row(arm, *(cells.get((arm, stratum), "–") for stratum in problems))
     table.add_row("n problems", *(words.count(n) for n in problems.values()))
     return table
-
-
-def _cell(score: ArmScore) -> str:
-    """Whole per cent: five strata have to fit beside the arm's name."""
-    avg = score.avg
-    if not words.known(avg):
-        return "no interval"
-    return f"{100 * avg.mean:.0f} [{100 * avg.low:.0f}–{100 * avg.high:.0f}]"
 
 
 def _costs(rows: list[LedgerRow]) -> Table:

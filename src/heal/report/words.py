@@ -5,7 +5,6 @@ nothing to show, the sentence says so and names what to try next.
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 from heal.method.intervals import Interval
@@ -13,10 +12,12 @@ from heal.method.summary import HARD_AND_EXTREME, PRIMARY, ArmScore, Difference
 from heal.records import Drop, Gate, Split, Verdict
 from heal.report import numbers
 from heal.report.numbers import Share
-from heal.report.view import RunView
+from heal.report.view import Progress, RunView
 
 PROVENANCE = "an independent implementation from the published abstract of arXiv 2603.10359"
 
+MAX_EXCERPT_CHARS = 140
+_MOST_DIGITS = 4
 FEW_SEEDS = 3
 """Below so many training seeds an interval says nothing about the luck of training."""
 
@@ -31,6 +32,15 @@ def plural(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
+def excerpt(text: str) -> str:
+    """The beginning of a text on one line."""
+    # a text is a thousand times longer than its excerpt at worst: only its head is looked at
+    head = " ".join(text[: 4 * MAX_EXCERPT_CHARS].split())
+    if len(head) <= MAX_EXCERPT_CHARS and len(text) <= 4 * MAX_EXCERPT_CHARS:
+        return head
+    return f"{head[:MAX_EXCERPT_CHARS]} …"
+
+
 def percent(share: float) -> str:
     """`0.486` → `49 %`; one decimal where rounding would claim a bare 0 or 100."""
     value = 100 * share
@@ -42,10 +52,8 @@ def share_text(share: Share) -> str:
     """`39 of 44 (89 % [76–95])`."""
     if share.n == 0:
         return "0 of 0"
-    return (
-        f"{count(share.hits)} of {count(share.n)} "
-        f"({percent(share.value)} [{100 * share.lo:.0f}–{100 * share.hi:.0f}])"
-    )
+    bounds = _ends(100 * share.lo, 100 * share.hi, 0)
+    return f"{count(share.hits)} of {count(share.n)} ({percent(share.value)} [{bounds}])"
 
 
 def known(interval: Interval) -> bool:
@@ -57,22 +65,40 @@ def estimate_text(interval: Interval) -> str:
     """`34.1 [28.9–39.6]` in per cent, or why there is no interval to print."""
     if not known(interval):
         return f"no interval (n = {count(interval.n_problems)})"
-    return f"{100 * interval.mean:.1f} [{100 * interval.low:.1f}–{100 * interval.high:.1f}]"
+    return f"{100 * interval.mean:.1f} [{_ends(100 * interval.low, 100 * interval.high)}]"
 
 
 def mean_text(interval: Interval) -> str:
     """`118 [110–126]`: a mean that is no share."""
     if not known(interval):
         return f"no interval (n = {count(interval.n_problems)})"
-    return f"{interval.mean:,.0f} [{interval.low:,.0f}–{interval.high:,.0f}]"
+    if interval.low == interval.high:
+        return f"{interval.mean:,.0f} (each alike)"
+    return f"{interval.mean:,.0f} [{_ends(interval.low, interval.high, 0)}]"
+
+
+def whole_text(interval: Interval) -> str:
+    """`34 [29–40]` in per cent, where there is little room."""
+    if not known(interval):
+        return "no interval"
+    bounds = _ends(100 * interval.low, 100 * interval.high, 0)
+    return f"{100 * interval.mean:.0f} [{bounds}]"
 
 
 def points_text(interval: Interval) -> str:
     """`+6.1 [+1.2, +11.0]` in percentage points, or why there is no interval to print."""
     if not known(interval):
         return f"no interval (n = {count(interval.n_problems)})"
-    signed = [_signed(v) for v in (interval.mean, interval.low, interval.high)]
-    return f"{signed[0]} [{signed[1]}, {signed[2]}]"
+    bounds = _ends(100 * interval.low, 100 * interval.high, 1, "+", ", ")
+    return f"{100 * interval.mean:+.1f} [{bounds}]".replace("-", "−")
+
+
+def _ends(low: float, high: float, digits: int = 1, sign: str = "", between: str = "–") -> str:
+    """Both ends of an interval, with more digits where they would read alike."""
+    ends = [f"{end:{sign},.{digits}f}" for end in (low, high)]
+    if ends[0] == ends[1] and digits < _MOST_DIGITS:
+        return _ends(low, high, digits + 1, sign, between)
+    return between.join(ends)
 
 
 def duration(seconds: float) -> str:
@@ -94,15 +120,17 @@ def teacher_sentences(view: RunView) -> tuple[str, ...]:
     rows = numbers.strata(view, Split.TRAIN)
     total, solved = sum(r.problems for r in rows), sum(r.solved for r in rows)
     if total == 0:
-        return ("No problem has been sampled yet.", "Run the same command again to go on.")
+        return ("No problem has been sampled yet.", *_go_on(view))
+    if not sum(numbers.verdict_counts(view, Split.TRAIN).values()):
+        return (f"{plural(total, 'problem')} sampled; no trace is verified yet.", *_go_on(view))
     if solved == 0:
+        of = f"none of the {count(total)} problems" if total > 1 else "not the one problem it has"
         return (
-            f"The teacher alone solved none of the {plural(total, 'problem')}, "
-            "so there is nothing to teach a student first.",
+            f"The teacher alone solved {of}, so there is nothing to teach a student first.",
             _why_nothing_solved(view),
         )
     alone = f"The teacher alone solved {count(solved)} of {plural(total, 'problem')}"
-    extreme = len(numbers.extreme_ids(view))
+    extreme = view.extreme.problems
     if extreme == 0:
         nothing = f", so {arm_title(view)} had nothing to repair" if view.shows_heal else ""
         return (
@@ -128,7 +156,7 @@ def coverage_sentence(view: RunView) -> str | None:
 def student_sentences(view: RunView) -> tuple[str, ...]:
     """What the student gained on held-out problems, by the primary endpoint."""
     if view.student is None:
-        kept = sum(s.drop is Drop.KEPT for s in view.selected)
+        kept = sum(pool.drops.get(Drop.KEPT, 0) for pool in view.pools.values())
         if not kept:
             return ("No student was trained (student: null).",)
         return (
@@ -138,8 +166,9 @@ def student_sentences(view: RunView) -> tuple[str, ...]:
         )
     summary = view.evaluation
     if summary is None or not summary.arms:
-        why = "no problem is held out" if not numbers.problems_of(view, Split.HELD_OUT) else None
-        return (f"No student has been evaluated: {why or 'the run did not get that far'}.",)
+        far = "the run is not there yet" if view.running else "the run did not get that far"
+        why = far if view.problems.get(Split.HELD_OUT) else "no problem is held out"
+        return (f"No student has been evaluated: {why}.",)
     shown = _difference_to_show(summary.differences)
     if shown is None:
         return ("The student was evaluated, but no arm has another to be compared with.",)
@@ -188,20 +217,30 @@ def caveats(view: RunView) -> tuple[str, ...]:
 
 def next_step_after_no_repair(view: RunView) -> str:
     """What to try when every repair was refused, from what refused most of them."""
-    mine = {t.key for t in view.repaired}
-    refused = Counter(g.gate for g in view.gates if g.trace in mine and g.gate is not Gate.PASSED)
-    if not view.cuts:
+    gates = numbers.gate_counts(view, "repair")
+    refused = [(n, gate) for gate, n in gates.items() if gate not in (None, Gate.PASSED)]
+    if not view.cuts.cuts:
         return "No failed trace was complete enough to cut; a larger sampling.max_new_tokens helps."
-    if not view.repaired or not refused:
-        return "No repair was drawn; run the same command again to go on."
-    gate, n = refused.most_common(1)[0]
+    if not refused:
+        return " ".join(("No repair was drawn.", *_go_on(view)))
+    n, gate = max(refused)
     advice = {
         Gate.INCORRECT: "try gear.hint: answer, or more gear.candidates",
         Gate.INCOMPLETE: "raise sampling.max_new_tokens",
         Gate.SEVERAL_ANSWERS: "look at the gallery: the prompt may not ask for one final answer",
     }.get(gate, "the hint shows through: try gear.hint: guided, or another prompts.solve_hinted")
     reason = str(gate).replace("_", " ")
-    return f"Most were refused as {reason} ({count(n)} of {count(len(mine))}): {advice}."
+    return f"Most were refused as {reason} ({count(n)} of {count(gates.total())}): {advice}."
+
+
+def running_sentence(now: Progress) -> str:
+    """How far a run is that is still going."""
+    far = f": {now.stage}, {count(now.done)} of {count(now.owed)}" if now.stage else ""
+    return f"Still running{far}; what is finished is below."
+
+
+def _go_on(view: RunView) -> tuple[str, ...]:
+    return () if view.running else ("Run the same command again to go on.",)
 
 
 def _difference_to_show(differences: Sequence[Difference]) -> Difference | None:
@@ -250,22 +289,23 @@ def _repair_sentences(view: RunView) -> tuple[str, ...]:
     share = numbers.repaired_share(view)
     if share.hits:
         return (f"{arm_title(view)} repaired {_of_those(share)}.",)
-    passed = sum(g.gate is Gate.PASSED for g in view.gates)
-    if view.stopped and not view.selected:
+    passed = numbers.gate_counts(view, "hinted", "repair")[Gate.PASSED]
+    if (view.stopped or view.running) and not view.pools:
         so_far = f"{plural(passed, 'hinted or repaired trace')} passed the gates so far"
         return (f"{so_far}; the training sets have not been chosen yet.",)
-    return (f"{arm_title(view)} repaired none of those.", next_step_after_no_repair(view))
+    none = "none of those" if share.n > 1 else "not that one"
+    return (f"{arm_title(view)} repaired {none}.", next_step_after_no_repair(view))
 
 
 def _of_those(share: Share) -> str:
-    interval = f"95 % interval {100 * share.lo:.0f}–{100 * share.hi:.0f} %"
-    return f"{count(share.hits)} of those {count(share.n)} ({percent(share.value)}, {interval})"
+    interval = f"95 % interval {_ends(100 * share.lo, 100 * share.hi, 0)} %"
+    those = f"{count(share.hits)} of those {count(share.n)}" if share.n > 1 else "that one"
+    return f"{those} ({percent(share.value)}, {interval})"
 
 
 def _reach(view: RunView) -> str:
-    train = {p.id for p in numbers.problems_of(view, Split.TRAIN)}
-    n = max((c.n for c in view.ceilings if c.problem_id in train), default=0)
-    return f"at most {max(1, n // 30)} of {n} attempts correct"
+    n = numbers.attempts_per_problem(view, Split.TRAIN)
+    return f"at most {max(1, n // 30)} of {plural(n, 'attempt')} correct"
 
 
 def _why_nothing_solved(view: RunView) -> str:
@@ -278,7 +318,3 @@ def _why_nothing_solved(view: RunView) -> str:
     }.get(worst, "were wrong: take easier problems or a stronger teacher, or check the verifier")
     total = sum(counts.values())
     return f"{count(counts[worst])} of its {plural(total, 'trace')} {reason}."
-
-
-def _signed(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")

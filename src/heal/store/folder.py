@@ -344,7 +344,7 @@ class Store:
                     f"DELETE FROM {table} WHERE problem=?", [(problem,) for problem in gone]
                 )
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
+    def query(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Iterator[Any]:
         """Rows that SQL finds in the columns, as tuples."""
         with disk_errors(self.folder):
             yield from self._database.execute(sql, parameters)
@@ -353,6 +353,16 @@ class Store:
         """Column rows of a kind, in the order of their key."""
         sql = f"SELECT * FROM {TABLES[kind]}" + (f" WHERE {where}" if where else "")
         return (cast(Columns, kind._make(row)) for row in self.query(sql, parameters))
+
+    @contextmanager
+    def moment(self) -> Iterator[None]:
+        """All that is read within is of one moment, while another process goes on writing."""
+        with disk_errors(self.folder):
+            self._database.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._database.execute("COMMIT")
 
     # ── the rest ────────────────────────────────────────────────────────────────────────────────
 
