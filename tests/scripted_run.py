@@ -2,7 +2,7 @@
 
 A world is rows for the problem file and rules for the script; `ScriptedRun` puts it in a folder
 and runs it, through the library or the command line. Run as a script it is a run that can be
-killed: `python scripted_run.py RECIPE STAGE K` dies by SIGKILL at the K-th result of a stage.
+killed: `python scripted_run.py RECIPE WHERE K` dies by SIGKILL where `kill` says.
 """
 
 import json
@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +24,20 @@ import yaml
 
 from heal.execute import execute
 from heal.recipe import load
-from heal.records import Ceiling, Gate, GateResult, Stratum, Trace
+from heal.records import Gate, Problem, Split, Stratum
 from heal.report.view import RunView
-from heal.store import DATABASE, Store
+from heal.store import (
+    DATABASE,
+    AttemptRow,
+    CutRow,
+    HintRow,
+    ProblemRow,
+    Row,
+    ScoreRow,
+    SelectedRow,
+    Store,
+    TraceRow,
+)
 
 ANSWER = "142"
 WAYS = ("red", "green", "blue", "brown", "white")
@@ -35,10 +46,14 @@ MAGIC = "all falls into place"
 PAGE = "heal.report.html.render_html"
 HINT = "Remember to carry the one."
 
-Row = dict[str, Any]
+Question = dict[str, Any]
 Rule = dict[str, Any]
-World = tuple[list[Row], list[Rule]]
+World = tuple[list[Question], list[Rule]]
 Record = TypeVar("Record")
+Columns = TypeVar("Columns", bound=Row)
+COLUMNS = (ProblemRow, TraceRow, CutRow, HintRow, ScoreRow, SelectedRow, AttemptRow)
+DRAWN = ("sample", "hint_draw", "hinted", "repair", "matched", "evaluate")
+SCORED = ("scores", "pure", "reliance")
 
 
 def steps(*lines: str) -> str:
@@ -79,7 +94,7 @@ def shortcut(way: str) -> str:
     )
 
 
-def row(name: str) -> Row:
+def row(name: str) -> Question:
     return {"problem": f"How many {name} are 61 {name} and 81 {name}?", "answer": ANSWER}
 
 
@@ -170,42 +185,49 @@ class Watch:
 
     lines: dict[str, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
-    arrived: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
+    """By the part of the work they came in."""
+    tokens: int = 0
+    done: Counter[str] = field(default_factory=Counter)
     reused: Counter[str] = field(default_factory=Counter)
     totals: dict[str, int] = field(default_factory=dict)
     stage: str = ""
 
-    def begin(self, stage: str, total: int) -> None:
+    def begin(self, stage: str, total: int, unit: str = "items") -> None:
         self.stage = stage
         self.totals[stage] = total
 
     def stored(self, count: int) -> None:
         self.reused[self.stage] += count
 
-    def advance(self, outcome: str, tokens: int) -> None:
-        self.arrived[self.stage] += 1
+    def advance(self, count: int = 1) -> None:
+        self.done[self.stage] += count
 
-    def end(self, line: str) -> None:
-        self.lines[self.stage] = line
+    def arrived(self, outcome: str, tokens: int) -> None:
+        self.answers[self.stage] += 1
+        self.tokens += tokens
+
+    def end(self, stage: str, line: str) -> None:
+        self.lines[stage] = line
 
     def say(self, text: str) -> None:
         self.said.append(text)
 
 
 class Killer(Watch):
-    """Dies by SIGKILL at the k-th result of a stage; at its beginning for k = 0."""
+    """Dies by SIGKILL at the k-th step or attempt of a stage; at its beginning for k = 0."""
 
     def __init__(self, stage: str, k: int) -> None:
         super().__init__()
         self.doomed, self.k = stage, k
 
-    def begin(self, stage: str, total: int) -> None:
-        super().begin(stage, total)
+    def begin(self, stage: str, total: int, unit: str = "items") -> None:
+        super().begin(stage, total, unit)
         self._die_if(self.k == 0)
 
-    def advance(self, outcome: str, tokens: int) -> None:
-        super().advance(outcome, tokens)
-        self._die_if(self.arrived[self.stage] == self.k)
+    def advance(self, count: int = 1) -> None:
+        super().advance(count)
+        self._die_if(self.done[self.stage] >= self.k)
 
     def _die_if(self, now: bool) -> None:
         if now and self.stage == self.doomed:
@@ -235,41 +257,74 @@ class ScriptedRun:
     def folder(self) -> Path:
         return self.home / "run"
 
-    def write_problems(self, rows: Iterable[Row]) -> None:
+    def write_problems(self, rows: Iterable[Question]) -> None:
         text = "".join(json.dumps(r) + "\n" for r in rows)
         (self.home / "problems.jsonl").write_text(text)
 
     def write_script(self, rules: list[Rule]) -> None:
         (self.home / "script.json").write_text(json.dumps(rules))
 
-    def go(self, *overrides: str, until: str | None = None, watch: Watch | None = None) -> Watch:
+    def go(
+        self,
+        *overrides: str,
+        until: str | None = None,
+        watch: Watch | None = None,
+        adopt: bool = False,
+    ) -> Watch:
         """Run it, as `heal run` would; what was seen."""
         self.watch = watch or Watch()
         page = nullcontext() if self.page else patch(PAGE, lambda view: "no charts")
         with page, unsynced():
-            self.view = run_recipe(self.home, overrides, until, self.watch)
+            self.view = run_recipe(self.home, overrides, until, self.watch, adopt)
         return self.watch
 
-    def read(self, table: str, kind: type[Record], tag: str = "") -> list[Record]:
-        """The live records of a table."""
+    def read(self, stage: str, kind: type[Record], tag: str = "") -> list[Record]:
+        """The live records of a stage."""
         with Store.open(self.folder, write=False) as store:
-            return list(store.live(table, kind, tag).values())
+            return [record for _, record in store.live(stage, kind, tag)]
+
+    def everything(self, stage: str, kind: type[Record]) -> dict[str, Record]:
+        """Whatever is stored of a stage, live or not, by key."""
+        with Store.open(self.folder, write=False) as store:
+            return dict(store.read(stage, kind))
+
+    def rows(self, kind: type[Columns], where: str = "", *parameters: Any) -> list[Columns]:
+        """What the columns say."""
+        with Store.open(self.folder, write=False) as store:
+            return list(store.rows(kind, where, *parameters))
 
     def meta(self, name: str) -> Any:
         with Store.open(self.folder, write=False) as store:
             return store.meta(name)
 
-    def live(self) -> dict[tuple[str, str, str], bytes]:
-        """Every live row: (table, tag, key) → body."""
-        query = "SELECT stage, tag, key, body FROM live LEFT JOIN records USING (stage, key)"
-        return {(s, t, k): body for s, t, k, body in self._query(query)}
+    def live(self) -> dict[str, set[Any]]:
+        """All that belongs to the run: its columns, and the bodies that no column speaks for."""
+        with Store.open(self.folder, write=False) as store:
+            columns = {kind.__name__: {_plain(row) for row in store.rows(kind)} for kind in COLUMNS}
+            others = (
+                "SELECT l.stage, l.tag, l.key, r.body FROM live l JOIN records r USING (stage, key)"
+            )
+            return columns | {"live": set(store.query(others))}
 
     def stored(self) -> dict[str, set[str]]:
-        """Keys ever stored, by table."""
+        """Keys ever stored, by stage."""
         keys: dict[str, set[str]] = {}
-        for table, key in self._query("SELECT stage, key FROM records"):
-            keys.setdefault(table, set()).add(key)
+        for stage, key in self._query("SELECT stage, key FROM records"):
+            keys.setdefault(stage, set()).add(key)
         return keys
+
+    def nouns(self) -> dict[str, str]:
+        """Each problem's noun, by its id."""
+        return {p.id: p.problem.split()[2] for p in self.read("problem", Problem)}
+
+    def split(self) -> dict[str, Split]:
+        """Each problem's side, by its id."""
+        return {p.id: p.split for p in self.read("problem", Problem)}
+
+    def lost(self) -> int:
+        """Requests that were in flight when a process ended."""
+        with Store.open(self.folder, write=False) as store:
+            return store.totals().lost
 
     def claims(self) -> int:
         return len(self._query("SELECT * FROM claims"))
@@ -302,19 +357,88 @@ def unsynced() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def dying_at(stage: str, k: int) -> Iterator[None]:
+    """Dies by SIGKILL once the k-th record of a stage is stored, with whatever came with it."""
+    commit, conclude, count = Store.commit, Store.conclude, 0
+
+    def die_if(stages: list[str]) -> None:
+        nonlocal count
+        count += stages.count(stage)
+        if stage in stages and count >= k:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def counted(self: Store, rows: Iterable[Any], *, spent: int = 0) -> None:
+        listed = list(rows)
+        commit(self, listed, spent=spent)
+        die_if([row.stage for row in listed])
+
+    def concluded(self: Store, found: ProblemRow, rows: Any, records: Any) -> None:
+        conclude(self, found, rows, records)
+        die_if(["problem done"])
+
+    with patch.object(Store, "commit", counted), patch.object(Store, "conclude", concluded):
+        yield
+
+
+class Crash(BaseException):
+    """Stands for the power going: nothing in HEAL catches it, and nothing is written after it."""
+
+
+def crash() -> None:
+    raise Crash
+
+
+def sigkill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def dying_in(writes: int, phase: str, die: Callable[[], None] = crash) -> Iterator[None]:
+    """Dies in the so-manieth transaction: `before` it, `within` it or `after` it; for good."""
+    transaction, left = Store._transaction, writes
+
+    @contextmanager
+    def mortal(self: Store) -> Iterator[None]:
+        nonlocal left
+        left -= 1
+        if left < 0 or (left == 0 and phase == "before"):
+            die()
+        with transaction(self):
+            yield
+            if left == 0 and phase == "within":
+                die()
+        if left == 0:
+            die()
+
+    with patch.object(Store, "_transaction", mortal):
+        yield
+
+
+@contextmanager
+def small_batches(size: int = 7) -> Iterator[None]:
+    """As from a slow engine: few answers are there at once."""
+    with patch("heal.runner.AT_ONCE", size):
+        yield
+
+
 def run_recipe(
-    home: Path, overrides: Iterable[str], until: str | None, watch: Watch
+    home: Path, overrides: Iterable[str], until: str | None, watch: Watch, adopt: bool = False
 ) -> RunView | None:
     before = Path.cwd()
     os.chdir(home)
     try:
-        return execute(load("recipe.yaml", list(overrides)), watch, until=until)
+        return execute(load("recipe.yaml", list(overrides)), watch, until=until, adopt=adopt)
     finally:
         os.chdir(before)
 
 
 def kill(home: Path, stage: str, k: int) -> None:
-    """Run the recipe in a process of its own that dies by SIGKILL at the k-th result of a stage."""
+    """Run the recipe in a process of its own that dies by SIGKILL at the k-th of a stage.
+
+    `calibrate`, `select`, `train` … count what is shown of it; `sample`, `repair`, `pure` … stored
+    records; `problem done` problems; `before`, `within` and `after` transactions.
+    """
     command = [sys.executable, __file__, str(home), stage, str(k)]
     root = Path(__file__).parent.parent
     dead = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=280)
@@ -323,14 +447,12 @@ def kill(home: Path, stage: str, k: int) -> None:
 
 def strata(run: ScriptedRun) -> dict[str, Stratum]:
     """By the problem's noun."""
-    assert run.view is not None
-    nouns = {p.id: p.problem.split()[2] for p in run.view.problems}
-    return {nouns[c.problem_id]: c.stratum for c in run.read("ceiling", Ceiling)}
+    nouns = run.nouns()
+    return {nouns[row.problem]: Stratum(row.stratum) for row in run.rows(ProblemRow)}
 
 
-def gates(run: ScriptedRun, table: str = "repair") -> Counter[Gate]:
-    own = {t.key for t in run.read(table, Trace)}
-    return Counter(g.gate for g in run.read("gate", GateResult) if g.trace in own)
+def gates(run: ScriptedRun, stage: str = "repair") -> Counter[Gate]:
+    return Counter(Gate(row.gate) for row in run.rows(TraceRow, "stage=?", stage) if row.gate)
 
 
 def counts(line: str) -> tuple[int, int]:
@@ -341,6 +463,11 @@ def counts(line: str) -> tuple[int, int]:
     return int(stated[1].replace(",", "")), sum(parts)
 
 
+def _plain(row: Row) -> tuple[Any, ...]:
+    """Floats as text: NaN is equal to itself."""
+    return tuple(repr(value) if isinstance(value, float) else value for value in row)
+
+
 def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` on top of `under`, section by section."""
     both = {k: merge(under[k], v) for k, v in over.items() if isinstance(under.get(k), dict)}
@@ -348,4 +475,13 @@ def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_recipe(Path(sys.argv[1]), [], None, Killer(sys.argv[2], int(sys.argv[3])))
+    _, _home, _stage, _k = sys.argv
+    with small_batches():
+        if _stage in ("before", "within", "after"):
+            with dying_in(int(_k), _stage, sigkill):
+                run_recipe(Path(_home), [], None, Watch())
+        elif _stage in ("calibrate", "match", "select", "train"):
+            run_recipe(Path(_home), [], None, Killer(_stage, int(_k)))
+        else:
+            with dying_at(_stage, int(_k)):
+                run_recipe(Path(_home), [], None, Watch())

@@ -28,8 +28,8 @@ from heal.method.pure import (
     surprisal,
     trace_score,
 )
-from heal.records import Drop, HintedScore, PureScore, Selected, Selection, Trace
-from heal.store import Store
+from heal.records import Drop, HintedScore, PureScore, Selection, Trace
+from heal.store import ScoreRow, SelectedRow, Store
 
 SETTINGS = Pure()
 FINAL_ANSWERS = Path(__file__).parent / "cases" / "final_answers.jsonl"
@@ -376,12 +376,38 @@ def reliance_run(tmp_path: Path, *rules: dict, **pure) -> ScriptedRun:
     return ScriptedRun(tmp_path, (rows, [*rules, *seen, *script]), {"pure": pure})
 
 
+GROUPS = ("hinted", "difference")
+
+
+def profiles(run: ScriptedRun) -> dict[str, PureScore]:
+    """By trace."""
+    return {p.trace: p for tag in GROUPS for p in run.read("pure", PureScore, tag)}
+
+
+def hinted_scores(run: ScriptedRun) -> dict[str, HintedScore]:
+    return {h.trace: h for tag in GROUPS for h in run.read("reliance", HintedScore, tag)}
+
+
+def scored_anew(run: ScriptedRun, *overrides: str) -> int:
+    """Run up to `select`; how many scorings that took."""
+    before = run.stored()
+    run.go(*overrides, until="select")
+    after = run.stored()
+    scored = ("pure", "reliance")
+    return sum(len(after.get(s, set()) - before.get(s, set())) for s in scored)
+
+
+def repairs(run: ScriptedRun) -> dict[str, Trace]:
+    return {t.key: t for t in run.read("repair", Trace, "difference")}
+
+
 def reliances(run: ScriptedRun) -> dict[bool, set[float]]:
     """−Δ of the repairs, by whether they leap."""
-    profiles = {p.trace: p for p in run.read("pure", PureScore)}
-    repairs = {t.key: t for t in run.read("repair", Trace) if t.key in profiles}
-    scores = drop_scores([profiles[k] for k in repairs], Selection.RELIANCE, SETTINGS)
-    leaps = {key: MAGIC in trace.text for key, trace in repairs.items()}
+    bare, hinted = profiles(run), hinted_scores(run)
+    traces = {key: trace for key, trace in repairs(run).items() if key in bare}
+    both = [replace(bare[key], hinted_log_ppl=hinted[key].log_ppl) for key in traces]
+    scores = drop_scores(both, Selection.RELIANCE, SETTINGS)
+    leaps = {key: MAGIC in trace.text for key, trace in traces.items()}
     return {
         kind: {round(s, 2) for t, s in scores.items() if leaps[t] is kind} for kind in (False, True)
     }
@@ -399,37 +425,37 @@ def test_reliance_compares_the_same_new_tokens_with_and_without_the_hint(tmp_pat
 def test_the_hinted_pass_is_paid_once_and_switching_the_selection_is_free(tmp_path):
     run = reliance_run(tmp_path)
     run.go(until="select")
-    plain = {p.trace: p for p in run.read("pure", PureScore)}
-    assert all(p.hinted_log_ppl is None for p in plain.values())
+    plain = profiles(run)
+    assert plain
+    assert hinted_scores(run) == {}
 
-    assert run.go("pure.selection=reliance", until="select").arrived["score"] == len(plain)
-    hinted = {h.trace: h for h in run.read("reliance", HintedScore)}
-    known = {p.trace: p for p in run.read("pure", PureScore)}
-    assert plain.keys() == hinted.keys() == known.keys()
-    for trace, before in plain.items():
-        after = known[trace]
-        assert after.scored_tokens == before.scored_tokens + hinted[trace].scored_tokens
-        assert after.hinted_log_ppl == hinted[trace].log_ppl
-    (row,) = (row for row in run.view.stage_ledger if row.name == "scoring for PURE")
-    assert row.scored == sum(p.scored_tokens for p in known.values())
+    assert scored_anew(run, "pure.selection=reliance") == len(plain)
+    hinted = hinted_scores(run)
+    assert plain.keys() == hinted.keys()
+    assert {t: p.key for t, p in profiles(run).items()} == {t: p.key for t, p in plain.items()}
+    counted = {(row.stage, row.trace): row.scored_tokens for row in run.rows(ScoreRow)}
+    for trace in plain:
+        assert counted["pure", trace] == plain[trace].scored_tokens > 0
+        assert counted["reliance", trace] == hinted[trace].scored_tokens > 0
 
+    stored = run.stored()
     for selection in ("fraction", "reliance", "max_ppl"):
-        watch = run.go(f"pure.selection={selection}", until="select")
-        assert watch.arrived["score"] == 0
-        assert {p.trace: p.scored_tokens for p in run.read("pure", PureScore)} == {
-            trace: p.scored_tokens for trace, p in known.items()
-        }
+        assert scored_anew(run, f"pure.selection={selection}") == 0
+        # what an earlier selection asked for is no part of the run, but stays
+        assert bool(hinted_scores(run)) == (selection == "reliance")
+        assert run.stored() == stored
 
 
 def test_surprisal_asks_for_no_uncertainty_and_a_profile_that_has_it_is_not_paid_again(tmp_path):
     run = reliance_run(tmp_path, selection="surprisal", measure_uncertainty=False)
     run.go(until="select")
-    bare = {p.trace: p for p in run.read("pure", PureScore)}
+    bare = profiles(run)
     assert bare
     assert not any(p.has_uncertainty or p.probe_tokens for p in bare.values())
+    assert {row.commitment for row in run.rows(ScoreRow, "stage='pure'")} == {None}
 
-    assert run.go("pure.selection=fraction", until="select").arrived["score"] == len(bare)
-    full = {p.trace: p for p in run.read("pure", PureScore)}
+    assert scored_anew(run, "pure.selection=fraction") == len(bare)
+    full = profiles(run)
     for trace, profile_ in full.items():
         assert profile_.has_uncertainty
         assert profile_.probe_tokens > 0
@@ -438,45 +464,45 @@ def test_surprisal_asks_for_no_uncertainty_and_a_profile_that_has_it_is_not_paid
             profile_.answer_surprisal, bare[trace].answer_surprisal, equal_nan=True
         )
 
-    assert run.go(until="select").arrived["score"] == 0
-    assert {p.key for p in run.read("pure", PureScore)} == {p.key for p in full.values()}
+    assert scored_anew(run) == 0
+    assert {p.key for p in profiles(run).values()} == {p.key for p in full.values()}
 
 
 def test_a_failed_profile_is_owed_again_under_the_name_of_what_is_asked_for_now(tmp_path):
     run = reliance_run(tmp_path, selection="fraction")
     run.go(until="select")
-    (first, *_) = run.read("pure", PureScore)
+    first = next(iter(profiles(run).values()))
     broken = replace(first, error="timed out", uncertainty=first.uncertainty * np.nan)
     with Store.open(run.folder) as store:
         store.put("pure", broken.key, broken.problem_id, broken)
     settings = ("pure.selection=surprisal", "pure.measure_uncertainty=false")
     run.go(*settings, until="select")
     run.go(until="select")
-    again = {p.trace: p for p in run.read("pure", PureScore)}[first.trace]
+    again = profiles(run)[first.trace]
     assert again.error is None
     assert again.has_uncertainty
+
+
+def dropped_by_pure(run: ScriptedRun, pool: str = "") -> set[str]:
+    chosen = run.rows(SelectedRow, "arm='heal'")
+    return {x.trace for x in chosen if x.drop == Drop.PURE and pool in x.pool}
 
 
 def test_the_most_reliant_repairs_are_dropped(tmp_path):
     run = reliance_run(tmp_path, selection="reliance")
     run.go(until="select")
-    leaps = {t.key for t in run.read("repair", Trace) if MAGIC in t.text}
-    chosen = [x for x in run.read("selected", Selected, tag="heal") if x.pool == "D3"]
-    assert {x.trace for x in chosen if x.drop is Drop.PURE} == leaps
+    leaps = {key for key, trace in repairs(run).items() if MAGIC in trace.text}
+    assert dropped_by_pure(run, "D3") == leaps != set()
 
 
 def test_a_trace_without_its_hinted_score_is_dropped_only_where_reliance_selects(tmp_path):
     broken = {"match": "Hint:.*the green way makes.*<end>", "error": "out of memory"}
     run = reliance_run(tmp_path, broken, measure_reliance=True)
     run.go(until="select")
-    failed = {h.trace for h in run.read("reliance", HintedScore) if h.error is not None}
-
-    def dropped_by_pure() -> set[str]:
-        chosen = run.read("selected", Selected, tag="heal")
-        return {x.trace for x in chosen if x.drop is Drop.PURE} & failed
-
-    assert run.meta("facts")["traces that could not be scored with their hint in view"] == 2
-    assert len(failed) == 2
-    assert not dropped_by_pure()
+    failed = {trace for trace, h in hinted_scores(run).items() if h.error is not None}
+    fact = "traces that could not be scored with their hint in view"
+    assert run.meta("facts")[fact] == len(failed) == 2
+    assert not dropped_by_pure(run) & failed
     run.go("pure.selection=reliance", until="select")
-    assert dropped_by_pure() == failed
+    assert run.meta("facts")[fact] == 2
+    assert dropped_by_pure(run) & failed == failed

@@ -1,7 +1,6 @@
 """Rendering: what bears loss is exactly what the student shall write."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,9 @@ from hypothesis import strategies as st
 
 from heal.engines.local.tokens import Tokens
 from heal.errors import UserError
-from heal.records import Example
-from heal.students.rendering import IGNORED, Lengths, Refusal, Rendered, Renderer, end_of_turn
+from heal.records import Drop, Example
+from heal.stages.select import Seen
+from heal.students.rendering import IGNORED, Refusal, Rendered, Renderer, end_of_turn, reader
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_student import TEMPLATE, make_tokenizer
@@ -133,13 +133,12 @@ def test_a_template_without_system_turns_is_refused_with_advice() -> None:
     assert "prompts.system" in str(caught.value.hint)
 
 
-def test_lengths_count_prompt_and_end_and_name_what_is_refused(tmp_path: Path) -> None:
-    texts = {"short": "2", "long": "2" * 90, "odd": "<|end|>"}
-    TOKENIZER.save_pretrained(tmp_path)
-    lengths = Lengths(tmp_path, 80)
-    for _ in range(2):
-        for name, text in texts.items():
-            reason = lengths.refusal(replace(example(text), trace=name))
-            assert reason is {"long": Refusal.TOO_LONG, "odd": Refusal.LOSSY}.get(name)
-    assert lengths.tokens == {"short": len(rendered("2").ids)}
-    assert lengths.refused == {"long": Refusal.TOO_LONG, "odd": Refusal.LOSSY}
+def test_what_is_seen_counts_prompt_and_end_and_names_what_is_refused() -> None:
+    see = reader(Renderer(TOKENIZER, 80))
+    assert see(example("2")) == Seen(len(rendered("2").ids), None)
+    assert see(example("2" * 90)) == Seen(None, Drop.TOO_LONG)
+    assert see(example("<|end|>")) == Seen(None, Drop.LOSSY)
+
+
+def test_every_refusal_is_a_reason_to_drop() -> None:
+    assert {Drop(refusal.value) for refusal in Refusal} == {Drop.TOO_LONG, Drop.LOSSY}

@@ -1,5 +1,7 @@
 """Running again: nothing is lost or paid twice, and a changed setting says what it redoes."""
 
+import json
+import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,12 +9,17 @@ from typing import Any
 
 import pytest
 from tests.scripted_run import (
+    DRAWN,
+    SCORED,
+    Crash,
     ScriptedRun,
-    counts,
+    dying_in,
     easy,
     extreme,
     hard,
     kill,
+    small_batches,
+    unsynced,
     world,
 )
 
@@ -20,16 +27,15 @@ from heal.engines.base import Generated, Scored
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import UserError
 from heal.execute import first_stage, overview
-from heal.pipeline import STAGES
+from heal.pipeline import OF_ALL, OF_EACH_PROBLEM
 from heal.recipe import leaves
-from heal.records import Hint, HintKind, Trace
-from heal.store import Store
+from heal.records import Cut, Hint, HintKind
+from heal.store import ProblemRow, ScoreRow, SelectedRow, Store, TraceRow
 
-STAGES_AT_WORK = ("sample", "verify", "locate", "guide", "repair", "score", "select")
-
-
-class Crash(BaseException):
-    """Stands for the power going: nothing in HEAL catches it."""
+MOMENTS = (
+    *(("sample", 30), ("check", 50), ("scores", 2), ("hint_draw", 3), ("hinted", 2)),
+    *(("repair", 6), ("pure", 5), ("problem done", 1), ("problem done", 2), ("select", 0)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +51,14 @@ def paid(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count: Counter[str] = Counter()
     generate, score = ScriptedEngine.generate, ScriptedEngine.score
 
-    def counted_generate(self: ScriptedEngine, requests: Any) -> Iterator[Generated]:
+    def counted_generate(self: ScriptedEngine, requests: Any) -> Iterator[Generated | None]:
         for found in generate(self, requests):
-            count["generated"] += 1
+            count["generated"] += found is not None
             yield found
 
-    def counted_score(self: ScriptedEngine, requests: Any) -> Iterator[Scored]:
+    def counted_score(self: ScriptedEngine, requests: Any) -> Iterator[Scored | None]:
         for found in score(self, requests):
-            count["scored"] += 1
+            count["scored"] += found is not None
             yield found
 
     monkeypatch.setattr(ScriptedEngine, "generate", counted_generate)
@@ -60,9 +66,9 @@ def paid(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return count
 
 
-def new_tables(before: dict[str, set[str]], after: dict[str, set[str]]) -> set[str]:
-    """Tables that hold a key they did not hold before."""
-    return {table for table in after if after[table] - before.get(table, set())}
+def new_stages(before: dict[str, set[str]], after: dict[str, set[str]]) -> set[str]:
+    """Stages that hold a key they did not hold before."""
+    return {stage for stage in after if after[stage] - before.get(stage, set())}
 
 
 # --- again -------------------------------------------------------------------------------------
@@ -73,8 +79,7 @@ def test_running_again_opens_no_engine_and_says_so(
 ) -> None:
     run = ScriptedRun(tmp_path)
     run.go()
-    before = run.live()
-    view = run.view
+    before, page = run.live(), (run.folder / "report.html").stat().st_mtime_ns
 
     def refuse(*_: Any) -> None:
         raise AssertionError("an engine was opened")
@@ -84,9 +89,26 @@ def test_running_again_opens_no_engine_and_says_so(
     assert watch.said == ["run: complete, nothing to do (heal show run)"]
     assert watch.lines == {}
     assert run.live() == before
-    assert run.view is not None
-    assert view is not None
-    assert run.view.selected == view.selected
+    assert (run.folder / "report.html").stat().st_mtime_ns == page
+    assert not (run.folder / "data" / "repaired_so_far.jsonl").exists()
+
+
+def test_settled_problems_are_not_even_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ScriptedRun(tmp_path)
+    run.go()
+    monkeypatch.setattr("heal.execute.OF_ALL", ())  # `select` opens the correct traces
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a problem was opened")
+
+    monkeypatch.setattr(Store, "bodies", refuse)
+    watch = run.go("pace.cap_d3=1")
+    assert watch.reused["problems"] == watch.totals["problems"] == 3
+    assert watch.done["problems"] == 0
+    with pytest.raises(AssertionError, match="a problem was opened"):
+        run.go("gear.target=3")
 
 
 def test_a_new_problem_only_samples_itself(tmp_path: Path, paid: Counter[str]) -> None:
@@ -99,8 +121,9 @@ def test_a_new_problem_only_samples_itself(tmp_path: Path, paid: Counter[str]) -
     run.write_problems([rows[2], *rows[:2]])
     watch = run.go()
     assert paid == {"generated": 40}
-    assert (watch.arrived["sample"], watch.reused["sample"]) == (40, 80)
-    assert all(before[table] <= keys for table, keys in run.stored().items() if table in before)
+    assert watch.answers["problems"] == 80  # a trace and its verdict
+    assert (watch.done["problems"], watch.reused["problems"]) == (1, 2)
+    assert all(before[stage] <= keys for stage, keys in run.stored().items() if stage in before)
     assert watch.said == []
 
 
@@ -115,13 +138,18 @@ def test_more_samples_only_draw_the_extra_ones(tmp_path: Path, paid: Counter[str
     assert watch.said == ["changed: sampling.n 40 → 44; redoes what it reaches from 'sample' on"]
 
 
-REPAIRED = {"repair", "check", "gate", "pure", "selected"}
+REPAIRED = {"repair", "check", "pure"}
 
 
 @pytest.mark.parametrize(
     ("setting", "said", "reached"),
     [
-        ("arms=[heal, heal-no-pure]", "redoes what it reaches from 'locate' on", {"selected"}),
+        ("arms=[heal, heal-no-pure]", "redoes what it reaches from 'locate' on", set()),
+        (
+            "arms=[heal, heal-restart]",
+            "redoes what it reaches from 'locate' on",
+            {"hint", "hint_draw", *REPAIRED},
+        ),
         ("gear.target=20", "gear.target 8 → 20; redoes what it reaches from 'repair' on", REPAIRED),
         ("gear.target=3", "gear.target 8 → 3; redoes what it reaches from 'repair' on", set()),
         ("pure.drop=0.5", "pure.drop 0.2 → 0.5; redoes what it reaches from 'select' on", set()),
@@ -129,12 +157,12 @@ REPAIRED = {"repair", "check", "gate", "pure", "selected"}
         (
             "prompts.write_hint=A student is solving {problem}",
             "→ A student is solving {problem}; redoes what it reaches from 'guide' on",
-            {"hint"},
+            {"hint", "hint_draw"},
         ),
         (
             "prompts.write_hint=Be short. {problem}",
             "→ Be short. {problem}; redoes what it reaches from 'guide' on",
-            {"hint", *REPAIRED},
+            {"hint", "hint_draw", *REPAIRED},
         ),
         (
             "prompts.probe=So it is \\boxed{",
@@ -145,12 +173,12 @@ REPAIRED = {"repair", "check", "gate", "pure", "selected"}
         (
             "gear.breakpoint=restart",
             "redoes what it reaches from 'locate' on",
-            {"cut", "hint", *REPAIRED},
+            {"cut", "hint", "hint_draw", *REPAIRED},
         ),
         (
             "prompts.system=Be brief.",
             "redoes what it reaches from 'sample' on",
-            {"sample", "scores", "cut", "hint", "hinted", *REPAIRED},
+            {"sample", "scores", "cut", "hint", "hint_draw", "hinted", *REPAIRED},
         ),
     ],
 )  # fmt: skip
@@ -159,17 +187,17 @@ def test_a_changed_setting_redoes_what_it_reaches_and_says_so(
 ) -> None:
     rows, rules = extreme("plums")
     rules = [{"match": "Be short.*plums", "replies": ["Mind the tens."]}, *rules]
-    run = ScriptedRun(tmp_path, world(easy("apples"), (rows, rules)), {"gear": {"candidates": 4}})
+    run = ScriptedRun(tmp_path, world(easy("apples"), (rows, rules)), {"gear": {"candidates": 8}})
     run.go()
     before = run.stored()
     watch = run.go(setting)
     (line,) = watch.said
     assert said in line
-    assert new_tables(before, run.stored()) == reached
+    assert new_stages(before, run.stored()) == reached
 
 
 def test_every_setting_names_the_first_stage_it_reaches() -> None:
-    names = {stage.__name__ for stage in STAGES} | {None}
+    names = {stage.name for stage in OF_EACH_PROBLEM} | {name for name, _ in OF_ALL} | {None}
     for key, _ in leaves():
         assert first_stage(key) in names, key
     assert first_stage("arms") == "locate"
@@ -191,15 +219,15 @@ def test_a_setting_that_changes_no_result_redoes_nothing(tmp_path: Path) -> None
 def test_a_smaller_target_uses_fewer_repairs_and_draws_none(
     tmp_path: Path, paid: Counter[str]
 ) -> None:
-    run = ScriptedRun(tmp_path, extreme("plums"))
+    run = ScriptedRun(tmp_path, extreme("plums"), {"gear": {"candidates": 8}})
     run.go()
-    assert len(run.read("repair", Trace)) == 10
+    assert len(run.rows(TraceRow, "stage='repair'")) == 15
     paid.clear()
     run.go("gear.target=3")
     assert paid == {}
-    assert len(run.read("repair", Trace)) == 5
+    assert len(run.rows(TraceRow, "stage='repair'")) == 5
     run.go("gear.target=8")
-    assert len(run.read("repair", Trace)) == 10
+    assert len(run.rows(TraceRow, "stage='repair'")) == 15
     assert paid == {}
 
 
@@ -221,18 +249,19 @@ def test_a_hint_of_other_settings_but_the_same_words_keeps_its_repairs(
     paid.clear()
     run.go("gear.hint_max_tokens=120")
     assert paid == {"generated": 5}
-    hints = {key for table, _, key in run.live() if table == "hint"}
-    assert {t.hint for t in run.read("repair", Trace)} == hints
+    hints = {hint.key for hint in run.read("hint", Hint, "difference")}
+    assert len(hints) == 5
+    assert {row.hint for row in run.rows(TraceRow, "stage='repair'")} == hints
 
 
 def test_a_mended_answer_is_not_hinted_at_in_its_old_form(tmp_path: Path) -> None:
     rows, rules = extreme("plums", hints=["It is 141, you see."])
     run = ScriptedRun(tmp_path, ([rows[0] | {"answer": "141"}], rules))
     run.go(until="guide")
-    assert {h.kind for h in run.read("hint", Hint)} == {HintKind.ANSWER}
+    assert {h.kind for h in run.read("hint", Hint, "difference")} == {HintKind.ANSWER}
     run.write_problems(rows)
     run.go()
-    assert {(h.kind, h.text) for h in run.read("hint", Hint)} == {
+    assert {(h.kind, h.text) for h in run.read("hint", Hint, "difference")} == {
         (HintKind.GUIDED, "It is 141, you see.")
     }
 
@@ -244,6 +273,7 @@ def test_a_verb_stops_after_its_stage_and_run_goes_on(
     run = ScriptedRun(tmp_path)
     watch = run.go(until=stage)
     assert list(watch.lines)[-1] == stage
+    assert paid["generated"] == (120 if stage == "sample" else 143)
     assert run.meta("stopped") == f"it was only asked to go up to '{stage}'"
     assert (run.folder / "report.html").is_file()
     run.go()
@@ -256,10 +286,10 @@ def test_a_verb_after_a_problem_is_gone_still_gives_a_report(tmp_path: Path) -> 
     run.go()
     run.write_problems(run.world[0][:2])
     run.go(until="sample")
-    assert run.view is not None
-    assert len(run.view.problems) == 2
+    assert len(run.nouns()) == len(run.rows(ProblemRow)) == 2
+    assert (run.folder / "report.html").is_file()
     run.go()
-    assert not run.view.cuts
+    assert not run.read("cut", Cut, "difference")
 
 
 def test_a_typo_in_the_first_run_does_not_claim_the_folder(tmp_path: Path) -> None:
@@ -271,88 +301,204 @@ def test_a_typo_in_the_first_run_does_not_claim_the_folder(tmp_path: Path) -> No
     run.go(until="sample")
 
 
-def test_traces_are_judged_while_later_ones_are_drawn(
-    tmp_path: Path, undisturbed: ScriptedRun, monkeypatch: pytest.MonkeyPatch
+def test_a_stage_asked_for_under_other_settings_leaves_nothing_of_the_earlier_ones(
+    tmp_path: Path,
 ) -> None:
-    written: list[str] = []
-    put = Store.put
-
-    def watched(self: Store, table: str, *rest: Any) -> None:
-        written.append(table)
-        put(self, table, *rest)
-
-    monkeypatch.setattr(Store, "put", watched)
     run = ScriptedRun(tmp_path)
-    run.go(until="sample")
-    assert written.count("sample") == written.count("check") == 120
-    assert written.index("check") < 10
-    watch = run.go()
-    assert counts(watch.lines["verify"])[0] == 120
+    run.go()
+    run.go("seed=1", until="verify")
+    seeds = {row.key for row in run.rows(TraceRow)}
+    assert len(seeds) == 120
+    assert not run.rows(SelectedRow)
+    assert {row.settled for row in run.rows(ProblemRow)} == {None}
+
+
+def test_sample_then_verify_then_run_ask_each_trace_once(
+    tmp_path: Path, undisturbed: ScriptedRun, paid: Counter[str]
+) -> None:
+    run = ScriptedRun(tmp_path)
+    for stage in ("sample", "verify", "locate", "guide", "repair", "score", None):
+        run.go(until=stage)
     assert run.live() == undisturbed.live()
+    assert run.stored() == undisturbed.stored()
+    assert paid["generated"] == sum(len(undisturbed.stored().get(stage, ())) for stage in DRAWN)
+    assert paid["scored"] == sum(len(undisturbed.stored().get(stage, ())) for stage in SCORED)
+
+
+def test_a_changed_answer_asks_its_own_problem_alone(tmp_path: Path, paid: Counter[str]) -> None:
+    rows, rules = world(easy("apples"), extreme("plums"))
+    run = ScriptedRun(tmp_path, (rows, rules))
+    run.go()
+    paid.clear()
+    run.write_problems([rows[0] | {"answer": "5"}, rows[1]])
+    watch = run.go()
+    assert (watch.done["problems"], watch.reused["problems"]) == (1, 1)
+    nouns = run.nouns()
+    verdicts = {(nouns[row.problem], row.verdict) for row in run.rows(TraceRow, "stage='sample'")}
+    assert verdicts == {("apples", "wrong"), ("plums", "wrong")}
+
+
+def test_a_solution_that_comes_later_is_hinted_at(tmp_path: Path) -> None:
+    rows, rules = extreme("plums")
+    run = ScriptedRun(tmp_path, (rows, rules), {"gear": {"hint": "partial"}})
+    run.go()
+    assert {h.kind for h in run.read("hint", Hint, "difference")} == {HintKind.ANSWER}
+    run.write_problems([rows[0] | {"solution": "Add the tens and then add the units to them."}])
+    run.go()
+    assert {h.kind for h in run.read("hint", Hint, "difference")} == {HintKind.PARTIAL}
+
+
+def test_commitment_is_read_anew_when_its_line_moves(tmp_path: Path, paid: Counter[str]) -> None:
+    run = ScriptedRun(tmp_path, extreme("plums"))
+    run.go()
+    before = committed(run)
+    paid.clear()
+    run.go("pure.commit_below=10")
+    assert set(committed(run).values()) == {3} != set(before.values())
+    assert paid == {}
+
+
+def committed(run: ScriptedRun) -> dict[str, int | None]:
+    return {
+        row.trace: row.commitment for row in run.rows(ScoreRow, "stage='pure' AND tag='difference'")
+    }
+
+
+# --- first results -----------------------------------------------------------------------------
+
+
+def test_repaired_rows_can_be_read_while_later_problems_are_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("plums", "figs", "dates", "limes")
+    run = ScriptedRun(tmp_path, world(*map(extreme, names)))
+    so_far = run.folder / "data" / "repaired_so_far.jsonl"
+    seen: dict[str, int] = {}
+    reply = ScriptedEngine._reply
+
+    def looked(self: ScriptedEngine, request: Any, *rest: Any) -> Generated:
+        if b"many limes" in bytes(i & 255 for i in request.prompt_ids) and not seen:
+            seen["rows"] = len(so_far.read_text().splitlines())
+        return reply(self, request, *rest)
+
+    monkeypatch.setattr(ScriptedEngine, "_reply", looked)
+    monkeypatch.setattr("heal.runner.WINDOW", 2)
+    with small_batches():
+        run.go(until="score")
+    assert seen["rows"] >= 4
+    rows = [json.loads(line) for line in so_far.read_text().splitlines()]
+    nouns = run.nouns()
+    # at most as many of each problem as D3 takes
+    assert Counter(nouns[r["problem_id"]] for r in rows) == dict.fromkeys(names, 4)
+    assert {r["set"] for r in rows} == {"D3"}
+    run.go()
+    assert not so_far.exists()
+
+
+def test_repaired_rows_survive_a_crash_and_none_comes_twice(tmp_path: Path) -> None:
+    names = ("plums", "figs", "dates")
+    whole = ScriptedRun(tmp_path / "whole", world(*map(extreme, names)))
+    whole.go(until="score")
+    for phase, writes in (("before", 9), ("within", 14), ("after", 14), ("before", 15)):
+        run = ScriptedRun(tmp_path / f"{phase}{writes}", world(*map(extreme, names)))
+        with pytest.MonkeyPatch.context() as patch, small_batches(40):
+            patch.setattr("heal.runner.WINDOW", 1)
+            died = dies_in(run, writes, phase)
+        assert died
+        run.go(until="score")
+        assert sorted(repaired(run)) == sorted(repaired(whole))
+
+
+def repaired(run: ScriptedRun) -> list[str]:
+    return (run.folder / "data" / "repaired_so_far.jsonl").read_text().splitlines()
 
 
 # --- kill at any moment ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", STAGES_AT_WORK)
-def test_kill_nine_in_a_stage_loses_nothing(
-    tmp_path: Path, undisturbed: ScriptedRun, paid: Counter[str], stage: str
-) -> None:
-    run = ScriptedRun(tmp_path)
-    k = 0 if stage == "select" else 3
-    kill(run.home, stage, k)
-    stored, claims = run.stored(), run.claims()
-    assert claims <= 40
-    watch = run.go()
-    assert run.live() == undisturbed.live()
-    assert run.stored() == undisturbed.stored()
-    assert run.data() == undisturbed.data()
-    assert run.claims() == 0
-    assert (run.meta("in_flight_lost") or 0) == claims
-    assert any(f"{claims} requests in flight" in said for said in watch.said) == (claims > 0)
-    done = sum(len(stored.get(table, ())) for table in ("sample", "hint", "hinted", "repair"))
-    everything = undisturbed.stored()
-    total = sum(len(everything[table]) for table in ("sample", "hint", "hinted", "repair"))
-    assert paid["generated"] == total - done
-
-
-def test_a_run_that_dies_every_few_writes_comes_to_the_same_end(
-    tmp_path: Path, undisturbed: ScriptedRun, paid: Counter[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    writes = 0
-
-    def dying(name: str) -> None:
-        method = getattr(Store, name)
-
-        def write(self: Store, *args: Any) -> Any:
-            nonlocal writes
-            writes += 1
-            if writes > 23:
-                raise Crash
-            return method(self, *args)
-
-        monkeypatch.setattr(Store, name, write)
-
-    for name in ("put", "put_many", "claim"):
-        dying(name)
-    run = ScriptedRun(tmp_path)
-    for lives in range(100):  # noqa: B007
-        writes = 0
-        try:
+def dies_in(run: ScriptedRun, writes: int, phase: str) -> bool:
+    """Run until the so-manieth transaction; whether there were so many."""
+    try:
+        with unsynced(), dying_in(writes, phase):
             run.go()
-            break
-        except Crash:
-            continue
-    assert 5 < lives < 50
-    assert run.live() == undisturbed.live()
-    assert run.stored() == undisturbed.stored()
-    assert run.data() == undisturbed.data()
-    everything = undisturbed.stored()
-    owed = sum(len(everything[table]) for table in ("sample", "hint", "hinted", "repair"))
-    lost = run.meta("in_flight_lost")
-    # a result that was computed but not yet stored is the one that is paid again
-    assert owed <= paid["generated"] <= owed + lost
-    assert lost <= 40 * lives
+    except Crash:
+        return True
+    return False
+
+
+def owed_of(run: ScriptedRun, stages: tuple[str, ...]) -> int:
+    stored = run.stored()
+    return sum(len(stored.get(stage, ())) for stage in stages)
+
+
+def assert_same(run: ScriptedRun, other: ScriptedRun) -> None:
+    """Same columns, bodies, training files; nothing is in flight."""
+    assert run.live() == other.live()
+    assert run.stored() == other.stored()
+    assert run.data() == other.data()
+    assert run.claims() == 0
+    with Store.open(run.folder, write=False) as one, Store.open(other.folder, write=False) as two:
+        assert one.totals().spent == two.totals().spent
+
+
+@pytest.mark.parametrize(("stage", "k"), MOMENTS)
+def test_kill_nine_in_a_stage_loses_nothing(
+    tmp_path: Path, undisturbed: ScriptedRun, paid: Counter[str], stage: str, k: int
+) -> None:
+    run = ScriptedRun(tmp_path)
+    kill(run.home, stage, k)
+    before, claims = owed_of(run, (*DRAWN, *SCORED)), run.claims()
+    assert claims <= 2 * 40
+    watch = run.go()
+    assert_same(run, undisturbed)
+    assert run.lost() == claims
+    assert any(f"{claims} requests in flight" in said for said in watch.said) == (claims > 0)
+    # what was stored is not asked again: what was in flight is all that is
+    assert paid.total() == owed_of(undisturbed, (*DRAWN, *SCORED)) - before
+
+
+@pytest.mark.parametrize("phase", ["before", "within", "after"])
+def test_a_run_that_dies_in_any_transaction_comes_to_the_same_end(
+    tmp_path: Path, undisturbed: ScriptedRun, phase: str
+) -> None:
+    for writes in range(1, 60, 4):
+        run = ScriptedRun(tmp_path / str(writes))
+        with small_batches(17):
+            died = dies_in(run, writes, phase)
+        run.go()
+        assert_same(run, undisturbed)
+    assert died, "a run has more transactions than that"
+
+
+def test_a_run_that_dies_over_and_over_pays_for_what_was_in_flight_alone(
+    tmp_path: Path, undisturbed: ScriptedRun, paid: Counter[str]
+) -> None:
+    run, dice, lives = ScriptedRun(tmp_path), random.Random(5), 0
+    with small_batches():
+        # a process needs a few transactions before it comes to work
+        while dies_in(run, dice.randrange(8, 24), dice.choice(["before", "within", "after"])):
+            lives += 1
+    assert 5 < lives < 60
+    assert_same(run, undisturbed)
+    owed = owed_of(undisturbed, (*DRAWN, *SCORED))
+    assert owed < paid.total() <= owed + run.lost()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_thirty_random_kills_over_all_stages_change_nothing(
+    tmp_path: Path, undisturbed: ScriptedRun, paid: Counter[str]
+) -> None:
+    run, dice, kills = ScriptedRun(tmp_path), random.Random(11), 0
+    while kills < 30:
+        try:
+            kill(run.home, dice.choice(["before", "within", "after"]), dice.randrange(6, 12))
+        except AssertionError:
+            break  # it came to its end
+        kills += 1
+    assert kills > 5
+    run.go()
+    assert_same(run, undisturbed)
 
 
 def test_ctrl_c_out_of_the_engine_leaves_a_run_to_continue(
@@ -372,6 +518,7 @@ def test_ctrl_c_out_of_the_engine_leaves_a_run_to_continue(
     with pytest.raises(KeyboardInterrupt):
         run.go()
     assert len(run.stored()["sample"]) == 49
+    assert run.claims() == 2 * 40 - 49
     with Store.open(run.folder, write=False) as store:
         assert list(overview(store))[-1] == "not complete: it was interrupted"
     run.go()

@@ -12,14 +12,15 @@ from tests.scripted_run import (
     ScriptedRun,
     extreme,
     row,
+    small_batches,
     unaided,
 )
 
 from heal.engines.base import Generated
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import CapabilityError, TooManyFailuresError, UserError
-from heal.records import Check, Finish, Hint, Trace, Verdict
-from heal.session import TokenCapError
+from heal.records import Check, Finish, HintDraw, Trace, Verdict
+from heal.runner import TokenCapError
 from heal.store import Store
 
 
@@ -34,24 +35,28 @@ def test_the_token_cap_stops_cleanly_and_a_higher_one_goes_on(
     tmp_path: Path, undisturbed: ScriptedRun
 ) -> None:
     run = ScriptedRun(tmp_path)
-    with pytest.raises(TokenCapError, match=r"limits\.teacher_tokens = 9,000") as caught:
-        run.go("limits.teacher_tokens=9000")
-    assert caught.value.exit_code == 1
-    assert run.meta("stopped") == str(caught.value)
-    drawn = run.stored()["sample"]
-    spent = sum(int(t.new_tokens) for t in stored_traces(run))
-    assert 9000 <= spent < 9000 + 400
-    with pytest.raises(TokenCapError):
-        run.go("limits.teacher_tokens=9000")
-    assert run.stored()["sample"] == drawn
+    with small_batches(1):
+        with pytest.raises(TokenCapError, match=r"limits\.teacher_tokens = 9,000") as caught:
+            run.go("limits.teacher_tokens=9000")
+        assert caught.value.exit_code == 1
+        assert run.meta("stopped") == str(caught.value)
+        drawn = run.stored()["sample"]
+        assert 9000 <= spent(run) < 9000 + 400
+        with pytest.raises(TokenCapError):
+            run.go("limits.teacher_tokens=9000")
+        assert run.stored()["sample"] == drawn
     run.go()
     assert run.live() == undisturbed.live()
+    assert run.claims() == 0
 
 
-def stored_traces(run: ScriptedRun) -> list[Trace]:
-    with Store.open(run.folder, write=False) as store:
-        tables = [store.read(name, Trace) for name in ("sample", "hinted", "repair")]
-    return [trace for table in tables for trace in table.values()]
+def spent(run: ScriptedRun) -> int:
+    """Teacher tokens by the records themselves."""
+    draws = run.everything("hint_draw", HintDraw).values()
+    total = sum(draw.new_tokens for draw in draws)
+    for stage in ("sample", "hinted", "repair"):
+        total += sum(trace.new_tokens for trace in run.everything(stage, Trace).values())
+    return total
 
 
 def test_what_two_arms_share_counts_once_towards_the_cap(tmp_path: Path) -> None:
@@ -59,12 +64,28 @@ def test_what_two_arms_share_counts_once_towards_the_cap(tmp_path: Path) -> None
     run = ScriptedRun(tmp_path / "capped", extreme("plums"), settings)
     free = ScriptedRun(tmp_path / "free", extreme("plums"), settings)
     free.go()
+    assert 5 < len(free.everything("hint_draw", HintDraw)) < 10
     with Store.open(free.folder, write=False) as store:
-        hints = store.read("hint", Hint).values()
-    assert 5 < len(hints) < 10
-    spent = sum(h.new_tokens for h in hints) + sum(t.new_tokens for t in stored_traces(free))
-    run.go(f"limits.teacher_tokens={spent + 1}")
+        assert store.totals().spent == spent(free)
+    run.go(f"limits.teacher_tokens={spent(free)}")
     assert run.live() == free.live()
+    with pytest.raises(TokenCapError), small_batches(1):
+        ScriptedRun(tmp_path / "short", extreme("plums"), settings).go(
+            f"limits.teacher_tokens={spent(free) - 1000}"
+        )
+
+
+def test_a_reached_cap_forbids_writing_and_nothing_else(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path)
+    run.go(until="sample")
+    cap = f"limits.teacher_tokens={spent(run)}"
+    run.go(cap, until="locate")  # verdicts and scores cost no teacher token
+    assert len(run.stored()["scores"]) == 5
+    before = run.stored()
+    with pytest.raises(TokenCapError):
+        run.go(cap)
+    assert run.stored() == before
+    assert run.claims() == 0
 
 
 def test_too_many_failures_stop_with_their_causes(tmp_path: Path) -> None:
@@ -73,7 +94,7 @@ def test_too_many_failures_stop_with_their_causes(tmp_path: Path) -> None:
     parts = [row("figs"), row("nuts")], [broken, slow]
     run = ScriptedRun(tmp_path, parts, {"sampling": {"n": 15}})
     causes = "20 of 20 items failed: 15 × connection refused; 5 × timed out"
-    with pytest.raises(TooManyFailuresError, match=causes) as caught:
+    with pytest.raises(TooManyFailuresError, match=causes) as caught, small_batches(5):
         run.go()
     assert "run the same command again" in (caught.value.hint or "")
     assert run.meta("stopped") == str(caught.value)
@@ -99,7 +120,7 @@ def test_what_failed_is_tried_again_when_the_cause_is_mended(
     tmp_path: Path, undisturbed: ScriptedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = ScriptedRun(tmp_path)
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, small_batches(1):
         flaky(patch, lambda n: n > 10)
         with pytest.raises(TooManyFailuresError, match="11 of 21 items failed"):
             run.go()
@@ -117,18 +138,20 @@ def test_a_few_failures_are_tried_again_on_the_next_run(
         watch = run.go(until="verify")
     assert "12 error" in watch.lines["sample"]
     assert "12 unverifiable" in watch.lines["verify"]
-    watch = run.go()
-    assert watch.arrived["sample"] == 12
+    before = run.stored()
+    run.go()
+    assert {stage for stage in before if run.stored()[stage] - before[stage]} == {"check"}
+    assert len(run.stored()["check"] - before["check"]) == 12 + 18  # and of assisted traces
     assert run.live() == undisturbed.live()
 
 
-def test_failures_in_many_small_rounds_stop_the_run_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failures_in_many_small_rounds_stop_the_run_too(tmp_path: Path) -> None:
     rows, rules = extreme("plums", repairs={"nothing": ["nothing"]})
     run = ScriptedRun(tmp_path, (rows, rules))
-    with pytest.raises(TooManyFailuresError, match="20 of 20 items failed"):
+    with pytest.raises(TooManyFailuresError, match=r"20 of 20 items failed: .*no rule matches"):
         run.go("gear.candidates=20")
+    # rounds of 5, 10 and 20: the third brings more than a few
+    assert len(run.stored()["repair"]) == 35
 
 
 def test_a_full_disk_stops_with_a_message_and_goes_on_when_there_is_space(
@@ -140,10 +163,11 @@ def test_a_full_disk_stops_with_a_message_and_goes_on_when_there_is_space(
 
         def small(self: Store) -> None:
             prepare(self)
-            self._database.execute("PRAGMA max_page_count=24")
+            ((pages,),) = self._database.execute("PRAGMA page_count")
+            self._database.execute(f"PRAGMA max_page_count={pages + 4}")
 
         patch.setattr(Store, "_prepare", small)
-        with pytest.raises(UserError, match="no disk space left") as caught:
+        with pytest.raises(UserError, match="no disk space left") as caught, small_batches():
             run.go()
     assert caught.value.exit_code == 2
     assert "run the same command again" in (caught.value.hint or "")
@@ -174,7 +198,8 @@ def test_a_disk_that_fills_up_at_commit_leaves_no_open_transaction(tmp_path: Pat
         with pytest.raises(UserError, match="no disk space left"):
             store.put("check", "a", "p", check)
         store.put("check", "b", "p", check)
-        assert store.keys("check") == {"b"}
+        assert store.counts() == {"check": 1}
+        assert store.get("check", "b", "p", Check) == check
 
 
 def test_a_teacher_that_cannot_score_is_refused_before_a_token_is_spent(

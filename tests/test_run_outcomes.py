@@ -31,19 +31,20 @@ from tests.scripted_run import (
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import CapabilityError
 from heal.records import (
-    Check,
     Cut,
     Drop,
     Fallback,
     Gate,
     Hint,
+    HintDraw,
     HintKind,
     PureScore,
-    Selected,
     Stratum,
     Trace,
     Verdict,
 )
+from heal.stages.repair import rounds
+from heal.store import HintRow, SelectedRow, TraceRow
 
 
 def go(home: Path, parts: Any, *overrides: str) -> tuple[ScriptedRun, Watch]:
@@ -66,8 +67,7 @@ def test_every_verdict_is_counted(tmp_path: Path) -> None:
     parts = [easy("apples"), hard("pears")]
     parts += [([row(n)], [r]) for n, r in (("figs", broken), ("nuts", silent), ("limes", cut_off))]
     run, watch = go(tmp_path, world(*parts))
-    own = {t.key for t in run.read("sample", Trace)}
-    found = Counter(c.verdict for c in run.read("check", Check) if c.trace in own)
+    found = Counter(row.verdict for row in run.rows(TraceRow, "stage='sample'"))
     assert set(found) == set(Verdict)
     assert found.total() == 200
     for verdict in (Verdict.UNVERIFIABLE, Verdict.NO_ANSWER, Verdict.TRUNCATED):
@@ -82,21 +82,27 @@ def test_every_verdict_is_counted(tmp_path: Path) -> None:
 
 def test_a_leaking_hint_is_redrawn_and_then_falls_back_to_the_answer(tmp_path: Path) -> None:
     run, watch = go(tmp_path, extreme("plums", hints=[f"It is {ANSWER}, you see."]))
-    hints = run.read("hint", Hint)
+    hints = run.read("hint", Hint, "difference")
     assert len(hints) == len(WAYS)
     for hint in hints:
         assert (hint.kind, hint.asked, hint.leaks) == (HintKind.ANSWER, HintKind.GUIDED, 4)
         assert hint.text == f"The final answer is {ANSWER}."
         assert hint.new_tokens == 4 * (len(f"It is {ANSWER}, you see.") + 1)
     assert watch.lines["guide"] == "5 hints: 5 answer for leaking guided"
+    drawn = run.everything("hint_draw", HintDraw)
+    assert sorted(drawn) == sorted(f"{hint.key}-{n}" for hint in hints for n in range(4))
 
 
 def test_a_hint_that_leaks_once_is_only_redrawn(tmp_path: Path) -> None:
     run, _ = go(tmp_path, extreme("plums", hints=[f"It is {ANSWER}.", HINT, HINT, HINT]))
-    hints = run.read("hint", Hint)
+    hints = run.read("hint", Hint, "difference")
     assert any(h.leaks for h in hints)
     assert all(h.text == HINT for h in hints if h.kind is HintKind.GUIDED)
     assert any(h.leaks and h.kind is HintKind.GUIDED for h in hints)
+    drawn = run.everything("hint_draw", HintDraw)
+    for hint in hints:
+        # no draw more than the first that passed
+        assert sum(key.startswith(hint.key) for key in drawn) == min(hint.leaks + 1, 4)
 
 
 @pytest.mark.parametrize(
@@ -120,15 +126,19 @@ def test_a_hint_that_needs_no_teacher_comes_from_what_there_is(
     extra = {"solution": solution} if solution else {}
     run, watch = go(tmp_path, ([rows[0] | extra], rules), f"gear.hint={kind}")
     assert watch.lines["guide"] == line
-    assert sum(h.new_tokens for h in run.read("hint", Hint)) == 0
+    assert sum(h.new_tokens for h in run.read("hint", Hint, "difference")) == 0
 
 
 def test_a_hint_the_engine_fails_on_falls_back_and_says_why(tmp_path: Path) -> None:
     rows, rules = extreme("plums")
     broken = {"match": "A student is solving", "error": "timed out"}
-    run, watch = go(tmp_path, (rows, [broken, *rules]))
+    run, watch = go(tmp_path, (rows, [broken, *rules]), "limits.failed_share=1")
     assert watch.lines["guide"] == "5 hints: 5 answer for failed guided"
-    assert {(h.error, h.leaks) for h in run.read("hint", Hint)} == {("timed out", 0)}
+    assert {(h.error, h.leaks) for h in run.read("hint", Hint, "difference")} == {("timed out", 0)}
+    assert {row.failed for row in run.rows(HintRow, "tag='difference'")} == {1}
+    run.write_script(rules)
+    mended = run.go("teacher.model=./script.json", adopt=True)
+    assert mended.lines["guide"] == "5 hints: 5 guided"
 
 
 def short_failure(*lines: str) -> Any:
@@ -151,7 +161,7 @@ def test_a_trace_without_a_surge_is_cut_by_a_named_fallback(
     tmp_path: Path, lines: tuple[str, ...], fallback: Fallback, step: int
 ) -> None:
     run, watch = go(tmp_path, short_failure(*lines), "gear.paths=1")
-    (cut,) = run.read("cut", Cut)
+    (cut,) = run.read("cut", Cut, "difference")
     assert (cut.fallback, cut.step) == (fallback, step)
     assert (cut.prefix_tokens == 0) == (fallback is Fallback.SINGLE_STEP)
     assert f"1 fallback ({fallback.replace('_', ' ')})" in watch.lines["locate"]
@@ -189,18 +199,52 @@ def test_a_gate_refuses_by_its_name(tmp_path: Path, said: str, gate: Gate) -> No
 
 
 def test_early_stop_counts_passing_repairs_breadth_first(tmp_path: Path) -> None:
-    run, _ = go(tmp_path, extreme("plums"), "gear.target=6", "gear.candidates=4")
-    # five pass in the first round, so a second is needed, and then none
-    rounds = Counter(t.seed_index for t in run.read("repair", Trace))
-    assert rounds == {0: 5, 1: 5}
+    run, _ = go(tmp_path, extreme("plums"), "gear.target=6", "gear.candidates=8")
+    # five pass in the first round, so a second of two each is needed, and then none
+    rounds = Counter(t.seed_index for t in run.read("repair", Trace, "difference"))
+    assert rounds == {0: 5, 1: 5, 2: 5}
+
+
+@pytest.mark.parametrize(
+    ("total", "drawn"),
+    [(1, [1]), (2, [2]), (3, [1, 3]), (5, [1, 5]), (7, [1, 3, 7]), (14, [1, 3, 14]),
+     (15, [1, 3, 7, 15]), (40, [1, 3, 7, 15, 40])],
+)  # fmt: skip
+def test_rounds_double_and_the_last_takes_what_would_not_fill_another(
+    total: int, drawn: list[int]
+) -> None:
+    assert list(rounds(total)) == drawn
+
+
+@pytest.mark.parametrize(
+    ("target", "candidates", "each"),
+    [
+        (5, 20, 1),
+        (6, 20, 3),
+        (15, 20, 3),
+        (16, 20, 7),
+        (36, 20, 20),
+        (2, 2, 2),
+        (99, 6, 6),
+        (None, 20, 20),
+    ],
+)
+def test_rounds_double_until_the_target_is_reached_or_the_plan_is_drawn(
+    tmp_path: Path, target: int | None, candidates: int, each: int
+) -> None:
+    settings = f"gear.target={'null' if target is None else target}"
+    run, _ = go(tmp_path, extreme("plums"), settings, f"gear.candidates={candidates}")
+    drawn = Counter(t.seed_index for t in run.read("repair", Trace, "difference"))
+    assert drawn == dict.fromkeys(range(each), 5)
 
 
 def test_repairs_that_fail_a_gate_do_not_stop_a_problem(tmp_path: Path) -> None:
     wrong = {way: ["Then it must be this.\n\nSo \\boxed{9}."] for way in WAYS[1:]}
     mixed = {WAYS[0]: [honest(WAYS[0])]} | wrong
-    run, _ = go(tmp_path, extreme("plums", repairs=mixed), "gear.target=2", "gear.candidates=4")
-    assert Counter(t.seed_index for t in run.read("repair", Trace)) == {0: 5, 1: 5}
-    assert gates(run)[Gate.PASSED] == 2
+    run, _ = go(tmp_path, extreme("plums", repairs=mixed), "gear.target=2", "gear.candidates=8")
+    drawn = Counter(t.seed_index for t in run.read("repair", Trace, "difference"))
+    assert drawn == {0: 5, 1: 5, 2: 5}
+    assert gates(run)[Gate.PASSED] == 3
 
 
 def test_a_teacher_that_solves_nothing_still_gives_hinted_and_repaired_traces(
@@ -230,7 +274,7 @@ def test_hard_problems_alone_give_a_bridge_and_no_frontier(tmp_path: Path) -> No
 def test_a_repair_the_engine_fails_on_is_a_counted_outcome(tmp_path: Path) -> None:
     lost = {way: [honest(way)] for way in WAYS[:3]}
     run, watch = go(tmp_path, extreme("plums", repairs=lost))
-    errors = [t.error for t in run.read("repair", Trace) if t.error]
+    errors = [t.error for t in run.read("repair", Trace, "difference") if t.error]
     assert len(errors) == 4
     assert gates(run) == {Gate.PASSED: 6, Gate.INCOMPLETE: 4}
     total, parts = counts(watch.lines["repair"])
@@ -242,7 +286,7 @@ def test_a_trace_that_cannot_be_scanned_is_counted(tmp_path: Path) -> None:
     blind = {"match": r"many plums .*<assistant>First I look at the red ", "error": "too long"}
     run, watch = go(tmp_path, (rows, [*rules[:-3], blind, *rules[-3:]]))
     assert watch.lines["locate"] == "1 extreme problems · 5 failed paths: 4 surge · 1 not scored"
-    assert len(run.read("cut", Cut)) == 4
+    assert len(run.read("cut", Cut, "difference")) == 4
 
 
 def test_json_rows_keep_every_script_as_it_is(tmp_path: Path) -> None:
@@ -255,9 +299,9 @@ def test_json_rows_keep_every_script_as_it_is(tmp_path: Path) -> None:
 
 def test_calibrated_selection_drops_every_leap_and_nothing_honest(tmp_path: Path) -> None:
     run, _ = go(tmp_path, world(easy("apples"), extreme("plums")), "pure.selection=calibrated")
-    texts = {t.key: t.text for t in run.read("repair", Trace)}
-    chosen = [x for x in run.read("selected", Selected) if x.pool == "D3"]
-    dropped = {x.trace for x in chosen if x.drop is Drop.PURE}
+    texts = {t.key: t.text for t in run.read("repair", Trace, "difference")}
+    chosen = run.rows(SelectedRow, "arm='heal' AND pool='D3'")
+    dropped = {x.trace for x in chosen if x.drop == Drop.PURE}
     assert dropped == {t for t, text in texts.items() if MAGIC in text} != set()
 
 
@@ -287,11 +331,11 @@ def test_a_think_model_may_think_nothing_and_is_asked_for_hints_without_thinking
     settings = {"prompts": {"think_close": "</think>"}, "gear": {"early_answer_share": 0.0}}
     run = ScriptedRun(tmp_path, world(easy("apples"), thinking("plums")), settings)
     watch = run.go()
-    hints = run.read("hint", Hint)
+    hints = run.read("hint", Hint, "difference")
     assert {hint.text for hint in hints} == {HINT}
     assert {hint.kind for hint in hints} == {HintKind.GUIDED}
     assert "scored" in watch.lines["score"]
-    profiles = run.read("pure", PureScore)
+    profiles = run.read("pure", PureScore, "difference")
     assert profiles and all(len(found.log_ppl) >= 1 for found in profiles)
 
 

@@ -1,4 +1,4 @@
-"""Runs that draw in rounds: sampling until decided, and repairs where they pay."""
+"""Runs that draw in rounds: sampling until a stratum is decided."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 from tests.scripted_run import (
+    Crash,
     ScriptedRun,
+    dying_in,
     easy,
     hard,
     row,
+    small_batches,
     strata,
     unaided,
     world,
@@ -17,14 +20,10 @@ from tests.scripted_run import (
 
 from heal.engines.base import Generated
 from heal.engines.scripted import ScriptedEngine
-from heal.records import Ceiling, Split, Stratum, Trace
-from heal.store import Store
+from heal.records import Split, Stratum, Trace
+from heal.store import ProblemRow, TraceRow
 
 ADAPTIVE = "sampling.adaptive=true"
-
-
-class Crash(BaseException):
-    """Stands for the power going: nothing in HEAL catches it."""
 
 
 @pytest.fixture
@@ -39,37 +38,6 @@ def paid(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     monkeypatch.setattr(ScriptedEngine, "_reply", counted)
     return count
-
-
-def dying_every(writes: int, run: ScriptedRun, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run until it ends although it dies every so many writes; how often it died."""
-    left = 0
-
-    def dying(name: str) -> None:
-        method = getattr(Store, name)
-
-        def write(self: Store, *args: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Crash
-            return method(self, *args)
-
-        monkeypatch.setattr(Store, name, write)
-
-    for name in ("put", "put_many", "claim"):
-        dying(name)
-    for lives in range(200):
-        left = writes
-        try:
-            run.go()
-        except Crash:
-            continue
-        return lives
-    raise AssertionError("it never ends")
-
-
-# --- sampling until decided --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +58,10 @@ def fixed(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRun:
 
 def drawn(run: ScriptedRun) -> dict[str, int]:
     """Unaided traces by the problem's noun."""
-    assert run.view is not None
-    nouns = {p.id: p.problem.split()[2] for p in run.view.problems}
-    return Counter(nouns[t.problem_id] for t in run.read("sample", Trace))
+    nouns = run.nouns()
+    found = Counter(nouns[row.problem] for row in run.rows(TraceRow, "stage='sample'"))
+    assert {nouns[row.problem]: row.n for row in run.rows(ProblemRow)} == found
+    return found
 
 
 def test_clear_problems_are_sampled_less_and_land_in_the_same_strata(
@@ -110,7 +79,7 @@ def test_the_traces_drawn_are_the_first_of_the_fixed_plan(
 ) -> None:
     plan = {t.key: t.seed_index for t in fixed.read("sample", Trace)}
     for noun, count in drawn(adaptive).items():
-        nouns = {p.id: p.problem.split()[2] for p in adaptive.view.problems}  # type: ignore[union-attr]
+        nouns = adaptive.nouns()
         own = [t for t in adaptive.read("sample", Trace) if nouns[t.problem_id] == noun]
         assert sorted(plan[t.key] for t in own) == list(range(count))
 
@@ -124,8 +93,6 @@ def test_what_was_saved_and_its_error_are_counted_facts(adaptive: ScriptedRun) -
     (saved,) = [n for text, n in facts.items() if text.startswith("teacher tokens saved")]
     assert 50 * left < saved < 500 * left
     assert "3 problems, 3 decided early" in adaptive.watch.lines["sample"]
-    assert adaptive.view is not None
-    assert risk in " ".join(fact.text for fact in adaptive.view.facts)
 
 
 def test_switching_it_off_draws_only_what_was_left_out(
@@ -145,11 +112,30 @@ def test_switching_it_off_draws_only_what_was_left_out(
     assert paid == {}
 
 
-def test_dying_while_sampling_until_decided_changes_nothing(
-    tmp_path: Path, adaptive: ScriptedRun, monkeypatch: pytest.MonkeyPatch
+def test_sampling_alone_judges_as_far_as_it_must_to_decide(
+    tmp_path: Path, adaptive: ScriptedRun
 ) -> None:
     run = ScriptedRun(tmp_path, settings={"sampling": {"adaptive": True}})
-    assert dying_every(40, run, monkeypatch) > 5
+    watch = run.go(until="sample")
+    assert drawn(run) == drawn(adaptive)
+    assert "3 problems, 3 decided early" in watch.lines["sample"]
+    run.go()
+    assert run.live() == adaptive.live()
+
+
+def test_dying_while_sampling_until_decided_changes_nothing(
+    tmp_path: Path, adaptive: ScriptedRun
+) -> None:
+    run = ScriptedRun(tmp_path, settings={"sampling": {"adaptive": True}})
+    lives = 0
+    for writes in range(8, 100):
+        try:
+            with small_batches(), dying_in(writes, "within"):
+                run.go()
+            break
+        except Crash:
+            lives += 1
+    assert lives > 5
     assert run.live() == adaptive.live()
     assert run.stored() == adaptive.stored()
 
@@ -167,12 +153,15 @@ def test_held_out_problems_get_their_fixed_number(tmp_path: Path) -> None:
     parts = world(*map(easy, ("apples", "melons", "limes", "dates", "plums")))
     run = ScriptedRun(tmp_path, parts, settings)
     run.go(until="verify")
-    assert run.view is not None
-    held_out = {p.id: p.split is Split.HELD_OUT for p in run.view.problems}
-    assert set(held_out.values()) == {True, False}
-    for found in run.read("ceiling", Ceiling):
-        assert found.n == (12 if held_out[found.problem_id] else 7)
-        assert found.stratum is Stratum.EASY
+    split = run.split()
+    assert set(split.values()) == set(Split)
+    for found in run.rows(ProblemRow):
+        assert found.n == (12 if split[found.problem] is Split.HELD_OUT else 7)
+        assert found.stratum == Stratum.EASY
+    run.go("student=null", until="verify")
+    for found in run.rows(ProblemRow):  # nobody needs the held-out ones any more
+        assert found.n == (0 if split[found.problem] is Split.HELD_OUT else 7)
+    assert {split[row.problem] for row in run.rows(TraceRow)} == {Split.TRAIN}
 
 
 def test_truncated_problems_stop_early_too(tmp_path: Path) -> None:
@@ -191,6 +180,3 @@ def test_a_problem_nobody_can_judge_is_never_decided_early(tmp_path: Path) -> No
     run.go("limits.failed_share=1", until="verify")
     assert drawn(run)["figs"] == 12
     assert strata(run)["figs"] is Stratum.UNDETERMINED
-
-
-# --- repairs where they pay --------------------------------------------------------------------

@@ -29,7 +29,7 @@ class Counting:
 
 
 def answers(store: Store) -> list[int]:
-    return [facts.answered for facts in store.live("server", ServerFacts).values()]
+    return [facts.answered for _, facts in store.live("server", ServerFacts)]
 
 
 def test_an_engine_that_also_scores_is_counted_once(tmp_path: Path) -> None:

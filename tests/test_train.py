@@ -147,7 +147,7 @@ def test_a_pass_in_parts_makes_the_same_student(student: Path, tmp_path: Path) -
 def test_the_fused_head_of_trl_gives_the_same_losses(
     student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from heal.stages import trainer
+    from heal.students import trainer
 
     _, built = train(student, tmp_path / "built")
     monkeypatch.setattr(trainer, "LOGITS_BYTES", 0)

@@ -26,9 +26,10 @@ from heal.pipeline import OF_ALL, OF_EACH_PROBLEM
 from heal.report.lines import stage_lines
 from heal.report.load import load_view
 from heal.report.view import RunView
-from heal.run import Run, ask_each, count_early
+from heal.run import Noting, Run, ask_each, count_early
 from heal.session import Observer, Session
-from heal.store import Store
+from heal.stages import calibrate, match_budget
+from heal.store import AttemptRow, ScoreRow, SelectedRow, Store, TraceRow
 
 PACKAGES = (
     *("torch", "transformers", "trl", "datasets", "tokenizers", "numpy", "math-verify"),
@@ -66,16 +67,18 @@ REACH: tuple[tuple[str, str | None], ...] = (
     ("gear.hint_max_tokens", "guide"),
     ("gear.hint_temperature", "guide"),
     ("gear", "locate"),
-    ("pure.selection", "calibrate"),
+    ("pure.selection", "score"),
+    ("pure.commit_below", "score"),
+    ("pure.commit_steps", "score"),
     ("pure.calibration_traces", "calibrate"),
     ("pure.measure_uncertainty", "score"),
     ("pure.measure_reliance", "score"),
-    ("pure.measure_calibrated", "calibrate"),
+    ("pure.measure_calibrated", "score"),
     ("pure", "select"),
     ("pace", "select"),
     ("student", "select"),
     ("train.max_length", "select"),
-    ("arms", "calibrate"),
+    ("arms", "locate"),
     ("train", "train"),
     ("evaluate.teacher_n", "sample"),
     ("evaluate.scored_token_cost", "match"),
@@ -87,13 +90,20 @@ REACH: tuple[tuple[str, str | None], ...] = (
 """First stage each setting reaches, the most specific first; None: it changes how work is done, not
 what it is."""
 
+BY_EFFECT = frozenset(
+    {"arms", "pure.selection", "pure.measure_uncertainty", "pure.measure_reliance"}
+    | {"pure.measure_calibrated"}
+)
+"""Settings that reach a single problem only through the breakpoints and measurements they ask for,
+which are named instead: most other values of them leave every problem settled."""
+
 
 def execute(
     config: Config, observer: Observer, *, until: str | None = None, adopt: bool = False
 ) -> RunView:
     """Run the stages up to and including `until` (None: all) and write the report."""
     with Store.open(Path(config.run)) as store:
-        session = Session(config, store, observer)
+        session = Session(config, store, Noting(observer, store))
         # Before the folder is claimed: a mistyped path must not decide whose folder it is.
         stamp = _stamp(session)
         _claim_folder(store, config, observer, adopt)
@@ -101,6 +111,7 @@ def execute(
             observer.say(f"{config.run}: complete, nothing to do (heal show {config.run})")
             return load_view(store)
         store.set_meta("complete", None)
+        _forget_results(store)
         try:
             _run_stages(session, until)
             store.set_meta("stopped", f"it was only asked to go up to '{until}'" if until else None)
@@ -146,6 +157,20 @@ def state(store: Store) -> str:
     return f"still running{far}"
 
 
+def _forget_results(store: Store) -> None:
+    """Drop from the columns what only stages that see all problems say.
+
+    It was said under earlier settings, or of fewer problems. Bodies stay: saying it again costs no
+    model anything.
+    """
+    for kind in (SelectedRow, AttemptRow):
+        store.forget(kind)
+    store.forget(TraceRow, stage=match_budget.STAGE)
+    store.forget(ScoreRow, tag=calibrate.TAG)
+    for stage in ("plan", "train"):
+        store.set_live(stage, ())
+
+
 def ask_all(session: Session, until: str | None = None) -> Run:
     """Ask each problem through its stages, up to and including `until`."""
     run, names = Run(session), [stage.name for stage in OF_EACH_PROBLEM]
@@ -163,6 +188,7 @@ def ask_all(session: Session, until: str | None = None) -> Run:
 def _run_stages(session: Session, until: str | None) -> None:
     session.store.set_meta("stopped", "it was interrupted")
     _problem_facts(session)
+    session.store.set_meta("facts", dict(session.facts))
     if until not in ("sample", "verify"):
         session.require_scores()
     run = ask_all(session, until)
@@ -202,7 +228,7 @@ def _settings(session: Session) -> str:
     """Names everything that what a single problem owes depends on."""
     config, stages = session.config, {stage.name for stage in OF_EACH_PROBLEM}
     flat = flatten(config.model_dump(mode="json"))
-    own = {key: value for key, value in flat.items() if first_stage(key) in stages}
+    own = {k: v for k, v in flat.items() if k not in BY_EFFECT and first_stage(k) in stages}
     own["breakpoints"] = [str(kind) for kind in breakpoints(config)]
     own["measured"] = [wants_uncertainty(config), wants_reliance(config)]
     refs = (config.teacher, config.scorer)
@@ -288,7 +314,7 @@ def versions() -> dict[str, str]:
 def _stamp(session: Session) -> str:
     """Fingerprint of everything a complete run depends on, without opening a model."""
     config = session.config
-    problems = [(p.id, p.answer, p.split) for p in session.problem_set.problems]
+    problems = session.problem_set.problems
     refs = (config.teacher, config.scorer, config.student)
     files = [model_files(ref.model) for ref in refs if ref is not None]
     settings = config.model_dump(mode="json", exclude={"run", "limits", "engine"})

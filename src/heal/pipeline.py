@@ -10,13 +10,12 @@ from collections import Counter
 from collections.abc import Callable
 
 from heal.engines import read_tokenizer, resolve_model
-from heal.method.arms import TRAINED, Extra, trained
+from heal.method.arms import Extra, trained
 from heal.records import Split
 from heal.report.lines import scored, tally
 from heal.run import SO_FAR, Run, Stage
 from heal.stages import calibrate as calibrating
 from heal.stages import guide, locate, match_budget, repair, sample, score, select
-from heal.store import AttemptRow, ScoreRow, TraceRow
 from heal.students import arms as students
 from heal.students.export import StageFiles
 from heal.students.rendering import Renderer, reader
@@ -40,7 +39,6 @@ def calibrate(run: Run) -> str:
         lambda found: calibrating.owes(found, setup, honest),
         lambda found: calibrating.conclude(found, setup, honest),
     )
-    s.store.forget(ScoreRow, tag=calibrating.TAG)
     s.store.insert(honest.rows)
     run.calibration, facts = calibrating.draw_lines(setup, honest)
     s.facts.update(facts)
@@ -50,8 +48,6 @@ def calibrate(run: Run) -> str:
 def match(run: Run) -> str:
     """§5: `rft_more` and `star` draw for as many teacher tokens as HEAL has spent."""
     s, setup = run.session, run.setup
-    for name in TRAINED:  # arms of an earlier config among them
-        s.store.forget(TraceRow, stage=match_budget.STAGE, tag=name)
     arms = {n: a for n, a in trained(s.config).items() if a.extra is not Extra.NOTHING}
     if not arms:
         return "no arm asks for it"
@@ -112,7 +108,6 @@ def evaluate(run: Run) -> str:
     examined = students.to_examine(s.config, s.store.folder, run.plans, run.names)
     attempts = len(examined) * len(held_out) * s.config.evaluate.samples
     s.observer.begin("evaluate", attempts, "attempts")
-    s.store.forget(AttemptRow)
     verdicts = Counter[str]()
     for student in examined:
         verdicts.update(attempt.verdict for attempt in run.examine(student, held_out))

@@ -18,11 +18,11 @@ from heal.method.arms import Extra
 from heal.method.pure import Calibration
 from heal.records import Cut, Gate, Hint, Problem, Split, Stratum
 from heal.runner import Ask, Done, Limits, Runner, lanes
-from heal.session import Session
+from heal.session import Observer, Session
 from heal.stages import locate, match_budget, repair, sample
 from heal.stages.found import Found, Request, Setup
 from heal.stages.select import example
-from heal.store import AttemptRow, ProblemRow, Row, Stored, TraceRow
+from heal.store import AttemptRow, ProblemRow, Row, Store, Stored, TraceRow
 from heal.students import arms as students
 from heal.students.exam import conclude as conclude_exam
 from heal.students.exam import owes as owes_attempts
@@ -40,6 +40,52 @@ class Stage(NamedTuple):
     name: str
     owes: Callable[[Found, Setup], Iterable[Request]]
     conclude: Callable[[Found, Setup], Iterable[Any]] = lambda found, setup: ()
+
+
+class Noting:
+    """An observer that also notes in the store, every few seconds, how far a running process is."""
+
+    def __init__(self, watching: Observer, store: Store) -> None:
+        self._watching, self._store = watching, store
+        self._stage, self._done, self._owed, self._noted = "", 0, 0, 0.0
+
+    def begin(self, stage: str, total: int, unit: str = "items") -> None:
+        """A part of the work that has `total` units starts."""
+        self._watching.begin(stage, total, unit)
+        # A stage that tells no number is one piece of work.
+        self._stage, self._done, self._owed = stage, 0, total or 1
+        self._note()
+
+    def stored(self, count: int) -> None:
+        """So many units of it were there already."""
+        self._watching.stored(count)
+        self._done += count
+        self._note()
+
+    def advance(self, count: int = 1) -> None:
+        """So many units of it are finished."""
+        self._watching.advance(count)
+        self._done += count
+        if time.monotonic() - self._noted > NOTE_S:
+            self._note()
+
+    def arrived(self, outcome: str, tokens: int) -> None:
+        """One answer came, of the many a unit may take."""
+        self._watching.arrived(outcome, tokens)
+
+    def end(self, stage: str, line: str) -> None:
+        """A stage is over."""
+        self._watching.end(stage, line)
+
+    def say(self, text: str) -> None:
+        """Something a person should know."""
+        self._watching.say(text)
+
+    def _note(self) -> None:
+        self._noted = time.monotonic()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        told = {"stage": self._stage, "done": self._done, "owed": self._owed, "at": now}
+        self._store.set_meta("progress", told)
 
 
 @dataclass
@@ -162,11 +208,11 @@ def ask_each(run: Run, stages: Sequence[Stage], settings: str, whole: bool) -> N
     s = run.session
     settled = dict(s.store.query("SELECT problem, settled FROM problems"))
     everyone = run.to_ask()
+    _forget_unasked(run, everyone)
     open_ones = [p for p in everyone if settled.get(p.id) != _named(p, settings)]
     s.observer.begin("problems", len(everyone), "problems")
     s.observer.stored(len(everyone) - len(open_ones))
     with _SoFar(run, [p.id for p in open_ones]) as so_far:
-        progress = _Progress(run, len(everyone), len(everyone) - len(open_ones))
         places = {problem: place for place, problem in enumerate(s.problems)}
 
         def owes(found: Found) -> Iterable[Request]:
@@ -191,9 +237,10 @@ def ask_each(run: Run, stages: Sequence[Stage], settings: str, whole: bool) -> N
             name = _named(found.problem, settings) if whole and not failed else None
             judged = any(stage.name == "verify" for stage in stages)
             row = _problem_row(found, run.setup, places[found.problem.id], name, judged)
-            s.store.conclude(row, rows, records)
+            # First: killed in between, the problem is asked again and its lines are replaced.
             so_far.add(found, row, whole)
-            progress.advance()
+            s.store.conclude(row, rows, records)
+            s.observer.advance()
 
         run.ask(open_ones, owes, done)
 
@@ -221,6 +268,17 @@ def count_early(session: Session) -> int | None:
     fact("traces not drawn because their problem was decided", sum(left))
     fact("teacher tokens saved by that, by the mean length of each problem's", round(tokens))
     return len(found)
+
+
+def _forget_unasked(run: Run, asked: Sequence[Problem]) -> None:
+    """Drop what the columns say of problems that are no longer asked, as without a student."""
+    s, ids = run.session, {problem.id for problem in asked}
+    known = s.store.query("SELECT * FROM problems WHERE n > 0 OR settled IS NOT NULL")
+    for row in [found for found in map(ProblemRow._make, known) if found.problem not in ids]:
+        unknown = ProblemRow(
+            *row[:4], 0, 0, 0, 0, Stratum.UNDETERMINED, rho=None, paths=0, settled=None
+        )
+        s.store.conclude(unknown, (), ())
 
 
 def _named(problem: Problem, settings: str) -> str:
@@ -255,28 +313,6 @@ def _problem_row(
         paths,
         settled,
     )
-
-
-class _Progress:
-    """Tells whoever watches, and every few seconds the store, how far a pass is."""
-
-    def __init__(self, run: Run, owed: int, done: int) -> None:
-        self._session, self._owed, self._done = run.session, owed, done
-        self._noted = 0.0
-        self._note()
-
-    def advance(self) -> None:
-        """One more problem is finished."""
-        self._done += 1
-        self._session.observer.advance()
-        if time.monotonic() - self._noted > NOTE_S:
-            self._note()
-
-    def _note(self) -> None:
-        self._noted = time.monotonic()
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        told = {"stage": "problems", "done": self._done, "owed": self._owed, "at": now}
-        self._session.store.set_meta("progress", told)
 
 
 class _SoFar:

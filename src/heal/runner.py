@@ -19,7 +19,7 @@ from itertools import count
 from typing import Any
 
 from heal.engines.base import Engine
-from heal.errors import HealError, TooManyFailuresError
+from heal.errors import EngineError, HealError, TooManyFailuresError
 from heal.records import Problem
 from heal.session import Observer
 from heal.stages.found import Answerable, Found, Lane, Request
@@ -87,20 +87,22 @@ class Runner:
         """How a lane's requests are answered."""
         return self._streams[lane]
 
-    def store_answers(self, answers: list["_Answer"]) -> None:
-        """Make answers durable, then count them. Raises: TooManyFailuresError, TokenCapError."""
-        rows = [
-            Stored(a.request.stage, a.record.key if hasattr(a.record, "key") else a.key,
-                   a.owner.problem.id, a.record)
-            for a in answers
-        ]  # fmt: skip
+    def keep(self, answers: list["_Answer"]) -> None:
+        """Make answers durable."""
+        rows = [Stored(a.request.stage, a.key, a.owner.problem.id, a.record) for a in answers]
         spent = sum(tokens_of(a.record) for a in answers)
         self.store.commit(rows, spent=spent)
         self._spent += spent
+
+    def count(self, answers: list["_Answer"]) -> None:
+        """Tell the observer what is stored by now. Raises: TooManyFailuresError."""
         for answer in answers:
             self._count(answer.request.stage, answer.record)
+
+    def check_cap(self) -> None:
+        """Asked before more is written. Raises: TokenCapError."""
         cap = self.limits.teacher_tokens
-        if cap is not None and spent and self._spent >= cap:
+        if cap is not None and self._spent >= cap:
             raise TokenCapError(
                 f"stopped at limits.teacher_tokens = {cap:,}; everything drawn so far is stored",
                 hint="raise the cap and run the same command again to go on",
@@ -165,7 +167,15 @@ class _Pass:
         """Serve every lane once; whether there is more to do."""
         started = time.monotonic()
         busy = [lane for lane in self.lanes.values() if lane.has_work]
-        answers = [answer for lane in busy for answer in lane.poll()]
+        if self.lanes[Lane.WRITE] in busy:
+            self.runner.check_cap()
+        answers: list[_Answer] = []
+        try:
+            for lane in busy:
+                lane.poll(answers)
+        except BaseException:
+            self.runner.keep(answers)  # what came before the error is paid for
+            raise
         if answers:
             self._take(answers)
         elif busy and time.monotonic() - started < QUIET_S:
@@ -207,7 +217,8 @@ class _Pass:
             )
 
     def _take(self, answers: list[_Answer]) -> None:
-        self.runner.store_answers(answers)
+        self.runner.keep(answers)
+        self.runner.count(answers)
         for answer in answers:
             answer.owner.found.add(answer.request.stage, answer.key, answer.record)
             answer.owner.waiting -= 1
@@ -230,20 +241,21 @@ class _Lane:
     def has_work(self) -> bool:
         return bool(self.queue or self._under_way)
 
-    def poll(self) -> list[_Answer]:
-        """What has come, without waiting for more."""
-        started = time.monotonic()
+    def poll(self, found: list[_Answer]) -> None:
+        """Add what has come, without waiting for more. Raises: EngineError, what engines raise."""
+        started, before = time.monotonic(), len(found)
         if self._answers is None:
             self._answers = self.runner.stream(self.kind)(self._feed())
-        found: list[_Answer] = []
         for answer in self._answers:
             if answer is None:
                 break
             found.append(self._read(answer))
-            if len(found) == AT_ONCE:
+            if len(found) - before == AT_ONCE:
                 break
-        self.runner.note_work(self.kind, found, time.monotonic() - started)
-        return found
+        else:
+            owed = sum(len(left) for _, _, left in self._under_way.values())
+            raise EngineError(f"the engine that shall {self.kind} ended with {owed:,} answers owed")
+        self.runner.note_work(self.kind, found[before:], time.monotonic() - started)
 
     def close(self) -> None:
         """End the stream and what is under way in it."""
@@ -252,6 +264,7 @@ class _Lane:
             close()
 
     def _feed(self) -> Iterator[Any]:
+        yield None  # or an engine with enough to do would wait for its own answers alone
         while True:
             if not self.queue:
                 yield None

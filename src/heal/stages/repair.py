@@ -180,9 +180,11 @@ def _repair_draw(setup: Setup, path: locate.Path, hint: Hint) -> Draw:
 def _candidates(found: Found, setup: Setup, kind: Breakpoint) -> int:
     """Candidates per path, as far as what came back decides it."""
     gear, draws, drawn = setup.config.gear, _repair_draws(found, setup, kind), 0
+    if gear.target is None:
+        return gear.candidates  # nothing that comes back changes it
     for upto in rounds(gear.candidates):
         own = [(t, h) for d, h in draws for t in traces_of(found, REPAIRED, d, range(drawn))]
-        if gear.target is not None and len(passed(found, setup, own)) >= gear.target:
+        if len(passed(found, setup, own)) >= gear.target:
             return drawn
         if len(own) < drawn * len(draws) or any(
             gate_of(found, setup, t, hint) is None for t, hint in own

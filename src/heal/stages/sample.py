@@ -43,9 +43,13 @@ def planned(problem: Problem, setup: Setup) -> int:
 
 
 def owes(found: Found, setup: Setup) -> Iterator[Request]:
-    """Traces that are not drawn yet."""
+    """Traces that are not drawn yet; where verdicts decide how many, these too."""
     wanted, _ = _settled(found, setup)
-    return owed_draws(found, setup, [(STAGE, unaided_draw(found, setup), range(wanted))])
+    draws = [(STAGE, unaided_draw(found, setup), range(wanted))]
+    owed = list(owed_draws(found, setup, draws))
+    if not owed and wanted < planned(found.problem, setup):
+        owed = list(owes_verdicts(found, setup))
+    yield from owed
 
 
 def owes_verdicts(found: Found, setup: Setup) -> Iterator[Request]:

@@ -91,7 +91,9 @@ class Profiles:
         self.problem_of: dict[str, dict[str, str]] = defaultdict(dict)
         """Group (`hinted` or a breakpoint) → trace → problem; unscored ones too."""
         self._scores: dict[tuple[str, Selection], dict[str, float]] = defaultdict(dict)
-        self._unmeasured, self._misfits = 0, dict[str, int]()
+        self._misfits = dict[str, int]()
+        failed = "SELECT COUNT(DISTINCT key) FROM scores WHERE stage='reliance' AND failed"
+        ((self._unmeasured,),) = store.query(failed)
         kinds = {self._kind(arm) for arm in trained(config).values() if arm.filtered}
         kinds.add(self._feasible(config.pure.selection))
         self._read(store, kinds - {Selection.RANDOM})
@@ -153,7 +155,6 @@ class Profiles:
                 continue
             for kind in kinds:
                 if kind is Selection.RELIANCE and not has_reliance(profile):
-                    self._unmeasured += 1
                     continue  # nothing speaks for what the selection's own measurement failed on
                 self._scores[group, kind] |= drop_scores(
                     [profile], kind, self._config.pure, calibration=self._calibration
