@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from heal.records import Check, Finish, Problem, Verdict
 from heal.verifiers.worker import Job, WorkerPool
@@ -20,6 +21,7 @@ Item = tuple[str, str, Finish, Problem]
 
 _REMEMBERED = 100_000
 _NAMED = 5
+_LONGEST_DETAIL = 300
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Verifier:
     def preflight(self, problems: Iterable[Problem]) -> Preflight:
         """Try every gold answer against itself before any token is spent."""
         by_id = {problem.id: problem for problem in problems}
-        read = ((key, self._read_gold(problem)) for key, problem in by_id.items())
+        read = ((key, _guarded(self._read_gold, problem)) for key, problem in by_id.items())
         doubts = {key: found for key, found in self._decide(read) if _is_doubtful(found)}
         named = [
             f"{key}: {_short(by_id[key].answer)}: {doubts[key].detail or 'is not its own answer'}"
@@ -106,7 +108,7 @@ class Verifier:
             return Finding(Verdict.TRUNCATED)
         if finish is not Finish.STOP:
             return Finding(Verdict.UNVERIFIABLE, detail=f"the trace ended with {finish.value!r}")
-        return self._read(text, problem)
+        return _guarded(self._read, text, problem)
 
     def _decide(
         self, read: Iterable[tuple[str, Finding | Question]]
@@ -152,6 +154,15 @@ class Verifier:
             known = self._known[ticket]
             for key, answer in waiting.pop(ticket, ()):
                 yield key, Finding(known.verdict, answer, known.detail)
+
+
+def _guarded(read: Callable[..., Finding | Question], *read_from: Any) -> Finding | Question:
+    """What a reader says; one that fails on a text costs that text's verdict, never the run."""
+    try:
+        return read(*read_from)
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"[:_LONGEST_DETAIL]
+        return Finding(Verdict.UNVERIFIABLE, detail=f"the reader failed: {words}")
 
 
 def _is_doubtful(found: Finding) -> bool:
