@@ -17,6 +17,7 @@ __all__ = [
     "cleaned",
     "count_final_answers",
     "extract_answer",
+    "folded_word",
     "identity",
     "normalise",
     "number",
@@ -63,6 +64,15 @@ _TIGHT = re.compile(r" ?([^\w\s\\]) ?")
 _INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 _NUMBER = re.compile(rf"(?P<sign>[+-]?)[$€£¥]?(?P<whole>{_INTEGER})?(?P<decimals>\.\d*)?")
 _FRACTION = re.compile(r"([+-]?)(?:\\frac\{(\d+)\}\{(\d+)\}|(\d+)/(\d+))")
+_LETTERS = re.compile(r"(?<!\\)(?<![^\W\d_])[^\W\d_]+")
+_NAMES = frozenset("ABCDEFGHMNPQRSTXYZ")
+_SHORT_WORDS = frozenset(
+    ["no", "on", "or", "if", "in", "at", "as", "of", "to", "an", "by", "up", "it", "is", "he", "we"]
+)
+_DIGIT = re.compile(r"\d")
+_NUMERAL = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
+_WEAK_LINK = re.compile(r"\b(?:is|are|equals|gives|get)\b|=", re.IGNORECASE)
+_LONGEST_WEAK = 60
 _LONGEST_NUMBER = 1000  # Python refuses to read integers of more than 4,300 digits
 
 
@@ -82,7 +92,32 @@ def count_final_answers(text: str) -> int:
 
 def _final(text: str) -> list[str]:
     before, closed, after = text.rpartition(_THINK_END)
-    return _stated(after) or (_stated(before) if closed else [])
+    stated = _stated(after)
+    if stated or not closed:
+        return stated
+    thought = _stated(before)
+    if not thought or not _DIGIT.search(after) or _repeats(after, thought[-1]):
+        return thought
+    # another number stands after the thinking: that is the answer, or nothing is
+    return _weakly_stated(after)
+
+
+def _repeats(text: str, answer: str) -> bool:
+    """Whether a text holds the answer again, as it is written or as the number it is."""
+    value = number(answer)
+    if value is None:
+        return normalise(answer) in normalise(text)
+    return any(number(found) == value for found in _NUMERAL.findall(text))
+
+
+def _weakly_stated(text: str) -> list[str]:
+    """What the last line ends on: `It is 5.`, `x = 5`, or a line that is only a number."""
+    line = text.rstrip().rpartition("\n")[2]
+    ends = [link.end() for link in _WEAK_LINK.finditer(line)]
+    answer = _bare(line[ends[-1] :] if ends else line)
+    if not ends and number(answer) is None:
+        return []
+    return [answer] if _DIGIT.search(answer) and len(answer) <= _LONGEST_WEAK else []
 
 
 def _stated(text: str) -> list[str]:
@@ -199,14 +234,19 @@ def normalise(answer: str) -> str:
 
     Case is kept; nothing is computed.
     """
-    return _TIGHT.sub(r"\1", cleaned(answer)).rstrip(".")
+    return _without_stop(_TIGHT.sub(r"\1", cleaned(answer)))
+
+
+def _without_stop(text: str) -> str:
+    # three dots go on: 0.333... is a third
+    return text if text.endswith("...") else text.rstrip(".")
 
 
 def number(answer: str) -> Fraction | None:
     """The number an answer spells (`-1,234.50`, `$18`, `3/4`, `\\frac{3}{4}`), or None."""
     if len(answer) > _LONGEST_NUMBER:
         return None
-    text = cleaned(answer).rstrip(".")
+    text = _without_stop(cleaned(answer))
     if fraction := _FRACTION.fullmatch(text):
         sign, *parts = fraction.groups()
         top, bottom = (int(part) for part in parts if part is not None)
@@ -221,9 +261,30 @@ def number(answer: str) -> Fraction | None:
 def identity(answer: str) -> Fraction | str:
     """What two answers share when they are the same: their number, else their plain text."""
     value = number(answer)
-    return normalise(answer).casefold() if value is None else value
+    return _LETTERS.sub(_folded_letters, normalise(answer)) if value is None else value
 
 
 def same_text(one: str, other: str) -> bool:
-    """Whether two answers are the same number, or the same text but for case and layout."""
+    """Whether two answers are the same number, or the same words but for case and layout.
+
+    The case of symbols counts: `R/r` is not `r/R`, and carbon monoxide is not cobalt.
+    """
     return identity(one) == identity(other)
+
+
+def folded_word(word: str) -> str:
+    """A word in lower case, unless its capitals may be what it says: `CO`, `AaBb`, `ABC`."""
+    if len(word) < 3:
+        return word.casefold() if word.casefold() in _SHORT_WORDS else word
+    is_title = word[1:] == word[1:].lower()
+    is_shouted = word.isupper() and (word == "YES" or (len(word) > 3 and not _is_of_names(word)))
+    return word.casefold() if is_title or is_shouted else word
+
+
+def _is_of_names(word: str) -> bool:
+    # points, sets and alleles are named by these
+    return _NAMES.issuperset(word)
+
+
+def _folded_letters(match: re.Match[str]) -> str:
+    return folded_word(match[0])

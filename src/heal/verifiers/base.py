@@ -26,11 +26,13 @@ _LONGEST_DETAIL = 300
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict, the answer it is about, and the reason where there is one."""
+    """A verdict, the answer it is about, and which rule decided, in a few stable words."""
 
     verdict: Verdict
     answer: str | None = None
     detail: str | None = None
+    doubt: str | None = None
+    """Of a gold answer: why a right answer may be missed although it can be compared."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Verifier:
         read = ((key, _guarded(self._read_gold, problem)) for key, problem in by_id.items())
         doubts = {key: found for key, found in self._decide(read) if _is_doubtful(found)}
         named = [
-            f"{key}: {_short(by_id[key].answer)}: {doubts[key].detail or 'is not its own answer'}"
+            f"{key}: {_short(by_id[key].answer)}: {_why_doubtful(doubts[key])}"
             for key in by_id
             if key in doubts
         ]
@@ -105,7 +107,7 @@ class Verifier:
 
     def _read_ended(self, text: str, finish: Finish, problem: Problem) -> Finding | Question:
         if finish in (Finish.LENGTH, Finish.LOOP):
-            return Finding(Verdict.TRUNCATED)
+            return Finding(Verdict.TRUNCATED, detail=f"the trace ended with {finish.value!r}")
         if finish is not Finish.STOP:
             return Finding(Verdict.UNVERIFIABLE, detail=f"the trace ended with {finish.value!r}")
         return _guarded(self._read, text, problem)
@@ -166,7 +168,11 @@ def _guarded(read: Callable[..., Finding | Question], *read_from: Any) -> Findin
 
 
 def _is_doubtful(found: Finding) -> bool:
-    return found.verdict is not Verdict.CORRECT or found.detail is not None
+    return found.verdict is not Verdict.CORRECT or found.doubt is not None
+
+
+def _why_doubtful(found: Finding) -> str:
+    return found.doubt or found.detail or "is not its own answer"
 
 
 def _short(answer: str) -> str:

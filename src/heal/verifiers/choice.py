@@ -35,9 +35,8 @@ _SAID_CORRECT = re.compile(
 
 def read(text: str, problem: Problem) -> Finding:
     """Compare the letters a trace ends on with the gold letters."""
-    gold = letters(problem.answer)
-    if gold is None:
-        return Finding(Verdict.UNVERIFIABLE, detail=_not_letters(problem))
+    if letters(problem.answer) is None:
+        return Finding(Verdict.UNVERIFIABLE, detail=_not_letters(problem.answer))
     answer = extract_answer(text)
     if answer is None:
         answer = _last_line(text)
@@ -45,19 +44,28 @@ def read(text: str, problem: Problem) -> Finding:
         if said is not None:
             answer = said[1]
         if len(_WORD.findall(answer)) != 1:
-            return Finding(Verdict.NO_ANSWER)
-    chosen = letters(answer)
+            return Finding(Verdict.NO_ANSWER, detail="no final answer is stated")
+    return compare_now(answer, problem.answer)
+
+
+def compare_now(answer: str, gold_answer: str) -> Finding:
+    """Compare the letters that two answers name."""
+    gold, chosen = letters(gold_answer), letters(answer)
+    if gold is None:
+        return Finding(Verdict.UNVERIFIABLE, answer, _not_letters(gold_answer))
     if chosen is None:
         return Finding(Verdict.NO_ANSWER, answer, "the answer names no letter from A to J")
-    agree = chosen == gold
-    return Finding(Verdict.CORRECT if agree else Verdict.WRONG, "".join(sorted(chosen)))
+    named = "".join(sorted(chosen))
+    if chosen == gold:
+        return Finding(Verdict.CORRECT, named, "same letters")
+    return Finding(Verdict.WRONG, named, "different letters")
 
 
 def read_gold(problem: Problem) -> Finding:
     """Doubt a gold answer that is not letters."""
     if letters(problem.answer) is None:
-        return Finding(Verdict.UNVERIFIABLE, detail=_not_letters(problem))
-    return Finding(Verdict.CORRECT)
+        return Finding(Verdict.UNVERIFIABLE, detail=_not_letters(problem.answer))
+    return Finding(Verdict.CORRECT, detail="letters")
 
 
 def letters(answer: str) -> frozenset[str] | None:
@@ -102,5 +110,5 @@ def _last_line(text: str) -> str:
     return lines[-1].strip()
 
 
-def _not_letters(problem: Problem) -> str:
-    return f"the gold answer {problem.answer[:40]!r} names no letter from A to J"
+def _not_letters(gold: str) -> str:
+    return f"the gold answer {gold[:40]!r} names no letter from A to J"
