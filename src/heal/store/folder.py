@@ -35,7 +35,15 @@ from heal.store.columns import (
     maker,
     names,
 )
-from heal.store.disk import DATABASE, disk_errors, fold_in, is_locked, take_lock, written_whole
+from heal.store.disk import (
+    DATABASE,
+    damaged,
+    disk_errors,
+    fold_in,
+    is_locked,
+    take_lock,
+    written_whole,
+)
 from heal.store.opening import Say, make_room, open_to_read, open_to_write
 
 Record = TypeVar("Record")
@@ -156,24 +164,6 @@ class Store:
     def is_busy(self) -> bool:
         """Whether another process is writing to this folder."""
         return self._lock is None and is_locked(self.folder)
-
-    def claimed(self) -> int:
-        """Requests in flight now, or when the last process ended."""
-        ((found,),) = self.query("SELECT COUNT(*) FROM claims")
-        return int(found)
-
-    def is_busy(self) -> bool:
-        """Whether another process is writing to this folder."""
-        try:
-            lock = (self.folder / LOCK).open("r")
-        except OSError:
-            return False
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return self._lock is None
-        return False
 
     def totals(self) -> Totals:
         """What this folder has cost so far."""
@@ -336,7 +326,10 @@ class Store:
         """A remembered JSON value; None when there is none."""
         with disk_errors(self.folder):
             row = self._database.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
-        return json.loads(row[0]) if row else None
+        try:
+            return json.loads(row[0]) if row else None
+        except ValueError as error:
+            raise damaged(self.folder, f"'{name}' says nothing: {error}") from None
 
     def set_meta(self, name: str, value: Any) -> None:
         """Remember a JSON value."""
