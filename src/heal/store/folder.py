@@ -35,7 +35,15 @@ from heal.store.columns import (
     maker,
     names,
 )
-from heal.store.disk import DATABASE, disk_errors, fold_in, is_locked, take_lock, written_whole
+from heal.store.disk import (
+    DATABASE,
+    damaged,
+    disk_errors,
+    fold_in,
+    is_locked,
+    take_lock,
+    written_whole,
+)
 from heal.store.opening import Say, make_room, open_to_read, open_to_write
 
 Record = TypeVar("Record")
@@ -308,7 +316,10 @@ class Store:
         """A remembered JSON value; None when there is none."""
         with disk_errors(self.folder):
             row = self._database.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
-        return json.loads(row[0]) if row else None
+        try:
+            return json.loads(row[0]) if row else None
+        except ValueError as error:
+            raise damaged(self.folder, f"'{name}' says nothing: {error}") from None
 
     def set_meta(self, name: str, value: Any) -> None:
         """Remember a JSON value."""
