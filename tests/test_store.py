@@ -761,12 +761,12 @@ def python(code: str, *arguments: str) -> str:
     ).stdout
 
 
-def read_on_read_only_mount(folder: Path) -> str:
-    """What a reader finds while nothing in the folder can be written, root or not."""
+def on_read_only_mount(folder: Path, code: str = READ) -> str:
+    """What code finds while nothing in the folder can be written, root or not."""
     inner = (
         f'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && {sys.executable} -c "$2" "$1"'
     )
-    run = ["unshare", "--mount", "sh", "-c", inner, "sh", str(folder), READ]
+    run = ["unshare", "--mount", "sh", "-c", inner, "sh", str(folder), code]
     ended = subprocess.run(run, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     if ended.returncode and "permitted" in ended.stderr:
         pytest.skip("no mounts here")
@@ -778,7 +778,7 @@ def read_on_read_only_mount(folder: Path) -> str:
 def test_a_finished_run_is_read_on_a_read_only_mount(tmp_path: Path) -> None:
     with Store.open(tmp_path / "run") as store:
         store.put("sample", "a", "p", trace("a"))
-    said = read_on_read_only_mount(tmp_path / "run").splitlines()
+    said = on_read_only_mount(tmp_path / "run").splitlines()
     assert said[0] == "['a']"
     assert "cannot be written to" in said[1]
 
@@ -789,9 +789,9 @@ def test_a_run_that_was_cut_off_is_read_on_a_read_only_mount(tmp_path: Path) -> 
         store.put("sample", "a", "p", trace("a"))
     python(LEFT, str(tmp_path / "run"))
     assert (tmp_path / "run" / f"{DATABASE}-wal").stat().st_size
-    assert read_on_read_only_mount(tmp_path / "run").startswith("['a', 'b']")
+    assert on_read_only_mount(tmp_path / "run").startswith("['a', 'b']")
     (tmp_path / "run" / f"{DATABASE}-shm").unlink()
-    said = read_on_read_only_mount(tmp_path / "run")
+    said = on_read_only_mount(tmp_path / "run")
     assert "run.sqlite-wal holds results" in said
     assert "copy the whole folder" in said
     assert python(READ, str(tmp_path / "run")).startswith("['a', 'b']")
@@ -804,7 +804,7 @@ def test_a_folder_left_wanting_a_log_is_read_on_a_read_only_mount(tmp_path: Path
     other = sqlite3.connect(tmp_path / "run" / DATABASE)
     assert other.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
     other.close()
-    assert read_on_read_only_mount(tmp_path / "run").startswith("['a']")
+    assert on_read_only_mount(tmp_path / "run").startswith("['a']")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")

@@ -32,7 +32,7 @@ _TRIES, _RETRY_S = 5, 0.02
 
 _FULL = {"SQLITE_FULL"}
 _UNWRITABLE = {"SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM"}
-_DAMAGED = {"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT"}
+_DAMAGED = {"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT", "SQLITE_TOOBIG"}
 _BUSY = {"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL"}
 _DISK = {"SQLITE_IOERR"}
 
@@ -42,6 +42,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
     """Turn what a disk does to a run into words. Raises: UserError."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        # What SQLite says of a damaged database holds pieces of it.
+        raise damaged(folder, "it holds text that is none") from error
     except (sqlite3.Error, OSError) as error:
         raise _explained(folder, error) from error
 
@@ -60,11 +63,12 @@ def _explained(folder: Path, error: Exception) -> Exception:
             f"{folder}: {Path(str(getattr(error, 'filename', ''))).name} is a link",
             hint="remove it: a link there might lead to a file of somebody else's",
         )
-    if name in _DAMAGED:
+    # Text that is none is found by Python, which gives no name to it.
+    if name in _DAMAGED or (name is None and isinstance(error, sqlite3.OperationalError)):
         return damaged(folder, str(error))
     if name in _DISK or number == errno.EIO:
-        return UserError(
-            f"{folder}: the disk does not give what was written ({error})",
+        return DamagedDatabaseError(
+            f"{folder / DATABASE}: the disk does not give what was written ({error})",
             hint=f"look after the disk, then heal doctor {folder}",
         )
     if name in _BUSY:
@@ -81,9 +85,13 @@ def error_name(error: Exception) -> str | None:
     return None if name is None else "_".join(name.split("_")[:2])
 
 
-def damaged(folder: Path, what: str) -> UserError:
-    """A database that is not what was written."""
-    return UserError(
+class DamagedDatabaseError(UserError):
+    """A database is not what was written."""
+
+
+def damaged(folder: Path, what: str) -> DamagedDatabaseError:
+    """The error that says so, and who mends it."""
+    return DamagedDatabaseError(
         f"{folder / DATABASE}: is damaged ({what})",
         hint=f"heal doctor {folder} says what is whole, and keeps it",
     )

@@ -22,7 +22,9 @@ from heal.errors import UserError
 from heal.records import TrainResult
 from heal.store.bodies import DamagedError, decode
 from heal.store.disk import (
+    BUSY_S,
     DATABASE,
+    DamagedDatabaseError,
     connect_to_read,
     connect_to_write,
     disk_errors,
@@ -31,17 +33,18 @@ from heal.store.disk import (
     take_lock,
     written_whole,
 )
+from heal.store.kinds import KINDS
 from heal.store.migrate import migrate
 from heal.store.opening import (
     OLD_SCHEMA,
     SCHEMA,
     Say,
     is_new,
-    missing_tables,
     refuse_other,
+    require_tables,
     schema_of,
 )
-from heal.store.salvage import FORGET, Salvaged, is_whole, resume, salvage
+from heal.store.salvage import FORGET, SMALL, Salvaged, is_whole, resume, salvage
 
 SHOWN = 20
 """Names of what was lost that are said; their number is said in any case."""
@@ -83,6 +86,17 @@ class _Patient:
     say: Say
     mend: bool
     whole: bool = True
+
+    def change(self, *steps: tuple[str, Iterable[tuple[object, ...]]]) -> None:
+        """Statements with the parameters of each time they are executed, in one transaction."""
+        if not self.mend:
+            return
+        file = self.folder / DATABASE
+        with closing(sqlite3.connect(file, isolation_level=None, timeout=BUSY_S)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            for statement, parameters in steps:
+                database.executemany(statement, parameters)
+            database.execute("COMMIT")
 
     def lost(self, line: str) -> None:
         """Say that something is not there any more."""
@@ -131,14 +145,14 @@ def _examined(patient: _Patient) -> bool:
             say(f"{DATABASE}: of an older HEAL (schema {OLD_SCHEMA}), with every page in order")
             return True
         say(migrate(folder))
-    connect = connect_to_write if patient.mend else connect_to_read
-    with closing(connect(folder / DATABASE)) as database:
+    with closing(connect_to_read(folder / DATABASE)) as database:
         size = (folder / DATABASE).stat().st_size
         say(f"{DATABASE}: {size / 1e6:,.1f} MB, schema {SCHEMA}, every page in order")
         _check_bodies(patient, database)
         _check_rows(patient, database)
         _check_files(patient, database)
-        if patient.mend:
+    if patient.mend and _wants_log(folder / DATABASE):
+        with closing(connect_to_write(folder / DATABASE)) as database:
             fold_in(database)
     say("whole" if patient.whole else _outlook(patient))
     return patient.whole
@@ -155,11 +169,8 @@ def _outlook(patient: _Patient) -> str:
 
 def _check_log(patient: _Patient) -> None:
     """A run that was cut off left its log; a copy without it lacks what was stored last."""
-    file = patient.folder / DATABASE
-    with file.open("rb") as opened:
-        head = opened.read(20)
-    log = file.with_name(f"{DATABASE}-wal")
-    if head[18:20] != b"\x02\x02" or log.exists():
+    log = patient.folder / f"{DATABASE}-wal"
+    if not _wants_log(patient.folder / DATABASE) or log.exists():
         return
     try:
         if _schema(patient.folder) == OLD_SCHEMA:  # which closed its folders so
@@ -171,21 +182,36 @@ def _check_log(patient: _Patient) -> None:
     )
 
 
+def _wants_log(file: Path) -> bool:
+    """Whether a database was last written to by a process that did not close it."""
+    with file.open("rb") as opened:
+        return opened.read(20)[18:] == b"\x02\x02"
+
+
 def _trouble(folder: Path) -> str | None:
     """What is wrong with a database as such; None if nothing is. Raises: UserError."""
     try:
-        with closing(connect_to_read(folder / DATABASE)) as database:
+        with closing(connect_to_read(folder / DATABASE)) as database, disk_errors(folder):
             found = [str(line) for (line,) in database.execute("PRAGMA integrity_check(3)")]
             if found != ["ok"]:
                 return "; ".join(line.replace("\n", " ") for line in found)
             schema = schema_of(database, folder)
-            lacking = missing_tables(database) if schema == SCHEMA else []
-    except sqlite3.Error as error:
-        return str(error)
-    except UserError as error:
-        return str(error).partition(f"{DATABASE}: ")[2] or str(error)
+            if schema == SCHEMA:
+                require_tables(database, folder)
+                _read_rows(database)
+    except DamagedDatabaseError as error:
+        return str(error).removeprefix(f"{folder / DATABASE}: ")
     refuse_other(folder, schema, OLD_SCHEMA)
-    return f"without its tables {', '.join(lacking)}" if lacking else None
+    return None
+
+
+def _read_rows(database: sqlite3.Connection) -> None:
+    """Whether all short rows are text and numbers: SQLite looks at the order of pages only."""
+    for table in SMALL:
+        for _ in database.execute(f"SELECT * FROM {table}"):
+            pass
+    for _ in database.execute("SELECT problem, stage, key FROM records"):
+        pass
 
 
 def _schema(folder: Path) -> int:
@@ -194,7 +220,7 @@ def _schema(folder: Path) -> int:
 
 
 def _treat(patient: _Patient, trouble: str) -> None:
-    patient.say(f"{DATABASE}: damaged: {trouble}{_cut_short(patient.folder / DATABASE)}")
+    patient.say(f"{DATABASE}: {trouble}{_cut_short(patient.folder / DATABASE)}")
     if not patient.mend:
         patient.whole = False
         return
@@ -230,13 +256,15 @@ def _check_bodies(patient: _Patient, database: sqlite3.Connection) -> None:
             damaged.append((number, _Body(problem, stage, key)))
     listed = ", ".join(f"{stage} {count:,}" for stage, count in sorted(stages.items()))
     patient.say(f"bodies: {stages.total():,} whole" + (f" ({listed})" if listed else ""))
+    unknown = [f"{stage} {count:,}" for stage, count in stages.items() if stage not in KINDS]
+    if unknown:
+        patient.say(f"of stages that are not known here, whole but not read: {', '.join(unknown)}")
     if not damaged:
         return
-    if patient.mend:
-        with database:
-            database.execute("BEGIN IMMEDIATE")
-            database.executemany("DELETE FROM records WHERE rowid=?", [(n,) for n, _ in damaged])
-            _ask_again(database, {body.problem for _, body in damaged})
+    patient.change(
+        ("DELETE FROM records WHERE rowid=?", [(number,) for number, _ in damaged]),
+        *_asking_again({body.problem for _, body in damaged}),
+    )
     what = "damaged bodies dropped" if patient.mend else "damaged bodies"
     patient.lost_names(what, [(body.stage, body.key) for _, body in damaged])
 
@@ -250,11 +278,7 @@ def _check_rows(patient: _Patient, database: sqlite3.Connection) -> None:
         if not problems:
             continue
         (rows,) = database.execute(f"SELECT COUNT(*) FROM {table} l WHERE {where}").fetchone()
-        if patient.mend:
-            with database:
-                database.execute("BEGIN IMMEDIATE")
-                database.execute(f"DELETE FROM {table} AS l WHERE {where}")
-                _ask_again(database, problems)
+        patient.change((f"DELETE FROM {table} AS l WHERE {where}", [()]), *_asking_again(problems))
         dropped = ", dropped" if patient.mend else ""
         patient.lost(f"rows of {table} whose body is not there: {rows:,}{dropped}")
     counts = {
@@ -270,12 +294,10 @@ def _check_rows(patient: _Patient, database: sqlite3.Connection) -> None:
         patient.say(f"requests in flight when the last process ended: {claims:,}; asked again")
 
 
-def _ask_again(database: sqlite3.Connection, problems: Iterable[str]) -> None:
+def _asking_again(problems: Iterable[str]) -> list[tuple[str, list[tuple[object, ...]]]]:
     """Have the next run ask these problems, and not take itself for complete."""
-    database.executemany(
-        "UPDATE problems SET settled=NULL WHERE problem=?", [(problem,) for problem in problems]
-    )
-    database.execute(FORGET)
+    settled = "UPDATE problems SET settled=NULL WHERE problem=?"
+    return [(settled, [(problem,) for problem in problems]), (FORGET, [()])]
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -299,10 +321,8 @@ def _check_files(patient: _Patient, database: sqlite3.Connection) -> None:
         patient.lost(f"{name} is not there")
     if len(missing) > SHOWN:
         patient.say(f"  … and {len(missing) - SHOWN:,} more")
-    if missing and patient.mend:
-        with database:
-            database.execute("BEGIN IMMEDIATE")
-            database.execute(FORGET)
+    if missing:
+        patient.change((FORGET, [()]))
     if there and not missing:
         patient.say(f"files: {', '.join(there)} and all data and students")
 

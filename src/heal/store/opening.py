@@ -65,6 +65,7 @@ def open_to_read(folder: Path) -> sqlite3.Connection:
                 hint=f"heal doctor {folder} brings it to the present form; so does heal run",
             )
         refuse_other(folder, found)
+        require_tables(database, folder)
     except BaseException:
         database.close()
         raise
@@ -85,6 +86,7 @@ def open_to_write(folder: Path, say: Say) -> sqlite3.Connection:
         if new:
             with disk_errors(folder):
                 database.executescript(MAKE)
+        require_tables(database, folder)
     except BaseException:
         database.close()
         raise
@@ -144,10 +146,13 @@ def is_new(folder: Path) -> bool:
     return not tables
 
 
-def missing_tables(database: sqlite3.Connection) -> list[str]:
-    """Tables of this form that a database does not have."""
-    there = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    return [name for name in _NAMES if name not in there]
+def require_tables(database: sqlite3.Connection, folder: Path) -> None:
+    """Raises: DamagedDatabaseError where tables of the present form are not there."""
+    with disk_errors(folder):
+        there = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    lacking = [name for name in _NAMES if name not in there]
+    if lacking:
+        raise damaged(folder, f"without its tables {', '.join(lacking)}")
 
 
 def refuse_other(folder: Path, found: int, *known: int) -> None:

@@ -23,7 +23,8 @@ from heal.store.opening import MAKE, OLD_SCHEMA
 from heal.store.pages import Found, bodies_in
 
 DAMAGED = f"{DATABASE}.damaged"
-_SMALL = (*TABLES.values(), "live", "claims", "meta", "totals")
+SMALL = (*TABLES.values(), "live", "claims", "meta", "totals")
+"""Tables of short rows, which have no checksum of their own."""
 FORGET = "DELETE FROM meta WHERE name IN ('complete', 'problems')"
 """So that a run does not take itself for complete, or its problems for stored."""
 
@@ -86,7 +87,7 @@ def _fill(target: sqlite3.Connection, old: Path) -> Salvaged:
             return _copy_old(source, target)
         target.executescript(MAKE)
         target.executescript("CREATE TEMP TABLE known (problem, stage, key); BEGIN IMMEDIATE;")
-        cut_short = [table for table in _SMALL if not _copy(source, target, table)]
+        cut_short = [table for table in SMALL if not _copy(source, target, table)]
         counted = _note_names(source, target)
         _take(target, _by_sql(source))
     finally:
@@ -100,15 +101,26 @@ def _fill(target: sqlite3.Connection, old: Path) -> Salvaged:
     ).fetchall()
     (bodies,) = target.execute("SELECT COUNT(*) FROM records").fetchone()
     # Asking a problem costs nothing where all of it is there.
-    target.executescript(f"UPDATE problems SET settled = NULL; {FORGET}; COMMIT;")
+    for statement in ("UPDATE problems SET settled = NULL", FORGET, "COMMIT"):
+        target.execute(statement)
     return Salvaged("", bodies, lost, counted, cut_short)
 
 
 def _opened(file: Path) -> sqlite3.Connection | None:
     """A connection to what may be no database at all."""
-    with suppress(UserError, sqlite3.Error):
-        return connect_to_read(file)
+    with suppress(UserError):
+        source = connect_to_read(file)
+        # No row fits with bytes in the place of text.
+        source.text_factory = _text
+        return source
     return None
+
+
+def _text(raw: bytes) -> str | bytes:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
 
 
 def _is_old(source: sqlite3.Connection) -> bool:
@@ -139,18 +151,22 @@ def _copy(source: sqlite3.Connection | None, target: sqlite3.Connection, table: 
     names = ", ".join(f'"{name}"' for _, name, *_ in columns)
     keys = sorted((part, name) for _, name, _, _, _, part in columns if part)
     marks = ", ".join("?" * len(columns))
+    misfits: list[None] = []
     for way in ("", " DESC"):
         order = ", ".join(f'"{name}"{way}' for _, name in keys)
+        rows = _read(source, f"SELECT {names} FROM {table} ORDER BY {order}")
         with suppress(_UnreadableError):
             target.executemany(
                 f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({marks})",
-                _fit(columns, _read(source, f"SELECT {names} FROM {table} ORDER BY {order}")),
+                _fit(columns, rows, misfits),
             )
-            return True
+            return not misfits
     return False
 
 
-def _fit(columns: list[Any], rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+def _fit(
+    columns: list[Any], rows: Iterable[tuple[Any, ...]], misfits: list[None]
+) -> Iterator[tuple[Any, ...]]:
     """Rows whose values are what their columns hold: damaged pages may say anything."""
     kinds = {"TEXT": str, "INTEGER": int, "REAL": float, "BLOB": bytes}
     wanted = [(kinds[kind], bool(required)) for _, _, kind, required, *_ in columns]
@@ -160,6 +176,8 @@ def _fit(columns: list[Any], rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[
             for value, (kind, required) in zip(row, wanted, strict=True)
         ):
             yield row
+        else:
+            misfits.append(None)
 
 
 def _note_names(source: sqlite3.Connection | None, target: sqlite3.Connection) -> bool:
@@ -174,7 +192,9 @@ def _note_names(source: sqlite3.Connection | None, target: sqlite3.Connection) -
         with suppress(_UnreadableError):
             order = ", ".join(f"{name}{way}" for name in ("problem", "stage", "key"))
             query = f"SELECT problem, stage, key FROM records ORDER BY {order}"
-            target.executemany("INSERT INTO known VALUES (?, ?, ?)", _read(source, query))
+            rows = _read(source, query)
+            known = (row for row in rows if all(isinstance(name, str) for name in row))
+            target.executemany("INSERT INTO known VALUES (?, ?, ?)", known)
             return True
     return False
 
@@ -198,7 +218,7 @@ def _read(
     assert source is not None
     try:
         yield from source.execute(query, parameters)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise _UnreadableError from error
 
 
@@ -214,6 +234,8 @@ def is_whole(problem: str, stage: str, key: str, body: bytes) -> bool:
     """Whether a body's checksum holds and it says what it is stored as."""
     try:
         unpack(body)
+        if not all(isinstance(name, str) for name in (problem, stage, key)):
+            return False
         if stage not in KINDS:
             return True
         record: Any = decode(KINDS[stage], body)
