@@ -302,7 +302,8 @@ class ScriptedRun:
         with Store.open(self.folder, write=False) as store:
             columns = {kind.__name__: {_plain(row) for row in store.rows(kind)} for kind in COLUMNS}
             others = (
-                "SELECT l.stage, l.tag, l.key, r.body FROM live l JOIN records r USING (stage, key)"
+                "SELECT l.stage, l.tag, l.key, r.body FROM live l JOIN records r"
+                " USING (problem, stage, key)"
             )
             return columns | {"live": set(store.query(others))}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.scripted_run import ScriptedRun, unsynced
+from tests.scripted_run import ScriptedRun, small_batches, unsynced
 
 from heal.cli import main
 from heal.engines.scripted import ScriptedEngine
@@ -16,7 +16,7 @@ COMMANDS = (
     "heal run -c recipe.yaml",
     "heal run -c recipe.yaml",
     "heal show run",
-    "heal run -c recipe.yaml --set gear.target=3 --set sampling.n=41",
+    "heal run -c recipe.yaml --set gear.candidates=1 --set sampling.n=41",
     "heal select -c recipe.yaml --set run=capped --set limits.teacher_tokens=9000",
     "heal select -c recipe.yaml --set run=capped",
     "heal show capped",
@@ -38,7 +38,7 @@ def shell(
 
     def call(command: str) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", command.split())
-        with pytest.raises(SystemExit) as ended, unsynced():
+        with pytest.raises(SystemExit) as ended, unsynced(), small_batches():
             main()
         said = capsys.readouterr()
         return int(ended.value.code or 0), said.out + said.err
@@ -76,7 +76,8 @@ def test_a_full_disk_is_exit_code_2(shell: Shell, monkeypatch: pytest.MonkeyPatc
 
     def small(self: Store) -> None:
         prepare(self)
-        self._database.execute("PRAGMA max_page_count=24")
+        ((pages,),) = self._database.execute("PRAGMA page_count")
+        self._database.execute(f"PRAGMA max_page_count={pages + 4}")
 
     monkeypatch.setattr(Store, "_prepare", small)
     code, said = shell("heal sample -c recipe.yaml")

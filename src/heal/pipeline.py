@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from heal.engines import read_tokenizer, resolve_model
-from heal.method.arms import Extra, trained
+from heal.method.arms import Extra, trained, wants_calibration
 from heal.records import Split
 from heal.report.lines import scored, tally
 from heal.run import SO_FAR, Run, Stage
@@ -33,6 +33,8 @@ OF_EACH_PROBLEM = (
 def calibrate(run: Run) -> str:
     """§3: score honest traces, and draw PURE's lines by them."""
     s, setup = run.session, run.setup
+    if not wants_calibration(s.config):
+        return "no selection asks for it"
     honest = calibrating.choose(s.store, setup)
     run.ask(
         [s.problems[problem] for problem in honest.by_problem],
