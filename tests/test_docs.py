@@ -38,6 +38,7 @@ from heal.records import (
     Verdict,
 )
 from heal.store import Store
+from heal.store.columns import TABLES
 from heal.verifiers import NAMES
 
 ROOT = Path(__file__).parent.parent
@@ -322,14 +323,19 @@ def documented_tables() -> dict[str, str]:
     return dict(rows)
 
 
-def test_the_tables_of_a_run_are_documented(example: Path) -> None:
-    tables = documented_tables()
+def test_the_stages_of_a_run_are_documented(example: Path) -> None:
+    stages = documented_tables()
     with Store.open(example / "runs/example", write=False) as store:
-        assert set(store.counts()) <= set(tables)
-        for table, record in tables.items():
-            store.read(table, getattr(records, record))
-    read = re.findall(r"\b(?:live|keep|record|collect|draw|read)\(\s*\"(\w+)\"", all_source())
-    assert set(read) == set(tables)
+        assert set(store.counts()) <= set(stages)
+        for stage, record in stages.items():
+            list(store.read(stage, getattr(records, record)))
+
+
+def test_every_column_is_documented() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ((?:`\w+`(?:, )?)+) \|$", prose(DOCS / "formats.md"), re.M)
+    documented = {name: re.findall(r"`(\w+)`", listed) for name, listed in rows}
+    for kind, table in TABLES.items():
+        assert documented[table] == list(kind._fields), table
 
 
 def test_the_fields_of_every_record_are_documented() -> None:

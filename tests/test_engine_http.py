@@ -47,7 +47,7 @@ from heal.execute import overview
 from heal.recipe import parse
 from heal.records import Cut, Finish
 from heal.report.load import load_view
-from heal.session import TokenCapError
+from heal.runner import TokenCapError
 from heal.store import Store
 
 Open = Callable[..., Engine]
