@@ -1,9 +1,9 @@
 """A run as large as its disk: memory, speed and size of whole runs on the scripted engine.
 
-Each step is a process of its own (`heal run`, `heal run` again, `heal show`, `heal report`); printed
-are its seconds and peak memory (resource usage of the waited-for child). 70 % of the problems are
-easy, 15 % hard, 15 % extreme; texts are one token a byte. Run: python benchmarks/bench_scale.py
-[--json FILE] [--problems 2000 20000] [--tokens 400] [--repeats N]
+Each step is a process of its own (`heal run`, `heal run` again, `heal show`, `heal report`);
+printed are its seconds and peak memory (resource usage of the waited-for child). 70 % of the
+problems are easy, 15 % hard, 15 % extreme; texts are one token a byte. Run:
+python benchmarks/bench_scale.py [--json FILE] [--problems 2000 20000] [--tokens 400] [--repeats N]
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -115,20 +116,13 @@ def timed(folder: Path, *words: str) -> Step:
     """One `heal` command in a process of its own. Raises: SystemExit where it fails."""
     started = time.monotonic()
     out = os.open(folder / "out.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    here = os.getcwd()
-    os.chdir(folder)
-    try:
-        child = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-m", "heal", *words],
-            os.environ,
-            file_actions=[(os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, out, 2)],
-        )
-    finally:
-        os.chdir(here)
-        os.close(out)
-    _, status, usage = os.wait4(child, 0)
-    if os.waitstatus_to_exitcode(status):
+    command = [sys.executable, "-m", "heal", *words]
+    child = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out)
+    os.close(out)
+    # wait4, for what this one child took: RUSAGE_CHILDREN knows the most of all of them
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
         raise SystemExit(f"heal {' '.join(words)} failed:\n{(folder / 'out.txt').read_text()}")
     return Step(time.monotonic() - started, usage.ru_maxrss / 1024)
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,27 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.scripted_run import ScriptedRun, Watch, World, right, steps, unaided, unsynced, world
+from tests.scripted_run import (
+    ScriptedRun,
+    Watch,
+    World,
+    right,
+    small_batches,
+    steps,
+    unaided,
+    unsynced,
+    world,
+)
 
 from heal.cli import main
 from heal.config import Problems
 from heal.data.problems import read_problems
-from heal.errors import UserError
-from heal.lab.answer_swap import DRAWS
+from heal.engines.base import Generated
+from heal.engines.scripted import ScriptedEngine
+from heal.errors import CapabilityError, UserError
 from heal.lab.audit import audit_pure
-from heal.lab.sampled_answers import SAMPLES
+from heal.lab.sampled_answers import SAMPLES, stated
+from heal.lab.swap_plan import DRAWS
 from heal.method.audit import (
     FEW,
     HIGH,
@@ -36,12 +49,15 @@ from heal.method.audit import (
 from heal.method.entropy import answer_entropy
 from heal.method.final_answers import same_text
 from heal.method.intervals import auroc
+from heal.prompts import Prompts
 from heal.recipe import load
 from heal.records import (
     AuditItem,
     AuditOutcome,
     AuditSide,
+    Finish,
     HintedScore,
+    PureScore,
     SampledUncertainty,
     Trace,
 )
@@ -109,10 +125,16 @@ def run(tmp_path: Path) -> ScriptedRun:
     return made
 
 
-def audit(run: ScriptedRun, *overrides: str, n: int = 40, sampled_u: bool = False) -> PureAudit:
+def audit(
+    run: ScriptedRun,
+    *overrides: str,
+    n: int = 40,
+    sampled_u: bool = False,
+    watch: Watch | None = None,
+) -> PureAudit:
     before = Path.cwd()
     os.chdir(run.home)
-    run.watch = Watch()
+    run.watch = watch or Watch()
     try:
         with unsynced():
             settings = load("recipe.yaml", list(overrides))
@@ -121,22 +143,31 @@ def audit(run: ScriptedRun, *overrides: str, n: int = 40, sampled_u: bool = Fals
         os.chdir(before)
 
 
+def stored(run: ScriptedRun) -> Counter[str]:
+    """Records there are, by stage."""
+    return Counter({stage: len(keys) for stage, keys in run.stored().items()})
+
+
+def traces_of(run: ScriptedRun) -> dict[str, Trace]:
+    """All that an audit may have continued, its own and the run's."""
+    stages = ("audit_trace", "hinted", "repair")
+    return {k: t for stage in stages for k, t in run.everything(stage, Trace).items()}
+
+
 def test_every_continuation_is_asked_counted_and_scored(run: ScriptedRun) -> None:
     found = audit(run)
     assert (found.problems, found.inside) == (6, 6)
     assert found.outcomes == {side: {AuditOutcome.SCORED: 6 * DRAWS} for side in AuditSide}
     assert found.gates == {side: {} for side in AuditSide}
     assert found.never_committed == {}
-    items = run.read("audit", AuditItem)
+    items, traces = run.read("audit", AuditItem), traces_of(run)
     for item in items:
-        own = GOLD[next(n for n in NOUNS if n in trace_of(run, item).text)]
+        text = traces[item.key].text
+        own = GOLD[next(n for n in NOUNS if n in text)]
         assert (item.answer == own) is (item.side is AuditSide.GOLD)
-        assert item.answer in trace_of(run, item).text
+        assert item.answer in text
     assert len(items) == 2 * 6 * DRAWS
-
-
-def trace_of(run: ScriptedRun, item: AuditItem) -> Trace:
-    return next(t for t in run.read("audit_trace", Trace) if t.key == item.key)
+    assert run.watch.lines["audit"].startswith("6 problems · 48 continuations: 48 scored")
 
 
 def test_pure_tells_a_leap_and_random_does_not(run: ScriptedRun) -> None:
@@ -153,47 +184,58 @@ def test_pure_tells_a_leap_and_random_does_not(run: ScriptedRun) -> None:
 
 def test_it_leaves_what_select_and_train_see_as_it_was(run: ScriptedRun) -> None:
     before, data, complete = run.live(), run.data(), run.meta("complete")
+    others = {row for row in run.live().pop("live") if not row[0].startswith("audit")}
+    work, there = run.meta("work"), run.stored()
     audit(run)
-    after = {row: body for row, body in run.live().items() if not row[0].startswith("audit")}
+    after = run.live()
+    assert {row for row in after.pop("live") if not row[0].startswith("audit")} == others
+    before.pop("live")
     assert after == before
-    assert (run.data(), run.meta("complete")) == (data, complete)
-    assert run.go(until="select").arrived == Counter()
+    assert (run.data(), run.meta("complete"), run.meta("work")) == (data, complete, work)
+    added = {s: keys - there.get(s, set()) for s, keys in run.stored().items()}
+    assert {s for s, keys in added.items() if keys} == {
+        *("audit", "audit_trace", "audit_check", "audit_pure"),
+    }
+    assert run.go(until="select").answers == Counter()
 
 
 def test_a_second_audit_costs_nothing_and_says_the_same(run: ScriptedRun) -> None:
     first = audit(run)
-    assert run.watch.arrived.total() > 0
-    stored = run.stored()
+    assert run.watch.answers.total() > 0
+    there = run.stored()
     assert audit(run) == first
-    assert run.watch.arrived == Counter()
-    assert run.stored() == stored
+    assert run.watch.answers == Counter()
+    assert run.stored() == there
 
 
-def test_an_audit_that_was_killed_goes_on_where_it_stopped(run: ScriptedRun) -> None:
+def test_an_audit_that_was_killed_goes_on_where_it_stopped(
+    run: ScriptedRun, tmp_path: Path
+) -> None:
     class Stopping(Watch):
-        def advance(self, outcome: str, tokens: int) -> None:
-            super().advance(outcome, tokens)
-            if self.arrived["audit"] == 10:
+        def arrived(self, outcome: str, tokens: int) -> None:
+            super().arrived(outcome, tokens)
+            if self.answers["audit"] == 10:
                 raise KeyboardInterrupt
 
-    before = Path.cwd()
-    os.chdir(run.home)
-    try:
-        with unsynced(), pytest.raises(KeyboardInterrupt):
-            audit_pure(load("recipe.yaml", []), 40, Stopping())
-    finally:
-        os.chdir(before)
-    done = len(run.stored()["audit_trace"])
+    with small_batches(), pytest.raises(KeyboardInterrupt):
+        audit(run, watch=Stopping())
+    done = run.everything("audit_trace", Trace)
+    assert 10 <= len(done) < 48
     found = audit(run)
-    assert run.watch.reused["audit"] == done == 10
-    assert found.outcomes == {side: {AuditOutcome.SCORED: 6 * DRAWS} for side in AuditSide}
-    assert run.watch.said == ["an earlier process ended with 2 requests in flight; they are redone"]
+    assert run.watch.said[0].startswith("an earlier process ended with ")
+    after = run.everything("audit_trace", Trace)
+    assert len(after) == 48
+    assert run.watch.tokens == sum(t.new_tokens for k, t in after.items() if k not in done)
+    whole = ScriptedRun(tmp_path / "whole", audited_world())
+    whole.go(until="select")
+    assert audit(whole) == found
 
 
 def test_more_problems_only_pay_for_what_is_new(run: ScriptedRun) -> None:
     audit(run, n=2)
+    before = stored(run)
     assert audit(run, n=3).problems == 3
-    assert run.watch.arrived["audit"] == 2 * DRAWS
+    assert (stored(run) - before)["audit_trace"] == 2 * DRAWS
 
 
 def test_what_the_run_drew_itself_is_taken_over(tmp_path: Path) -> None:
@@ -201,14 +243,19 @@ def test_what_the_run_drew_itself_is_taken_over(tmp_path: Path) -> None:
     run = ScriptedRun(tmp_path, audited_world(right_of_three=1))
     run.go(until="select")
     own = {t.key for t in run.read("hinted", Trace)}
+    scored = {p.key for p in run.read("pure", PureScore, tag="hinted")}
     found = audit(run)
-    assert len(own) == 24
+    assert len(own) == len(scored) == 24
+    assert found.outcomes == {side: {AuditOutcome.SCORED: 24} for side in AuditSide}
     assert found.facts["continuations the run had drawn already"] == 24
-    assert run.watch.arrived["audit"] == 24
-    assert run.watch.reused["score"] == 24
-    assert sum(t.new_tokens for t in run.read("audit_trace", Trace) if t.key not in own) == (
-        found.sampled_tokens
-    )
+    fresh = run.everything("audit_trace", Trace)
+    assert len(fresh) == 24
+    assert not own & fresh.keys()
+    profiles = run.everything("audit_pure", PureScore)
+    assert len(profiles) == 24
+    assert not scored & profiles.keys()
+    assert sum(t.new_tokens for t in fresh.values()) == found.sampled_tokens
+    assert sum(p.scored_tokens for p in profiles.values()) == found.scored_tokens
     assert found == audit(run)
 
 
@@ -238,7 +285,7 @@ def test_kept_prefixes_are_continued_on_both_sides(tmp_path: Path) -> None:
     found = audit(run)
     assert (found.problems, found.inside) == (6, 0)
     assert found.facts["audited problems outside 0.2 < ρ < 0.8, for want of others"] == 6
-    traces = {t.key: t for t in run.read("audit_trace", Trace)}
+    traces = traces_of(run)
     prefixes: dict[AuditSide, Counter[tuple[str, str]]] = {side: Counter() for side in AuditSide}
     for item in run.read("audit", AuditItem):
         trace = traces[item.key]
@@ -320,11 +367,14 @@ def test_a_gym_task_cannot_judge_a_swapped_answer_so_its_text_is_compared(tmp_pa
 def test_reliance_joins_the_detectors_where_it_is_measured(run: ScriptedRun) -> None:
     plain = audit(run)
     found = audit(run, "pure.measure_reliance=true")
-    assert run.watch.arrived == {"score": 2 * 6 * DRAWS}
+    assert run.watch.answers == {"audit": 2 * 6 * DRAWS}
     assert found.detectors["reliance"].swapped == 6 * DRAWS
     assert found.scored_tokens > plain.scored_tokens
     assert run.watch.said == ["settings that differ from the run's: pure.measure_reliance"]
-    assert {h.error for h in run.read("audit_hinted", HintedScore)} == {None}
+    relied = run.everything("audit_reliance", HintedScore).values()
+    assert [h.error for h in relied] == [None] * 48
+    tokens = sum(h.scored_tokens for h in relied)
+    assert found.scored_tokens - plain.scored_tokens == tokens
 
 
 def test_a_folder_without_verdicts_is_refused(tmp_path: Path) -> None:
@@ -335,6 +385,21 @@ def test_a_folder_without_verdicts_is_refused(tmp_path: Path) -> None:
     run.go(until="sample")
     with pytest.raises(UserError, match="nothing is verified yet"):
         audit(run)
+
+
+def test_a_teacher_that_cannot_score_is_refused_before_it_writes(
+    run: ScriptedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = ScriptedEngine.__init__
+
+    def blind(self: ScriptedEngine, *args: Any, **more: Any) -> None:
+        opened(self, *args, **more)
+        self.capabilities = replace(self.capabilities, score=False)
+
+    monkeypatch.setattr(ScriptedEngine, "__init__", blind)
+    with pytest.raises(CapabilityError, match="cannot give log-probs"):
+        audit(run)
+    assert "audit_trace" not in run.stored()
 
 
 def test_another_runs_recipe_is_refused(run: ScriptedRun) -> None:
@@ -365,16 +430,54 @@ def test_answers_sampled_after_every_step_give_an_uncertainty_of_their_own(tmp_p
     assert (sampled.traces, sampled.failed, sampled.samples) == (48, 0, SAMPLES)
     assert sampled.steps == 48 * 3
     assert 0 < sampled.unclosed < 24 * 3 * SAMPLES  # those of "4", which is never closed
-    told_apart = {
-        d.trace: np.nanmax(d.entropy) for d in made.read("audit_sampled", SampledUncertainty)
-    }
+    drawn = made.everything("audit_sampled", SampledUncertainty).values()
+    told_apart, traces = {d.trace: np.nanmax(d.entropy) for d in drawn}, traces_of(made)
     for item in made.read("audit", AuditItem):
         # Eight draws of four replies, by their seeds; and eight of one answer written two ways.
-        leaps = LEAP in trace_of(made, item).text
+        leaps = LEAP in traces[item.key].text
         assert (0.5 < told_apart[item.key] <= math.log(4)) if leaps else told_apart[item.key] == 0
+    assert made.watch.tokens == sampled.sampled_tokens == sum(d.new_tokens for d in drawn)
     again = audit(made, sampled_u=True)
-    assert made.watch.arrived["sampled U"] == 0
+    assert made.watch.answers == Counter()
     assert again.sampled_u == sampled
+
+
+def test_sampled_answers_that_failed_are_asked_again_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, rules = audited_world()
+    made = ScriptedRun(tmp_path, (rows, ASKED + rules))
+    made.go(until="select")
+    audit(made)
+    reply, asked = ScriptedEngine._reply, Counter[str]()
+
+    def flaky(self: ScriptedEngine, request: Any, index: int, seed: int) -> Generated:
+        asked["replies"] += 1
+        if asked["replies"] % 48 == 0:
+            none = np.zeros(0, np.int32)
+            return Generated(request.id, index, none, Finish.ERROR, "connection refused")
+        return reply(self, request, index, seed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScriptedEngine, "_reply", flaky)
+        found = audit(made, sampled_u=True).sampled_u
+    assert asked["replies"] == 48 * 3 * SAMPLES
+    assert found is not None
+    assert 0 < found.failed <= 24
+    assert found.traces == 48 - found.failed
+    mended = audit(made, sampled_u=True)
+    assert made.watch.answers == {"audit": 24}
+    whole = ScriptedRun(tmp_path / "whole", (rows, ASKED + rules))
+    whole.go(until="select")
+    assert audit(whole, sampled_u=True) == mended
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [("142} is it", "142"), ("\\frac{1}{2}}.", "\\frac{1}{2}"), ("4", None), ("}", "")],
+)
+def test_a_sampled_answer_ends_where_its_brace_closes(said: str, answer: str | None) -> None:
+    assert stated(said, Prompts()) == answer
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=20))

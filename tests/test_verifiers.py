@@ -22,9 +22,11 @@ from heal.method.final_answers import (
     same_text,
 )
 from heal.records import Finish, Problem, Verdict
-from heal.verifiers import Verifier, open_verifier
+from heal.verifiers import Verifier, open_verifier, second_reading, verify_answer
 
 CASES = Path(__file__).parent / "cases"
+ENDLESS = "\\int_0^{9^{9^{9^{9}}}} x dx"
+"""math-verify, which is asked about integrals, computes this number before anything else."""
 
 
 def cases(name: str) -> list[dict[str, Any]]:
@@ -63,6 +65,10 @@ def checkers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "def vague(text, answer): return 0.5\n"
         "def broken(text, answer): raise KeyError(answer)\n"
         "def chatty(text, answer): print('noise'); return True\n"
+        "def tests(text, answer, row): return row['verifier_data']['tests'] == [1] "
+        "and row['family'] == 'sums' and row['problem'] == 'What is it?' and answer == '42'\n"
+        "def strict(text, answer, strict=False): return strict is False\n"
+        "def marked(text, answer, row=None): return row['id']\n"
     )
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -207,13 +213,13 @@ def test_two_boxes_in_one_list_are_one_answer(math: Verifier) -> None:
 def test_an_answer_that_hangs_the_checker_is_unverifiable_and_the_next_is_checked() -> None:
     verifier = open_verifier(settings("math", timeout_s=1.5))
     try:
-        hung = verifier.check("\\boxed{9^{9^{9^{9}}}}", problem("5"))
+        hung = verifier.check(f"\\boxed{{{ENDLESS}}}", problem("5"))
         after = verifier.check("\\boxed{\\sqrt{25}}", problem("5"))
     finally:
         verifier.close()
     assert hung.verdict is Verdict.UNVERIFIABLE
     assert hung.detail == "the checker took longer than 1.5 s"
-    assert hung.answer == "9^{9^{9^{9}}}"
+    assert hung.answer == ENDLESS
     assert after.verdict is Verdict.CORRECT
 
 
@@ -222,7 +228,7 @@ def test_a_slow_check_does_not_hold_up_where_traces_come_from() -> None:
     roots = [f"\\boxed{{\\sqrt{{{n}}}+1}}" for n in range(2, 202)]
 
     def traces() -> Iterator[Any]:
-        for text in ("\\boxed{9^{9^{9^{9}}}}", *roots):
+        for text in (f"\\boxed{{{ENDLESS}}}", *roots):
             drawn.append(text)
             yield text, text, Finish.STOP, problem("1+\\sqrt{7}")
 
@@ -253,6 +259,64 @@ def test_preflight_names_only_the_first_few(math: Verifier) -> None:
     found = math.preflight([problem(f"word{'s' * i}") for i in range(9)])
     assert found.doubtful == 9
     assert len(found.named) == 5
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "verdict", "reason"),
+    [
+        ("42.0", "42", Verdict.CORRECT, "same number"),
+        ("41", "42", Verdict.WRONG, "different numbers"),
+        ("x + 1", "x+1", Verdict.CORRECT, "same spelling"),
+        ("1+x", "x+1", Verdict.CORRECT, "equal values"),
+        ("9^{9^{9^9}}", "5", Verdict.WRONG, "different values"),
+        ("\\int_0^1 2x\\,dx", "1", Verdict.CORRECT, "equal by math-verify"),
+        ("\\int_0^1 2x\\,dx", "2", Verdict.WRONG, "not equal by math-verify"),
+        ("\\sum_{k=1}^{4} k", "10", Verdict.CORRECT, "equal by math-verify"),
+        ("5 ? 7", "5", Verdict.WRONG, "not read as mathematics, and the texts differ"),
+    ],
+)
+def test_every_verdict_has_a_reason(
+    math: Verifier, answer: str, gold: str, verdict: Verdict, reason: str
+) -> None:
+    found = math.check(f"\\boxed{{{answer}}}", problem(gold))
+    assert (found.verdict, found.detail) == (verdict, reason)
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "verifier", "verdict", "reason"),
+    [
+        ("5 km", "5000 m", "math", Verdict.CORRECT, "equal values"),
+        ("So the answer is 5 km.", "5000 m", "math", Verdict.CORRECT, "equal values"),
+        ("R/r", "r/R", "exact", Verdict.WRONG, "different texts"),
+        ("(B) 12", "B", "choice", Verdict.CORRECT, "same letters"),
+    ],
+)
+def test_one_answer_is_verified_without_a_config(
+    text: str, gold: str, verifier: str, verdict: Verdict, reason: str
+) -> None:
+    found = verify_answer(text, gold, verifier)
+    assert (found.verdict, found.detail) == (verdict, reason)
+
+
+def test_one_answer_for_the_gym_is_an_error_with_the_choices() -> None:
+    with pytest.raises(UserError) as caught:
+        verify_answer("5", "5", "gym")
+    assert caught.value.hint == "choose one of math, exact, choice, or module:function"
+
+
+def test_two_readings_of_golds_are_counted_where_they_differ() -> None:
+    found = second_reading([problem(gold) for gold in ("5", "\\sqrt{2}", "5 ft 9 in", "%%")])
+    assert (found.read, found.undecided) == (4, 0)
+    assert found.both >= 2
+    assert found.disagree == len(found.named)
+
+
+def test_two_readings_of_pairs_are_counted_where_they_differ() -> None:
+    pairs = [("5", "5"), ("5", "6"), ("3 \\text{ million}", "3"), ("5 km", "5000 m")]
+    found = second_reading(pairs)
+    assert (found.both, found.neither) == (1, 1)
+    assert (found.only_math_verify, found.only_ours) == (1, 1)
+    assert "only math-verify would call them equal" in found.named[0]
 
 
 # ------------------------------------------------------------------ exact, choice
@@ -346,11 +410,11 @@ def test_missing_reasoning_gym_is_an_error_with_the_command(
 @pytest.mark.parametrize(
     ("function", "text", "verdict", "detail"),
     [
-        ("ends_with", "so 42.", Verdict.CORRECT, None),
-        ("ends_with", "so 41.", Verdict.WRONG, None),
-        ("named", "", Verdict.NO_ANSWER, None),
-        ("named", "x", Verdict.WRONG, None),
-        ("chatty", "x", Verdict.CORRECT, None),
+        ("ends_with", "so 42.", Verdict.CORRECT, "my_checkers:ends_with returned True"),
+        ("ends_with", "so 41.", Verdict.WRONG, "my_checkers:ends_with returned False"),
+        ("named", "", Verdict.NO_ANSWER, "my_checkers:named returned 'no_answer'"),
+        ("named", "x", Verdict.WRONG, "my_checkers:named returned 'wrong'"),
+        ("chatty", "x", Verdict.CORRECT, "my_checkers:chatty returned True"),
         (
             "vague",
             "x",
@@ -368,6 +432,38 @@ def test_custom_verdicts(
     finally:
         verifier.close()
     assert (found.verdict, found.detail) == (verdict, detail)
+
+
+def test_a_custom_checker_with_a_third_argument_is_given_the_whole_row(checkers: Path) -> None:
+    verifier = open_verifier(settings("my_checkers:tests"))
+    rows = [json.dumps({"tests": [1]}), json.dumps({"tests": [2]}), "not JSON", None]
+    try:
+        found = [
+            verifier.check("x", problem("42", meta={"family": "sums"}, verifier_data=data)).verdict
+            for data in rows
+        ]
+    finally:
+        verifier.close()
+    assert found == [Verdict.CORRECT, Verdict.WRONG, Verdict.UNVERIFIABLE, Verdict.UNVERIFIABLE]
+
+
+def test_an_option_of_a_custom_checker_is_not_mistaken_for_the_row(checkers: Path) -> None:
+    verifier = open_verifier(settings("my_checkers:strict"))
+    try:
+        assert verifier.check("x", problem("42")).verdict is Verdict.CORRECT
+    finally:
+        verifier.close()
+
+
+def test_equal_traces_of_different_rows_are_different_questions(checkers: Path) -> None:
+    verifier = open_verifier(settings("my_checkers:marked"))
+    problems = [Problem(f"row {i}", "?", "42") for i in range(3)]
+    try:
+        items = [(p.id, "x", Finish.STOP, p) for p in problems]
+        found = {check.trace: check.detail or "" for check in verifier.verify_all(items)}
+    finally:
+        verifier.close()
+    assert all(f"returned '{key}'" in detail for key, detail in found.items())
 
 
 def test_an_exception_in_a_custom_checker_is_unverifiable_with_its_line(checkers: Path) -> None:

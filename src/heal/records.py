@@ -320,6 +320,18 @@ class HintedScore:
 
 
 @dataclass(frozen=True)
+class SampledAnswer:
+    """One short answer, sampled after one step of one trace."""
+
+    key: str
+    problem_id: str
+    answer: str | None
+    """Normalised; None where it had not ended when it was cut off."""
+    new_tokens: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class SampledUncertainty:
     """How much short answers differ after each step of one trace: U without a known answer."""
 

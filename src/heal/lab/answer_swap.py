@@ -1,281 +1,251 @@
-"""Audit: hint a wrong answer, and see what PURE says of the traces that reach it.
+"""Answer swap: hint a wrong answer, and see what PURE says of the traces that reach it.
 
-In: what a run found (problems, unaided traces, verdicts, cuts). Out: cases, draws that continue
-the same kept prefixes once under a swapped answer and once under the gold one, and what became of
-each continuation. Reads a run and adds nothing to what it trains on.
+A stage like those of a run (`heal.stages.found`), of one problem: it continues the same kept
+prefixes once under a wrong answer and once under the gold one, has both verified, passed through
+the gates and scored, and says what became of each. What the run has drawn or scored itself is taken
+over; all else lies in stages of the audit's own, so that what the run trains on stays as it was.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from heal.config import Pure
-from heal.engines.base import Engine
-from heal.method.audit import HIGH, LOW, answer_form, choose_problems, swapped_answer
-from heal.prompts import Prompts
+from heal.lab import sampled_answers
+from heal.lab.swap_plan import DRAWS, Case
 from heal.records import (
     AuditItem,
     AuditOutcome,
     AuditSide,
-    Ceiling,
     Check,
-    Cut,
     Gate,
-    Hint,
+    HintedScore,
     Origin,
     Problem,
-    Split,
+    PureScore,
+    SampledUncertainty,
     Trace,
     Verdict,
 )
-from heal.stages.draw import Draw
-from heal.stages.guide import answer_hint
-from heal.stages.repair import hinted_ids
-from heal.stages.score import Candidate
-from heal.stages.score import honest as mastered
+from heal.stages import repair, score, verify
+from heal.stages.draw import Wanted, make_draw, owed_draws, traces_of
+from heal.stages.found import Answerable, Found, Record, Request, Setup, Value
 
-DRAWS = 4
-"""Continuations of each problem under each of the two answers, spread over its prefixes."""
-
-
-@dataclass(frozen=True)
-class Material:
-    """What an audit reads of a run."""
-
-    problems: Mapping[str, Problem]
-    unaided: Mapping[str, Trace]
-    """Those that have a verdict."""
-    unjudged: int
-    """Unaided traces without one."""
-    checks: Mapping[str, Check]
-    """By trace."""
-    ceilings: Mapping[str, Ceiling]
-    """By problem."""
-    cuts: Collection[Cut]
-    hinted: Collection[str]
-    """Problems that have hinted or repaired traces."""
+OWN = {
+    repair.HINTED: "audit_trace",
+    repair.REPAIRED: "audit_trace",
+    "check": "audit_check",
+    score.STAGE: "audit_pure",
+    score.RELIANCE: "audit_reliance",
+}
+"""Where an audit stores what the run would store elsewhere."""
 
 
-@dataclass(frozen=True)
-class Start:
-    """A prefix to continue; empty for a whole trace."""
+class Told(Found):
+    """One problem of a run as an audit sees it, with the answer that it is told."""
 
-    ids: tuple[int, ...] = ()
-    parent: str | None = None
-    cut: str | None = None
+    def __init__(self, found: Found, problem: Problem) -> None:
+        self._found, self.problem = found, problem
+
+    def get(self, stage: str, key: str, kind: type[Record]) -> Record | None:
+        """A record, the run's if it has one."""
+        its = self._found.get(stage, key, kind)
+        return its if its is not None else self._found.get(OWN.get(stage, stage), key, kind)
+
+    def add(self, stage: str, key: str, record: object) -> None:
+        """Take in what is the audit's own."""
+        self._found.add(OWN.get(stage, stage), key, record)
+
+    def once(self, name: Hashable, work: Callable[[], Value]) -> Value:
+        """As for the run; what depends on the answer is another thing under each."""
+        return self._found.once((self.problem.answer, name), work)
+
+    def is_taken_over(self, stage: str, key: str, kind: type[Record]) -> bool:
+        """Whether a record is the run's."""
+        return self._found.get(stage, key, kind) is not None
 
 
-@dataclass(frozen=True)
-class Case:
-    """One problem, the wrong answer that is hinted, and the prefixes to continue."""
-
-    problem: Problem
-    swapped: str
-    starts: tuple[Start, ...]
-
-    def told(self, side: AuditSide) -> Problem:
-        """The problem with the answer that one side is hinted."""
-        swap = side is AuditSide.SWAPPED
-        return replace(self.problem, answer=self.swapped) if swap else self.problem
+def as_own(requests: Iterable[Request]) -> Iterator[Request]:
+    """The requests of a run's stage, their answers to be the audit's own."""
+    return (replace(request, stage=OWN.get(request.stage, request.stage)) for request in requests)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What an audit asks, and what it left out."""
+class Swap:
+    """What is asked of every problem."""
 
-    cases: tuple[Case, ...]
-    inside: int
-    """Cases whose pass rate lies inside the band."""
-    facts: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One case on one side: the draws, and the hint they were given."""
-
-    case: Case
-    side: AuditSide
-    hint: Hint
-    draws: tuple[Draw, ...]
-
-    @property
-    def problem(self) -> Problem:
-        """The problem with the answer that was hinted."""
-        return self.case.told(self.side)
+    setup: Setup
+    cases: Mapping[str, Case]
+    by_text: Callable[[Answerable], Check] | None = None
+    """Judges swapped answers where the run's verifier only knows its own; None: it can."""
+    sampled_u: bool = False
+    """Whether answers are sampled after every step of what was scored."""
 
 
 @dataclass(frozen=True)
 class Continued:
-    """One continuation and what was found on it."""
+    """What became of one continuation."""
 
-    trace: Trace
-    asked: Asked
-    check: Check
-    """The verdict against the answer that was hinted."""
-    gold: Check
-    """The verdict against the gold answer."""
-    gate: Gate
+    item: AuditItem
+    profile: PureScore | None
+    """None unless it was scored."""
+    sampled: SampledUncertainty | None
+    new_tokens: int
+    """Sampled for the audit: none of a trace that was taken over."""
+    scored_tokens: int
+    taken_over: bool
 
-    @property
-    def reached(self) -> bool:
+
+def owes(found: Found, swap: Swap) -> Iterator[Request]:
+    """Continuations, then their verdicts, then profiles of what is scorable, then answers."""
+    sides, setup = _sides(found, swap), swap.setup
+    owed = [r for side in sides for r in owed_draws(side.told, setup, side.wanted())]
+    owed = owed or list(_owed_checks(sides, swap))
+    scorable = [] if owed else [(s.told, c) for s in sides for c in s.scorable()]
+    owed = owed or [r for told, c in scorable for r in score.owed_scores(told, setup, c)]
+    if owed or not swap.sampled_u:
+        yield from as_own(owed)
+        return
+    for told, candidate in scorable:
+        if score.measured(told, setup, candidate) is not None:
+            yield from sampled_answers.owes(told, setup, candidate)
+
+
+def conclude(found: Found, swap: Swap) -> Iterator[Continued]:
+    """What became of each continuation, side by side; asked once nothing is owed."""
+    for side in _sides(found, swap):
+        candidates = {candidate.trace.key: candidate for candidate in side.scorable()}
+        for stage, draw, places in side.wanted():
+            for trace in traces_of(side.told, stage, draw, places):
+                taken = side.told.is_taken_over(stage, trace.key, Trace)
+                yield _continued(side, swap, trace, candidates.get(trace.key), taken)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One problem under one of the two answers."""
+
+    side: AuditSide
+    case: Case
+    told: Told
+    gold: Told
+    setup: Setup
+
+    def wanted(self) -> list[Wanted]:
+        """`DRAWS` continuations, spread over the prefixes."""
+        return self.told.once("wanted", lambda: list(self._wanted()))
+
+    def traces(self) -> list[Trace]:
+        """The continuations there are."""
+        return [
+            t for stage, d, places in self.wanted() for t in traces_of(self.told, stage, d, places)
+        ]
+
+    def reached(self, trace: Trace) -> bool:
         """Whether it ended on the hinted answer; what counts as both ended on the gold one."""
-        swap = self.asked.side is AuditSide.SWAPPED
-        denied = swap and self.gold.verdict is Verdict.CORRECT
-        return self.check.verdict is Verdict.CORRECT and not denied
+        swap = self.side is AuditSide.SWAPPED
+        return self._is_correct(self.told, trace) and not (swap and self.is_gold(trace))
 
-    @property
-    def scorable(self) -> bool:
-        """Whether PURE is asked about it."""
-        return self.reached and self.gate is Gate.PASSED
+    def is_gold(self, trace: Trace) -> bool:
+        """Whether it ended on the gold answer."""
+        return self._is_correct(self.gold, trace)
+
+    def gate(self, trace: Trace) -> Gate | None:
+        """What a run's gates say of it, its hint being what it was told."""
+        return repair.gate_of(self.told, self.setup, trace, repair.answer_of(self.told, self.setup))
+
+    def scorable(self) -> list[score.Candidate]:
+        """What PURE is asked: traces past the gates, with the answer they reached."""
+        hint = repair.answer_of(self.told, self.setup)
+        return [
+            score.candidate_of(self.told, self.setup, trace, hint)
+            for trace in self.traces()
+            if self.reached(trace) and self.gate(trace) is Gate.PASSED
+        ]
+
+    def _is_correct(self, told: Told, trace: Trace) -> bool:
+        check = verify.check_of(told, self.setup, trace)
+        return check is not None and check.verdict is Verdict.CORRECT
+
+    def _wanted(self) -> Iterator[Wanted]:
+        for place, start in enumerate(self.case.starts):
+            count = len(range(place, DRAWS, len(self.case.starts)))
+            if not start.ids:
+                yield repair.HINTED, repair.hinted_draw(self.told, self.setup), range(count)
+                continue
+            hint = repair.answer_of(self.told, self.setup)
+            problem, setup = self.told.problem, self.setup
+            draw = make_draw(
+                setup,
+                problem.id,
+                Origin.REPAIRED,
+                repair.hinted_ids(problem, hint, setup.prompts, setup.teacher),
+                prefix_ids=start.ids,
+                parent=start.parent,
+                cut=start.cut,
+                hint=hint.key,
+            )
+            yield repair.REPAIRED, draw, range(count)
 
 
-def plan(material: Material, n: int, seed: int) -> Plan:
-    """Up to n training problems to audit, each with a wrong answer and the prefixes it has."""
-    train = {k: p for k, p in material.problems.items() if p.split is Split.TRAIN}
-    golds: dict[str, set[str]] = defaultdict(set)
-    for problem in train.values():
-        golds[answer_form(problem.answer)].add(problem.answer)
-    seen, failed = _answers(material)
-    facts = Counter({"unaided traces without a verdict, left out": material.unjudged})
-    swaps: dict[str, str] = {}
+def _sides(found: Found, swap: Swap) -> list[_Side]:
+    case = swap.cases[found.problem.id]
+    gold = Told(found, case.problem)
+    return [_Side(side, case, Told(found, case.told(side)), gold, swap.setup) for side in AuditSide]
 
-    def can_swap(key: str) -> bool:
-        answer = train[key].answer
-        swap = swapped_answer(key, answer, golds[answer_form(answer)], seen[key], seed)
-        if swap is None:
-            facts["problems without another answer of the same form"] += 1
-            return False
-        swaps[key] = swap
-        return True
 
-    rho = _pass_rates(train, failed, material, facts)
-    choice = choose_problems(rho, n, seed, can_swap)
-    starts = _starts(material)
-    cases = tuple(
-        Case(train[key], swaps[key], starts.get(key, (Start(),))) for key in choice.problems
+def _owed_checks(sides: list[_Side], swap: Swap) -> Iterator[Request]:
+    """Verdicts against the answer that was hinted, and against the gold one."""
+    for side in sides:
+        yield from verify.owed_checks(side.gold, swap.setup, side.traces())
+        if side.side is AuditSide.GOLD:
+            continue
+        for request in verify.owed_checks(side.told, swap.setup, side.traces()):
+            if swap.by_text is None:
+                yield request
+                continue
+            assert isinstance(request.ask, Answerable)
+            side.told.add(request.stage, request.keys[0], request.read(swap.by_text(request.ask)))
+
+
+def _continued(
+    side: _Side, swap: Swap, trace: Trace, candidate: score.Candidate | None, taken_over: bool
+) -> Continued:
+    setup, told, profile, sampled, scored_tokens = swap.setup, side.told, None, None, 0
+    if candidate is not None:
+        profile = score.measured(told, setup, candidate)
+        scored_tokens = own_scored_tokens(told, setup, candidate)
+        if swap.sampled_u and profile is not None:
+            sampled = sampled_answers.uncertainty(told, setup, candidate)
+    outcome = _outcome(side, trace, profile is not None)
+    gate = side.gate(trace) if outcome is AuditOutcome.GATED else None
+    return Continued(
+        AuditItem(trace.key, trace.problem_id, side.side, told.problem.answer, outcome, gate),
+        profile,
+        sampled,
+        0 if taken_over else trace.new_tokens,
+        scored_tokens,
+        taken_over,
     )
-    widened = f"audited problems outside {LOW} < ρ < {HIGH}, for want of others"
-    facts[widened] = len(cases) - choice.inside
-    facts["audited problems without a kept prefix, continued from nothing"] = sum(
-        case.starts == (Start(),) for case in cases
-    )
-    return Plan(cases, choice.inside, {fact: count for fact, count in facts.items() if count})
 
 
-def ask(cases: Iterable[Case], prompts: Prompts, engine: Engine) -> Iterator[Asked]:
-    """Both sides of every case: `DRAWS` continuations each, of the same prefixes."""
-    for case in cases:
-        for side in AuditSide:
-            problem = case.told(side)
-            hint = answer_hint(problem, prompts)
-            ids = hinted_ids(problem, hint, prompts, engine)
-            draws = tuple(_draws(case, ids, hint))
-            yield Asked(case, side, hint, draws)
-
-
-def honest(material: Material, settings: Pure) -> list[Candidate]:
-    """The unaided correct traces a run calibrates PURE on."""
-    problems, checks = material.problems, material.checks
-    correct = [
-        trace
-        for key, trace in material.unaided.items()
-        if checks[key].verdict is Verdict.CORRECT
-        and problems[trace.problem_id].split is Split.TRAIN
-    ]
-    return [
-        Candidate(
-            problems[trace.problem_id],
-            trace,
-            checks[trace.key].answer or problems[trace.problem_id].answer,
-        )
-        for trace in mastered(correct, material.ceilings, settings)[0]
-    ]
-
-
-def item(found: Continued, *, scored: bool) -> AuditItem:
-    """What became of one continuation; `scored`: whether it has a profile."""
-    outcome = _outcome(found, scored)
-    return AuditItem(
-        key=found.trace.key,
-        problem_id=found.trace.problem_id,
-        side=found.asked.side,
-        answer=found.asked.problem.answer,
-        outcome=outcome,
-        gate=found.gate if outcome is AuditOutcome.GATED else None,
+def own_scored_tokens(told: Told, setup: Setup, candidate: score.Candidate) -> int:
+    """Tokens that were scored for the audit, and not for the run."""
+    kinds = {score.STAGE: PureScore, score.RELIANCE: HintedScore}
+    return sum(
+        row.scored_tokens
+        for row in score.score_rows(told, setup, candidate, "")
+        if not told.is_taken_over(row.stage, row.key, kinds[row.stage])
     )
 
 
-def candidate(found: Continued) -> Candidate:
-    """What PURE is asked: the trace with the answer it reached."""
-    answer = found.check.answer or found.asked.problem.answer
-    return Candidate(found.asked.case.problem, found.trace, answer, found.asked.hint)
-
-
-def _outcome(found: Continued, scored: bool) -> AuditOutcome:
-    if found.trace.error is not None:
+def _outcome(side: _Side, trace: Trace, scored: bool) -> AuditOutcome:
+    if trace.error is not None:
         return AuditOutcome.FAILED
-    if found.reached:
-        if found.gate is not Gate.PASSED:
+    if side.reached(trace):
+        if side.gate(trace) is not Gate.PASSED:
             return AuditOutcome.GATED
         return AuditOutcome.SCORED if scored else AuditOutcome.UNSCORED
-    if found.gold.verdict is Verdict.CORRECT:
+    if side.is_gold(trace):
         return AuditOutcome.KEPT_TO_GOLD
-    wrong = Verdict.WRONG in (found.check.verdict, found.gold.verdict)
+    checks = [verify.check_of(told, side.setup, trace) for told in (side.told, side.gold)]
+    wrong = any(check is not None and check.verdict is Verdict.WRONG for check in checks)
     return AuditOutcome.OTHER_ANSWER if wrong else AuditOutcome.NO_ANSWER
-
-
-def _pass_rates(
-    train: Collection[str], failed: Collection[str], material: Material, facts: Counter[str]
-) -> dict[str, float]:
-    """ρ of the problems that may be audited; the others are counted in `facts`."""
-    rho: dict[str, float] = {}
-    for key in train:
-        ceiling = material.ceilings.get(key)
-        if ceiling is None or ceiling.rho is None:
-            facts["problems whose traces could not be judged"] += 1
-        elif key not in failed and key not in material.hinted:
-            facts["problems without a failed or hinted trace"] += 1
-        else:
-            rho[key] = ceiling.rho
-    return rho
-
-
-def _answers(material: Material) -> tuple[Mapping[str, set[str]], set[str]]:
-    """Unaided answers by problem, and the problems with a failed trace."""
-    seen: dict[str, set[str]] = defaultdict(set)
-    failed = set()
-    for key, trace in material.unaided.items():
-        check = material.checks[key]
-        if check.answer is not None:
-            seen[trace.problem_id].add(check.answer)
-        if check.verdict is Verdict.WRONG:
-            failed.add(trace.problem_id)
-    return seen, failed
-
-
-def _starts(material: Material) -> dict[str, tuple[Start, ...]]:
-    """Up to `DRAWS` different kept prefixes of each problem that has cuts."""
-    found: dict[str, dict[tuple[int, ...], Start]] = defaultdict(dict)
-    for cut in sorted(material.cuts, key=lambda c: c.key):
-        trace = material.unaided.get(cut.trace)
-        if trace is None:
-            continue
-        ids = tuple(trace.ids[: cut.prefix_tokens].tolist())
-        start = Start(ids, trace.key, cut.key) if ids else Start()
-        found[cut.problem_id].setdefault(ids, start)
-    return {key: tuple(starts.values())[:DRAWS] for key, starts in found.items()}
-
-
-def _draws(case: Case, prompt_ids: Sequence[int], hint: Hint) -> Iterator[Draw]:
-    for place, start in enumerate(case.starts):
-        count = len(range(place, DRAWS, len(case.starts)))
-        yield Draw(
-            problem_id=case.problem.id,
-            origin=Origin.REPAIRED if start.ids else Origin.HINTED,
-            prompt_ids=tuple(prompt_ids),
-            indices=tuple(range(count)),
-            prefix_ids=start.ids,
-            parent=start.parent,
-            cut=start.cut,
-            hint=hint.key,
-        )

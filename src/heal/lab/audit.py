@@ -3,44 +3,32 @@
 In: the config of a run folder that has verified traces. Out: counts, and how far each detector's
 scores stand apart. What is drawn and scored lies in the same folder under stages of its own
 (`audit…`), so an audit can be resumed, a second one costs nothing, and what `select` and `train`
-see stays as it is.
+see stays as it is. In memory: one profile per continuation.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from heal.config import Config, Problems
+from heal.config import Config
+from heal.engines.base import answers
 from heal.errors import UserError
 from heal.execute import IDENTITY, count_lost, first_stage, flatten
-from heal.lab import answer_swap as auditing
-from heal.lab import sampled_answers as answering
+from heal.lab import answer_swap, sampled_answers, swap_plan
+from heal.lab.answer_swap import Continued, Swap, Told
 from heal.method.audit import PureAudit, SampledU, Separation, rank_correlation, separation
-from heal.method.pure import commitment, drop_scores
-from heal.records import (
-    AuditItem,
-    AuditSide,
-    Ceiling,
-    Check,
-    Cut,
-    HintedScore,
-    Problem,
-    PureScore,
-    SampledUncertainty,
-    Selection,
-    Trace,
-)
-from heal.report.lines import finishes, tally
-from heal.run import Run, teacher_sampling
+from heal.method.pure import Calibration, commitment, drop_scores
+from heal.records import AuditSide, Check, Problem, PureScore, Selection
+from heal.report.lines import tally
+from heal.runner import Limits, Runner, lanes
 from heal.session import Observer, Session
-from heal.stages import score as scoring
-from heal.stages.draw import draw_keys, draw_traces
-from heal.stages.repair import gate
-from heal.stages.verify import check_key, verify
-from heal.store import Store
+from heal.stages import calibrate as calibrating
+from heal.stages.found import Answerable, Found, Setup
+from heal.stages.select import has_reliance
+from heal.store import Store, Stored
 from heal.verifiers import open_verifier
 
 RESAMPLES = 2_000
@@ -60,9 +48,10 @@ SHARED = frozenset({"sample", "verify", "locate", "guide", "repair", "score"})
 
 
 def audit_pure(config: Config, n: int, observer: Observer, *, sampled_u: bool = False) -> PureAudit:
-    """Audit PURE on up to n problems of a run. Raises: UserError where there is none to audit.
+    """Audit PURE on up to n problems of a run.
 
     sampled_u: also sample short answers after every step of the traces that are scored.
+    Raises: UserError where there is nothing to audit, CapabilityError where nobody can score.
     """
     folder = Path(config.run)
     with Store.open(folder, write=False):
@@ -72,55 +61,17 @@ def audit_pure(config: Config, n: int, observer: Observer, *, sampled_u: bool = 
         count_lost(store, observer)
         session = Session(config, store, observer)
         try:
-            return _audit(Run(session), n, sampled_u)
+            session.require_scores()
+            return _Audit(session, n, sampled_u).figures()
         finally:
             session.close()
-
-
-def _audit(run: Run, n: int, sampled_u: bool) -> PureAudit:
-    s = run.session
-    material = _material(s.store)
-    plan = auditing.plan(material, n, s.config.seed)
-    asked = list(auditing.ask(plan.cases, run.prompts, s.teacher))
-    traces, taken_over = _continue(run, asked)
-    found = [
-        each
-        for side in AuditSide
-        for each in _judge(run, [a for a in asked if a.side is side], traces)
-    ]
-    honest = auditing.honest(material, s.config.pure) if run.wants_calibration() else []
-    profiles, scored_tokens = _score(
-        run, [*(auditing.candidate(f) for f in found if f.scorable), *honest]
-    )
-    run.calibrate([profiles[c.trace.key] for c in honest if c.trace.key in profiles])
-    items = [auditing.item(f, scored=f.trace.key in profiles) for f in found]
-    run.record("audit", ((item.key, item.problem_id, item) for item in items))
-    uncommitted = {k for k, p in profiles.items() if commitment(p, s.config.pure) is None}
-    swaps = sum(item.side is AuditSide.SWAPPED for item in items)
-    facts = {
-        "continuations the run had drawn already": len(taken_over),
-        "swapped answers compared as text, for no gym task can judge them": swaps * _by_text(run),
-    }
-    return PureAudit(
-        run=str(s.store.folder),
-        problems=len(plan.cases),
-        inside=plan.inside,
-        outcomes=_by_side((item.side, item.outcome) for item in items),
-        gates=_by_side((item.side, item.gate) for item in items if item.gate is not None),
-        never_committed=dict(Counter(str(i.side) for i in items if i.key in uncommitted)),
-        detectors=_detectors(run, profiles, items),
-        facts={**plan.facts, **{fact: count for fact, count in facts.items() if count}},
-        sampled_tokens=sum(t.new_tokens for key, t in traces.items() if key not in taken_over),
-        scored_tokens=scored_tokens,
-        sampled_u=_sampled_u(run, found, profiles, items) if sampled_u else None,
-    )
 
 
 def _same_run(store: Store, config: Config, observer: Observer) -> None:
     """Refuse another run's config, and say which settings differ from the run's."""
     before = flatten(store.meta("config") or {})
     now = flatten(config.model_dump(mode="json"))
-    if not store.live_count("check"):
+    if not list(store.query("SELECT 1 FROM traces WHERE verdict IS NOT NULL LIMIT 1")):
         raise UserError(
             f"{config.run}: nothing is verified yet, so there is nothing to audit",
             hint="heal repair -c FILE goes far enough",
@@ -137,186 +88,181 @@ def _same_run(store: Store, config: Config, observer: Observer) -> None:
         observer.say(f"settings that differ from the run's: {', '.join(shared)}")
 
 
-def _material(store: Store) -> auditing.Material:
-    checks = {check.trace: check for check in store.live("check", Check).values()}
-    assisted = [*store.live("hinted", Trace).values(), *store.live("repair", Trace).values()]
-    unaided = store.live("sample", Trace)
-    return auditing.Material(
-        problems=store.live("problem", Problem),
-        unaided={key: trace for key, trace in unaided.items() if key in checks},
-        unjudged=len(unaided.keys() - checks.keys()),
-        checks=checks,
-        ceilings=store.live("ceiling", Ceiling),
-        cuts=list(store.live("cut", Cut).values()),
-        hinted={trace.problem_id for trace in assisted},
-    )
+class _Audit:
+    """One audit: a pass over the audited problems, one over those that lines are drawn by."""
 
+    def __init__(self, session: Session, n: int, sampled_u: bool) -> None:
+        s, c = session, session.config
+        self._store, self._observer, self._config = s.store, s.observer, c
+        # U is what PURE's ratio is of: an audit asks for it, whatever the run selects by.
+        pure = c.pure.model_copy(update={"measure_uncertainty": True})
+        self._setup = Setup(c.model_copy(update={"pure": pure}), s)
+        self._runner = Runner(
+            s.store,
+            s.observer,
+            lanes(lambda: s.teacher, lambda: s.scorer, lambda: s.verifier),
+            Limits(c.limits.failed_share, c.limits.teacher_tokens),
+            s.note_servers,
+        )
+        self._plan = swap_plan.plan(s.store, c, n)
+        cases = {case.problem.id: case for case in self._plan.cases}
+        self._swap = Swap(self._setup, cases, _by_text(c), sampled_u)
+        self._scored_tokens = 0
 
-def _continue(run: Run, asked: Sequence[auditing.Asked]) -> tuple[dict[str, Trace], frozenset[str]]:
-    """Every continuation by key, and the keys of those the run had drawn for itself."""
-    s, sampling, seed = run.session, teacher_sampling(run.session), run.session.config.seed
-    draws = [draw for each in asked for draw in each.draws]
-    keys = draw_keys(draws, s.teacher, sampling, seed)
-    own = s.store.read("hinted", Trace, keys) | s.store.read("repair", Trace, keys)
-    own = {key: trace for key, trace in own.items() if trace.error is None}
-    s.store.put_many("audit_trace", ((t.key, t.problem_id, t) for t in own.values()))
-    s.observer.begin("audit", len(keys))
-    traces = s.collect(
-        "audit_trace",
-        Trace,
-        keys,
-        lambda done, claim: draw_traces(draws, s.teacher, sampling, seed, done, claim),
-    )
-    run.keep("audit_trace", traces)
-    s.observer.end(tally(f"{len(asked) // 2:,} problems", "continuations", finishes(traces)))
-    return traces, frozenset(own)
+    def figures(self) -> PureAudit:
+        """Ask what is owed, and count."""
+        calibration, found = self._calibrate(), self._continue()
+        items = [each.item for each in found]
+        self._store.record("audit", ((item.key, item.problem_id, item) for item in items))
+        swaps = sum(item.side is AuditSide.SWAPPED for item in items)
+        facts = {
+            "continuations the run had drawn already": sum(each.taken_over for each in found),
+            "swapped answers compared as text, for no gym task can judge them": swaps
+            * (self._swap.by_text is not None),
+        }
+        return PureAudit(
+            run=str(self._store.folder),
+            problems=len(self._plan.cases),
+            inside=self._plan.inside,
+            outcomes=_by_side((item.side, item.outcome) for item in items),
+            gates=_by_side((item.side, item.gate) for item in items if item.gate is not None),
+            never_committed=self._never_committed(found),
+            detectors=self._detectors(found, calibration),
+            facts={**self._plan.facts, **{fact: count for fact, count in facts.items() if count}},
+            sampled_tokens=sum(each.new_tokens for each in found),
+            scored_tokens=self._scored_tokens + sum(each.scored_tokens for each in found),
+            sampled_u=self._sampled_u(found) if self._swap.sampled_u else None,
+        )
 
+    def _continue(self) -> list[Continued]:
+        """Every continuation, side by side, in the order of the plan."""
+        by_problem: dict[str, list[Continued]] = {}
 
-def _judge(
-    run: Run, asked: Sequence[auditing.Asked], traces: Mapping[str, Trace]
-) -> list[auditing.Continued]:
-    """One side's continuations, verified against both answers and past the gates or not."""
-    s, gear, settings = run.session, run.session.config.gear, run.session.config.problems
-    sampling, seed = teacher_sampling(s), s.config.seed
-    asked_of = {
-        key: each for each in asked for key in draw_keys(each.draws, s.teacher, sampling, seed)
-    }
-    own = [traces[key] for key in asked_of if key in traces]
-    gold = _check(run, own, {a.case.problem.id: a.case.problem for a in asked}, settings)
-    if any(a.side is AuditSide.SWAPPED for a in asked) and _by_text(run):
-        settings = settings.model_copy(update={"verifier": "exact"})
-    told = _check(run, own, {a.problem.id: a.problem for a in asked}, settings)
-    found = []
-    for trace in own:
-        each, check = asked_of[trace.key], told[trace.key]
-        passed = gate(trace, check, each.problem, each.hint, gear, s.teacher).gate
-        found.append(auditing.Continued(trace, each, check, gold[trace.key], passed))
-    return found
+        def done(found: Found) -> None:
+            own = by_problem[found.problem.id] = list(answer_swap.conclude(found, self._swap))
+            drawn = (each.sampled for each in own if each.sampled is not None)
+            self._store.commit(Stored(sampled_answers.STAGE, u.key, u.problem_id, u) for u in drawn)
+            self._observer.advance()
 
+        problems = [case.problem for case in self._plan.cases]
+        self._observer.begin("audit", len(problems), "problems")
+        self._runner.run(problems, lambda found: answer_swap.owes(found, self._swap), done)
+        every = [each for problem in problems for each in by_problem[problem.id]]
+        outcomes = Counter(str(each.item.outcome) for each in every)
+        self._observer.end("audit", tally(f"{len(problems):,} problems", "continuations", outcomes))
+        return [each for side in AuditSide for each in every if each.item.side is side]
 
-def _by_text(run: Run) -> bool:
-    """Whether swapped answers are compared as text: a gym entry only knows its own answer."""
-    return run.session.config.problems.verifier == "gym"
+    def _calibrate(self) -> Calibration | None:
+        """PURE's lines, by the run's own honest traces."""
+        honest = calibrating.choose(self._store, self._setup)
 
+        def done(found: Found) -> None:
+            told = Told(found, found.problem)
+            calibrating.conclude(told, self._setup, honest)
+            for candidate in calibrating.candidates(told, self._setup, honest):
+                self._scored_tokens += answer_swap.own_scored_tokens(told, self._setup, candidate)
+            self._observer.advance()
 
-def _check(
-    run: Run, traces: Sequence[Trace], problems: Mapping[str, Problem], settings: Problems
-) -> dict[str, Check]:
-    """Verdicts against the answers these problems have, by trace; only new ones are verified."""
-    s = run.session
-    wanted = {check_key(t, problems[t.problem_id], settings): t for t in traces}
-    stored = s.store.read("audit_check", Check, wanted)
-    fresh = {key: trace for key, trace in wanted.items() if key not in stored}
-    same = settings.verifier == s.config.problems.verifier
-    verifier = s.verifier if same else open_verifier(settings)
-    for key, found in verify(fresh.items(), problems, verifier) if fresh else ():
-        s.store.put("audit_check", key, fresh[key].problem_id, found)
-        stored[key] = found
-    return {check.trace: check for check in stored.values()}
+        self._observer.begin("calibrate", len(honest.by_problem), "problems")
+        self._runner.run(
+            _problems(self._store, honest.by_problem),
+            lambda found: answer_swap.as_own(
+                calibrating.owes(Told(found, found.problem), self._setup, honest)
+            ),
+            done,
+        )
+        calibration, _ = calibrating.draw_lines(self._setup, honest)
+        return calibration
 
+    def _never_committed(self, found: Sequence[Continued]) -> dict[str, int]:
+        pure = self._config.pure
+        sides = (
+            str(each.item.side)
+            for each in found
+            if each.profile is not None and commitment(each.profile, pure) is None
+        )
+        return dict(Counter(sides))
 
-def _score(run: Run, candidates: Sequence[scoring.Candidate]) -> tuple[dict[str, PureScore], int]:
-    """Profiles by trace, and the tokens scored for this audit; the run's own are taken over."""
-    s, gear, prompts = run.session, run.session.config.gear, run.prompts
-    keys = [scoring.pure_key(c, prompts, gear, s.scorer) for c in candidates]
-    own = {k: p for k, p in s.store.read("pure", PureScore, keys).items() if p.error is None}
-    s.store.put_many("audit_pure", ((p.key, p.problem_id, p) for p in own.values()))
-    owed = dict(zip(keys, candidates, strict=True))
-    s.observer.begin("score", len(keys))
-    found = s.collect(
-        "audit_pure",
-        PureScore,
-        keys,
-        lambda done, claim: scoring.score(owed, prompts, gear, s.scorer, True, done, claim),
-    )
-    profiles = {p.trace: p for p in found.values() if p.error is None}
-    asked = scoring.assisted(candidates, profiles) if run.wants_reliance() else []
-    hinted = s.collect(
-        "audit_hinted",
-        HintedScore,
-        [scoring.hinted_key(c, prompts, gear, s.scorer) for c in asked],
-        lambda done, claim: scoring.score_hinted(asked, prompts, gear, s.scorer, done, claim),
-    )
-    tokens = sum(p.scored_tokens for p in profiles.values() if p.key not in own)
-    tokens += sum(h.scored_tokens for h in hinted.values())
-    known = scoring.with_hinted(profiles, hinted.values())
-    run.keep("audit_pure", found)
-    run.keep("audit_hinted", hinted)
-    how = Counter("failed" if p.error else "scored" for p in found.values())
-    s.observer.end(tally("", "traces past the gates", how))
-    return profiles | known, tokens
+    def _detectors(
+        self, found: Sequence[Continued], calibration: Calibration | None
+    ) -> dict[str, Separation]:
+        kinds = list(DETECTORS)
+        lines = calibration.lines if calibration else {}
+        kinds[1:1] = [Selection.CALIBRATED] if Selection.CALIBRATED in lines else []
+        kinds += [Selection.RELIANCE] if self._setup.wants_reliance else []
+        profiles = [each.profile for each in found if each.profile is not None]
+        return {
+            str(kind): self._separation(found, kind, _readable(profiles, kind), calibration)
+            for kind in kinds
+        }
 
+    def _separation(
+        self,
+        found: Sequence[Continued],
+        kind: Selection,
+        profiles: Sequence[PureScore],
+        calibration: Calibration | None = None,
+    ) -> Separation:
+        """How far one detector's readings of the two sides stand apart."""
+        pure, seed = self._config.pure, self._config.seed
+        scores = drop_scores(profiles, kind, pure, seed=seed, calibration=calibration)
+        groups: dict[AuditSide, dict[str, list[float]]] = {side: {} for side in AuditSide}
+        for item in (each.item for each in found):
+            if item.key in scores:
+                groups[item.side].setdefault(item.problem_id, []).append(scores[item.key])
+        return separation(*groups.values(), resamples=RESAMPLES, seed=seed)
 
-def _detectors(
-    run: Run, profiles: Mapping[str, PureScore], items: Sequence[AuditItem]
-) -> dict[str, Separation]:
-    pure, seed = run.session.config.pure, run.session.config.seed
-    kinds = list(DETECTORS)
-    lines = run.calibration.lines if run.calibration else {}
-    kinds[1:1] = [Selection.CALIBRATED] if Selection.CALIBRATED in lines else []
-    kinds += [Selection.RELIANCE] if run.wants_reliance() else []
-    found = {}
-    for kind in kinds:
-        readable = [
-            profiles[item.key]
-            for item in items
-            if item.key in profiles
-            and (kind is not Selection.RELIANCE or profiles[item.key].hinted_log_ppl is not None)
+    def _sampled_u(self, found: Sequence[Continued]) -> SampledU:
+        """U by sampled answers: how like the known answer's, and how good a detector."""
+        drawn = [
+            (each.profile, each.sampled)
+            for each in found
+            if each.profile is not None and each.sampled is not None
         ]
-        scores = drop_scores(readable, kind, pure, seed=seed, calibration=run.calibration)
-        found[str(kind)] = _separation(scores, items, seed)
-    return found
+        read = [(profile, u) for profile, u in drawn if u.error is None]
+        pairs: dict[str, list[tuple[float, float]]] = {}
+        for profile, u in read:
+            both = np.stack([profile.uncertainty, u.entropy], axis=1)
+            both = both[np.isfinite(both).all(axis=1)]
+            pairs.setdefault(u.problem_id, []).extend(map(tuple, both.tolist()))
+        swapped_in = [replace(profile, uncertainty=u.entropy) for profile, u in read]
+        outcomes = {"asked": len(read), "failed": len(drawn) - len(read)}
+        self._observer.end("sampled U", tally("", "traces", outcomes))
+        seed = self._config.seed
+        return SampledU(
+            traces=len(read),
+            steps=sum(map(len, pairs.values())),
+            samples=sampled_answers.SAMPLES,
+            correlation=rank_correlation(pairs, resamples=CORRELATION_RESAMPLES, seed=seed),
+            ratio=self._separation(found, Selection.FRACTION, swapped_in),
+            failed=len(drawn) - len(read),
+            unclosed=sum(u.unclosed for _, u in read),
+            sampled_tokens=sum(u.new_tokens for _, u in drawn),
+        )
 
 
-def _separation(scores: Mapping[str, float], items: Sequence[AuditItem], seed: int) -> Separation:
-    groups: dict[AuditSide, dict[str, list[float]]] = {side: {} for side in AuditSide}
-    for item in items:
-        if item.key in scores:
-            groups[item.side].setdefault(item.problem_id, []).append(scores[item.key])
-    return separation(*groups.values(), resamples=RESAMPLES, seed=seed)
+def _readable(profiles: Sequence[PureScore], kind: Selection) -> list[PureScore]:
+    return [p for p in profiles if kind is not Selection.RELIANCE or has_reliance(p)]
 
 
-def _sampled_u(
-    run: Run,
-    found: Sequence[auditing.Continued],
-    profiles: Mapping[str, PureScore],
-    items: Sequence[AuditItem],
-) -> SampledU:
-    """U by sampled answers, for every scored continuation: how alike, and how good a detector."""
-    s, gear, prompts = run.session, run.session.config.gear, run.prompts
-    candidates = [auditing.candidate(f) for f in found if f.trace.key in profiles]
-    s.observer.begin("sampled U", len(candidates))
-    drawn = s.collect(
-        "audit_sampled",
-        SampledUncertainty,
-        [answering.sampled_key(c, prompts, gear, s.teacher) for c in candidates],
-        lambda done, claim: answering.sample_answers(
-            candidates, prompts, gear, s.teacher, s.config.seed, done, claim
-        ),
-    )
-    run.keep("audit_sampled", drawn)
-    read = {d.trace: d for d in drawn.values() if d.error is None}
-    swapped_in = [replace(profiles[t], uncertainty=d.entropy) for t, d in read.items()]
-    pairs: dict[str, list[tuple[float, float]]] = {}
-    for trace, d in read.items():
-        both = np.stack([profiles[trace].uncertainty, d.entropy], axis=1)
-        both = both[np.isfinite(both).all(axis=1)]
-        pairs.setdefault(d.problem_id, []).extend(map(tuple, both.tolist()))
-    scores = drop_scores(swapped_in, Selection.FRACTION, s.config.pure, seed=s.config.seed)
-    steps = sum(map(len, pairs.values()))
-    s.observer.end(
-        tally("", "traces", Counter("failed" if d.error else "asked" for d in drawn.values()))
-    )
-    return SampledU(
-        traces=len(read),
-        steps=steps,
-        samples=answering.SAMPLES,
-        correlation=rank_correlation(pairs, resamples=CORRELATION_RESAMPLES, seed=s.config.seed),
-        ratio=_separation(scores, items, s.config.seed),
-        failed=len(drawn) - len(read),
-        unclosed=sum(d.unclosed for d in read.values()),
-        sampled_tokens=sum(d.new_tokens for d in drawn.values()),
-    )
+def _by_text(config: Config) -> Callable[[Answerable], Check] | None:
+    """Compares swapped answers as text where a gym entry only knows its own answer."""
+    if config.problems.verifier != "gym":
+        return None
+    exact = open_verifier(config.problems.model_copy(update={"verifier": "exact"}))
+
+    def judge(ask: Answerable) -> Check:
+        (check,) = answers(exact.verify_all([("", ask.text, ask.finish, ask.problem)]))
+        return check
+
+    return judge
+
+
+def _problems(store: Store, problem_ids: Iterable[str]) -> Iterator[Problem]:
+    for problem_id in problem_ids:
+        problem = store.get("problem", problem_id, problem_id, Problem)
+        assert problem is not None, "columns name only what is stored"
+        yield problem
 
 
 def _by_side(pairs: Iterable[tuple[AuditSide, str]]) -> dict[str, dict[str, int]]:

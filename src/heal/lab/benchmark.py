@@ -8,7 +8,6 @@ time; runs no model itself.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,8 @@ import numpy as np
 
 from heal.config import Config
 from heal.execute import execute
-from heal.lab.truth import Truth, judge, split_steps
+from heal.lab.judged import Named, judged
+from heal.lab.truth import Truth, split_steps
 from heal.lab.worlds import world_named
 from heal.method.entropy import step_values
 from heal.method.gear import find_breakpoint
@@ -28,7 +28,6 @@ from heal.records import (
     Breakpoint,
     Cut,
     Drop,
-    Problem,
     PureScore,
     Selection,
     StepEntropy,
@@ -184,25 +183,6 @@ def as_json(found: Benchmark) -> dict[str, Any]:
     return asdict(found)
 
 
-class Named(NamedTuple):
-    """Where a trace's body is."""
-
-    problem: str
-    stage: str
-    key: str
-
-
-def judged(store: Store, traces: Iterable[Named]) -> Iterator[tuple[Named, Trace, Truth]]:
-    """Traces with what is true of them, opened one at a time; name a problem's one after another."""
-    for problem_id, group in groupby(traces, key=lambda named: named.problem):
-        problem = store.get("problem", problem_id, problem_id, Problem)
-        assert problem is not None, "columns name only what is stored"
-        for named in group:
-            trace = store.get(named.stage, named.key, problem_id, Trace)
-            assert trace is not None, "columns name only what is stored"
-            yield named, trace, judge(problem.problem, trace.text)
-
-
 # ── ceiling ─────────────────────────────────────────────────────────────────────────────────────
 
 _EXTREME = "problem IN (SELECT problem FROM problems WHERE stratum='extreme' AND split='train')"
@@ -282,9 +262,7 @@ def _cuts(store: Store, config: Config) -> tuple[tuple[CutQuality, ...], int]:
     return tuple(each.quality(aligned) for each in counts) if aligned else (), misaligned
 
 
-def _failed_traces(
-    store: Store, config: Config
-) -> Iterator[tuple[Cut, TokenScores, Trace, Truth]]:
+def _failed_traces(store: Store, config: Config) -> Iterator[tuple[Cut, TokenScores, Trace, Truth]]:
     """Every failed trace that HEAL's own breakpoint cut, with its scores."""
     rows = store.query(
         "SELECT c.problem, c.trace, c.key, s.key FROM cuts c JOIN scores s ON s.problem=c.problem"

@@ -1,11 +1,11 @@
-"""The courts' tables as Markdown: what `heal lab` prints and README quotes.
+"""The benchmarks as Markdown: what `heal lab` prints and README quotes.
 
-In: a `Court`, or `Budget`s. Out: text. Every figure with its interval and n.
+In: a `Benchmark`, or `Budget`s. Out: text. Every figure with its interval and n.
 """
 
 from collections.abc import Iterable, Sequence
 
-from heal.lab.benchmark import Court, CutQuality, Detection
+from heal.lab.benchmark import Benchmark, CutQuality, Detection
 from heal.lab.budgets import Budget
 from heal.method.intervals import Interval
 from heal.method.summary import HARD_AND_EXTREME, EvalSummary
@@ -14,28 +14,28 @@ from heal.report.numbers import SetRow
 STRATA = ("easy", "hard", "extreme", HARD_AND_EXTREME)
 
 
-def markdown(court: Court) -> str:
+def markdown(found: Benchmark) -> str:
     """All five tables."""
     parts = [
-        f"Run `{court.run}`; 95 % intervals in brackets.",
+        f"Run `{found.run}`; 95 % intervals in brackets.",
         "**1. Ceiling**: extreme training problems with an accepted trace, and with a valid one",
-        _table(("arm", "accepted", "valid", "valid traces"), _coverage(court)),
-        f"**2. Breakpoint**: cuts of failed traces ({court.misaligned} misaligned left out)",
-        _table(("breakpoint", "hit", "error kept", "steps off"), map(_cut, court.cuts)),
+        _table(("arm", "accepted", "valid", "valid traces"), _coverage(found)),
+        f"**2. Breakpoint**: cuts of failed traces ({found.misaligned} misaligned left out)",
+        _table(("breakpoint", "hit", "error kept", "steps off"), map(_cut, found.cuts)),
         "**3. PURE**: telling fudged from valid traces that passed the gates",
         _table(
             ("detector", "set", "AUROC", "fudged dropped at 95 % kept", "valid / fudged"),
-            map(_detection, court.detection),
+            map(_detection, found.detection),
         ),
     ]
-    if court.students is not None:
-        parts += ["**4. Students**: avg@k by the teacher's stratum", students(court.students)]
-        parts += [_table(("difference", "stratum", "points"), _differences(court.students))]
+    if found.students is not None:
+        parts += ["**4. Students**: avg@k by the teacher's stratum", students(found.students)]
+        parts += [_table(("difference", "stratum", "points"), _differences(found.students))]
     parts += ["**5. Ledger**: teacher tokens sampled per valid trace of extreme problems"]
-    parts += [_table(("arm", "tokens"), _ledger(court))]
-    if court.sets:
+    parts += [_table(("arm", "tokens"), _ledger(found))]
+    if found.sets:
         head = ("set", "problems", "traces", "mean tokens", "doubts per 1,000 words")
-        parts += ["HEAL's sets", _table(head, map(_set, court.sets))]
+        parts += ["HEAL's sets", _table(head, map(_set, found.sets))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -89,10 +89,10 @@ def students(summary: EvalSummary) -> str:
     return _table(head, rows)
 
 
-def _coverage(court: Court) -> list[tuple[str, ...]]:
+def _coverage(found: Benchmark) -> list[tuple[str, ...]]:
     return [
         (c.arm, percent(c.accepted), percent(c.valid), f"{c.valid_traces:,} of {c.traces:,}")
-        for c in court.coverage
+        for c in found.coverage
     ]
 
 
@@ -121,10 +121,10 @@ def _differences(summary: EvalSummary) -> list[tuple[str, ...]]:
     ]
 
 
-def _ledger(court: Court) -> list[tuple[str, ...]]:
+def _ledger(found: Benchmark) -> list[tuple[str, ...]]:
     return [
         (arm, f"{tokens:,.0f}" if tokens is not None else "no valid trace")
-        for arm, tokens in court.tokens_per_valid.items()
+        for arm, tokens in found.tokens_per_valid.items()
     ]
 
 

@@ -1,128 +1,135 @@
 """Answers sampled after each step: how unsure the teacher is when nobody tells it the answer.
 
-In: traces to audit. Out: per trace, after each new step, the entropy of a few short answers. PURE's
+A stage of the audit, of one trace: after each new step, the entropy of a few short answers. PURE's
 U asks how surprising the *known* answer is; this asks how much the answers differ, whatever they
 are. It costs samples at every step, so only `heal audit pure --sampled-u` asks for it.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import numpy as np
 
-from heal.config import Gear
-from heal.engines.base import Engine, Generated, GenRequest, Sampling, answers
-from heal.keys import content_key, seed_for
+from heal.engines.base import Generated, GenRequest, Sampling
+from heal.keys import content_key, seed_for, trace_key
 from heal.method.entropy import answer_entropy
 from heal.method.final_answers import normalise
 from heal.prompts import Prompts
-from heal.records import SampledUncertainty
-from heal.stages.draw import Claim
+from heal.records import SampledAnswer, SampledUncertainty
+from heal.stages.found import Found, Lane, Request, Setup
 from heal.stages.sample import solve_ids
-from heal.stages.score import Candidate, first_new_step, pure_key
+from heal.stages.score import Candidate, first_new_step, profile_key
 from heal.stages.steps import trace_steps
 
+STAGE, ANSWER = "audit_sampled", "audit_answer"
 SAMPLES = 8
 """Answers after each step, at temperature 1 over the full vocabulary, as U itself is."""
 UNCLOSED = "(not closed)"
 """All answers that go on for twice the known one's length count as one kind, and are counted."""
 
 
-def sampled_key(candidate: Candidate, prompts: Prompts, gear: Gear, engine: Engine) -> str:
+def owes(found: Found, setup: Setup, candidate: Candidate) -> Iterator[Request]:
+    """Answers that are not there yet, step by step."""
+    key = sampled_key(setup, candidate)
+    if found.get(STAGE, key, SampledUncertainty) is not None:
+        return
+    for step in _steps(found, setup, candidate):
+        owed = tuple(i for i in range(SAMPLES) if _answer(found, key, step, i) is None)
+        if owed:
+            yield _request(found, setup, candidate, step, owed)
+
+
+def uncertainty(found: Found, setup: Setup, candidate: Candidate) -> SampledUncertainty:
+    """The entropies of what was said; asked once nothing is owed."""
+    key, trace = sampled_key(setup, candidate), candidate.trace
+    known = found.get(STAGE, key, SampledUncertainty)
+    if known is not None:
+        return known
+    said = {
+        step: [a for i in range(SAMPLES) if (a := _answer(found, key, step, i)) is not None]
+        for step in _steps(found, setup, candidate)
+    }
+    entropy = np.full(len(_ends(found, setup, candidate)) + 1, np.nan, np.float32)
+    for step, answers in said.items():
+        heard = [_heard(a) for a in answers if a.error is None]
+        entropy[step] = answer_entropy(heard) if heard else np.nan
+    everything = [answer for answers in said.values() for answer in answers]
+    return SampledUncertainty(
+        key,
+        trace.problem_id,
+        trace.key,
+        entropy,
+        sum(a.new_tokens for a in everything),
+        sum(a.answer is None for a in everything if a.error is None),
+        next((a.error for a in everything if a.error is not None), None),
+    )
+
+
+def sampled_key(setup: Setup, candidate: Candidate) -> str:
     """Names the sampled uncertainty of a trace: its profile's name, and how many answers."""
-    return content_key("sampled", pure_key(candidate, prompts, gear, engine), SAMPLES)
+    return content_key("sampled", profile_key(candidate, setup, True), SAMPLES)
 
 
-@dataclass
-class _Asking:
-    """One trace, and what was answered after its steps so far."""
+def _ends(found: Found, setup: Setup, candidate: Candidate) -> list[int]:
+    trace = candidate.trace
+    return found.once(
+        ("ends", trace.key),
+        lambda: trace_steps(trace, setup.teacher, setup.config.gear, setup.prompts),
+    )
 
-    key: str
-    candidate: Candidate
-    ends: Sequence[int]
-    said: dict[int, list[str]] = field(default_factory=dict)
-    heard: int = 0
-    tokens: int = 0
-    unclosed: int = 0
-    error: str | None = None
 
-    @property
-    def steps(self) -> range:
-        """The new steps; none where a think-model closes its thinking right after the prefix."""
-        return range(first_new_step(self.candidate.trace, self.ends), len(self.ends) + 1)
+def _steps(found: Found, setup: Setup, candidate: Candidate) -> range:
+    """The new steps; none where a think-model closes its thinking right after the prefix."""
+    ends = _ends(found, setup, candidate)
+    return range(first_new_step(candidate.trace, ends), len(ends) + 1)
 
-    def hear(self, step: int, generated: Generated, engine: Engine, prompts: Prompts) -> None:
-        """Take in one answer."""
-        self.heard += 1
-        self.tokens += len(generated.ids)
-        if generated.error is not None:
-            self.error = generated.error
-            return
-        answer = _answer(engine.decode(generated.ids.tolist()), prompts)
-        self.unclosed += answer is None
-        self.said.setdefault(step, []).append(UNCLOSED if answer is None else answer)
 
-    def result(self) -> SampledUncertainty:
-        """The entropies of what was said."""
-        entropy = np.full(len(self.ends) + 1, np.nan, np.float32)
-        for step, said in self.said.items():
-            entropy[step] = answer_entropy(said)
-        trace, counts = self.candidate.trace, (self.tokens, self.unclosed)
-        return SampledUncertainty(
-            self.key, trace.problem_id, trace.key, entropy, *counts, self.error
+def _answer(found: Found, key: str, step: int, index: int) -> SampledAnswer | None:
+    return found.get(ANSWER, trace_key(_name(key, step), index), SampledAnswer)
+
+
+def _heard(said: SampledAnswer) -> str:
+    return UNCLOSED if said.answer is None else said.answer
+
+
+def _name(key: str, step: int) -> str:
+    return f"{key}:{step}"
+
+
+def _request(
+    found: Found, setup: Setup, candidate: Candidate, step: int, indices: tuple[int, ...]
+) -> Request:
+    name, trace = _name(sampled_key(setup, candidate), step), candidate.trace
+    written = trace.ids[: _ends(found, setup, candidate)[step - 1]].tolist()
+    prompt = (*solve_ids(found.problem, setup.prompts, setup.teacher), *written, *_opening(setup))
+    seeds = tuple(seed_for(setup.config.seed, name, index) for index in indices)
+    keys = tuple(trace_key(name, index) for index in indices)
+
+    def read(generated: Generated) -> SampledAnswer:
+        text = setup.teacher.decode(generated.ids.tolist())
+        return SampledAnswer(
+            keys[generated.index],
+            trace.problem_id,
+            stated(text, setup.prompts) if generated.error is None else None,
+            len(generated.ids),
+            generated.error,
         )
 
-
-def sample_answers(
-    candidates: Sequence[Candidate],
-    prompts: Prompts,
-    gear: Gear,
-    engine: Engine,
-    seed: int,
-    done: Collection[str],
-    claim: Claim,
-) -> Iterator[SampledUncertainty]:
-    """What is still owed, trace by trace, each as soon as its last answer is there."""
-    keys = {sampled_key(c, prompts, gear, engine): c for c in candidates}
-    owed = [
-        _Asking(key, c, trace_steps(c.trace, engine, gear, prompts))
-        for key, c in keys.items()
-        if key not in done
-    ]
-    yield from (one.result() for one in owed if not one.steps)
-    asked: dict[str, tuple[_Asking, int]] = {}
-
-    def requests() -> Iterator[GenRequest]:
-        opening = _opening_ids(prompts, engine)
-        for one in (one for one in owed if one.steps):
-            claim([one.key])
-            context = solve_ids(one.candidate.problem, prompts, engine)
-            sampling = Sampling(max_new_tokens=_room(one.candidate.answer, prompts, engine))
-            for k in one.steps:
-                name = f"{one.key}:{k}"
-                asked[name] = (one, k)
-                written = one.candidate.trace.ids[: one.ends[k - 1]].tolist()
-                seeds = tuple(seed_for(seed, name, index) for index in range(SAMPLES))
-                yield GenRequest(name, (*context, *written, *opening), seeds, sampling)
-
-    for generated in answers(engine.generate(requests())):
-        one, k = asked[generated.request]
-        one.hear(k, generated, engine, prompts)
-        if one.heard == len(one.steps) * SAMPLES:
-            yield one.result()
+    sampling = Sampling(max_new_tokens=_room(candidate.answer, setup))
+    return Request(Lane.WRITE, ANSWER, keys, GenRequest(name, prompt, seeds, sampling), read)
 
 
-def _opening_ids(prompts: Prompts, engine: Engine) -> tuple[int, ...]:
+def _opening(setup: Setup) -> tuple[int, ...]:
+    prompts = setup.prompts
     thinking = f"\n{prompts.think_close}\n\n" if prompts.think_close else ""
-    return engine.encode(thinking + prompts.probe)
+    return setup.teacher.encode(thinking + prompts.probe)
 
 
-def _room(answer: str, prompts: Prompts, engine: Engine) -> int:
+def _room(answer: str, setup: Setup) -> int:
     """Tokens for an answer: twice those of the known one, for others may be longer."""
-    return 2 * len(engine.encode(answer + prompts.probe_close)) + 2
+    return 2 * len(setup.teacher.encode(answer + setup.prompts.probe_close)) + 2
 
 
-def _answer(text: str, prompts: Prompts) -> str | None:
+def stated(text: str, prompts: Prompts) -> str | None:
     """What stands before the answer is closed, braces of its own left alone; None: it never is."""
     close = prompts.probe_close.strip()
     if not close:

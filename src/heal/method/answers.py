@@ -11,7 +11,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from heal.method.final_answers import boxed, same_text
+from heal.method.boxes import boxed
+from heal.method.final_answers import identity
 
 SHORT = 2
 """Answers up to so many characters occur everywhere; they count only where they are asserted."""
@@ -37,9 +38,11 @@ _DRESSING: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
     (re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])"), lambda m: m[0].replace(",", "")),
 )
 _NUMBER = re.compile(r"(-?)(\d*)(?:\.(\d+))?")
-_NUMBERS = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:\.\d+)?")
+_NUMBERS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:\.\d+)?")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
-_ASSERTS = r"(?:=|\bis|\bequals?|\bequal\s+to|\bbe|\banswer\s*:?)\s*[(\[{]*\s*"
+_SUBTRACTED_FROM = re.compile(r"[\w)\]}]")
+# possessive, and few brackets: two ways to share out a run of spaces make time grow as its square
+_ASSERTS = r"(?:=|\bis|\bequals?|\bequal\s++to|\bbe|\banswer\s*+:?)\s*+[(\[{]{0,4}\s*+"
 _GOES_ON = r"(?!\w)(?!\s*[-+*/^×·÷])"
 
 
@@ -65,7 +68,7 @@ def mention(text: str, answer: str) -> int | None:
         return None
     shown = plain(text)
     for match in _mention_pattern(bare).finditer(shown):
-        if not (bare[0].isdigit() and _has_sign(shown[: match.start()])):
+        if not (bare[0].isdigit() and _has_sign(shown, match.start())):
             return match.end()
     return None
 
@@ -79,7 +82,8 @@ def states_answer(text: str, answer: str) -> bool:
     bare = _bare(answer)
     if not bare:
         return False
-    if any(same_text(found, answer) for found in boxed(text)):
+    wanted = identity(answer)
+    if any(identity(found) == wanted for found in boxed(text)):
         return True
     if not is_short(answer):
         return mention(text, answer) is not None
@@ -93,7 +97,7 @@ def mention_spans(data: bytes, answer: str) -> list[tuple[int, int]]:
     only; an answer without by all its words in a row, as it is written or without LaTeX dressing.
     """
     raw = answer.strip().rstrip(".")
-    numbers = [_number_bytes(raw, match) for match in _NUMBERS.finditer(raw)]
+    numbers = {_number_bytes(raw, match) for match in _NUMBERS.finditer(raw)}
     patterns = numbers or [_words_bytes(form) for form in {raw, _bare(answer)} if form]
     return sorted({match.span() for pattern in patterns for match in pattern.finditer(data)})
 
@@ -120,7 +124,9 @@ def _number_bytes(raw: str, match: re.Match[str]) -> Any:
 
 @lru_cache(maxsize=4096)
 def _words_bytes(form: str) -> Any:
-    words = rb"\s*".join(re.escape(token.encode()) for token in _TOKEN.findall(form))
+    words = rb"\s*".join(
+        re.escape(token.encode("utf-8", "surrogatepass")) for token in _TOKEN.findall(form)
+    )
     before, after = rb"(?<!\w)" * form[0].isalnum(), rb"(?!\w)" * form[-1].isalnum()
     if form in ("A", "I"):
         after += rb"(?! [a-z])"  # a word of English, not a choice
@@ -187,6 +193,8 @@ def _spelled(bare: str) -> list[str]:
     return [rf"\b{_TENS[tens - 2]}" + (f"[- ]{_UNITS[unit]}" if unit else "")]
 
 
-def _has_sign(before: str) -> bool:
-    """Whether a number right after `before` is negative rather than subtracted."""
-    return before.endswith("-") and not re.search(r"[\w)\]}]-$", before)
+def _has_sign(text: str, at: int) -> bool:
+    """Whether the number at `at` is negative rather than subtracted."""
+    if text[at - 1 : at] != "-":
+        return False
+    return _SUBTRACTED_FROM.match(text[max(0, at - 2) : at - 1]) is None

@@ -1,55 +1,84 @@
 r"""Final answers as text: where a trace states one, and when two are the same.
 
-In: plain text. Out: the last `\boxed{}`, else `<answer>` tags, else what an English final-answer
-phrase says. Knows no mathematics beyond numbers; `heal.verifiers` decides what is correct.
-The phrases are English; a boxed answer is found in any language.
+In: plain text. Out: the last `\boxed{}`, else `<answer>` tags, else what an English or Chinese
+final-answer phrase says. Knows no mathematics beyond numbers; `heal.verifiers` decides what is
+correct. Every reading is one pass over the text: time grows with its length alone, whatever a
+model wrote. A boxed answer is found in any language.
 """
 
 import re
 from collections.abc import Iterator
 from fractions import Fraction
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
-_BARE_BOX = re.compile(r"\s+(\\?[^\s{}$\\.,;]+)")
-_BETWEEN_BOXES = re.compile(
-    r"[ $]*(?:\\[()\]\[] *)?(?:,|;|,? *(?:and|or|\\text\{ *(?:and|or) *\}))[ $]*(?:\\[()\]\[] *)?"
-)
-_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_THINK_END = "</think>"
+from heal.method.boxes import boxed, has_box
 
-_NOT_ANSWERS = (
-    r"(?!(?:not|known|given|wrong|incorrect|correct|right|clear|unclear|simple|obvious|either"
-    r"|as|the same|what|supposed|going|likely|probably|one of|in)\b)"
+__all__ = [
+    "boxed",
+    "cleaned",
+    "count_final_answers",
+    "extract_answer",
+    "folded_word",
+    "identity",
+    "normalise",
+    "number",
+    "same_text",
+]
+
+_THINK_END = "</think>"
+_TAG = re.compile(r"<(?P<closing>/?)answer>", re.IGNORECASE)
+
+_CUE = re.compile(
+    r"\banswers?\b|\b(?:correct|right|best) (?:option|choice)\b|答案|^####", re.I | re.M
 )
-_PHRASE = re.compile(
-    r"\banswers?\b(?: to [^.\n:]{1,80}?| for [^.\n:]{1,80}?)?[*_ ]*(?:\bis\b|\bare\b|:|=)[*_: \t]*"
-    r"(?P<block>\s*(?:\$\$|\\\[).*?(?:\$\$|\\\]))?(?P<line>\s{0,2}" + _NOT_ANSWERS + r"\S[^\n]*)?",
-    re.IGNORECASE | re.DOTALL,
+_LINK = re.compile(
+    r"(?: (?:to|for|of) [^.\n:]{1,80}?)?[*_ ]{0,8}"
+    r"(?:\b(?:is|are|(?:should|must|would|will|has to) be)\b|[:：=]|是|为)"
+    r"(?: (?:therefore|thus|then|hence|simply|just|exactly|clearly|now)\b)?[*_:： \t]{0,8}",
+    re.IGNORECASE,
 )
-_HEADING = re.compile(
-    r"^[#*_ \t]*(?:final )?answer[*_: \t]*\n\s*(?P<line>\S[^\n]*)", re.IGNORECASE | re.MULTILINE
+_HEADING_BEFORE = re.compile(r"[#*_> \t]*(?:the )?(?:final |correct )?", re.IGNORECASE)
+_HEADING_AFTER = re.compile(r"[*_:： \t]{0,8}\n\s*(?=\S)")
+_HEADING_REACH = 40
+_NESTED_REACH = 60
+_NOT_ANSWERS = re.compile(
+    r"(?:not|known|given|wrong|incorrect|correct|right|clear|unclear|simple|obvious|either"
+    r"|as|the same|what|supposed|going|likely|probably|one of|in)\b",
+    re.IGNORECASE,
 )
-_HASHES = re.compile(r"^####[ \t]*(?P<line>\S[^\n]*)", re.MULTILINE)
-# a full stop that ends a sentence, or a word that opens a reason
+_NOT_BUT = re.compile(r"not [^.\n]{1,40}? but (?:rather )?(?=\S)", re.IGNORECASE)
+_DISPLAY = re.compile(r"\s*(?P<opening>\$\$|\\\[)")
+_DISPLAY_END = {"$$": "$$", "\\[": "\\]"}
+_LINE = re.compile(r"\s{0,2}(?=\S)")
+# a full stop that ends a sentence, or words that open a reason or another clause
 _SENTENCE_END = re.compile(
-    r"[.?](?=[\s*_\"')]|$)|,? (?:because|since|as|which|where|so|when)\b|, (?:and|but) (?=[a-z]{3})"
+    r"[.?](?=[\s*_\"')]|$)|[!。](?= [A-Z]|$)|,? (?:because|since|as|which|where|so|when)\b"
+    r"|, (?:and|but) (?=[a-z]{3})|,? and (?=(?:the|this|it|we|that|hence|thus|therefore)\b)",
+    re.MULTILINE,
 )
 
 _TEXT_MACRO = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|textrm)\s*\{([^{}]*)\}")
 _SPACING = re.compile(r"\\[!,;:> ]|\\(?:left|right|quad|qquad)(?![a-zA-Z])|~")
-_THIN_THOUSANDS = re.compile(r"(?<=\d)(?:\\,|\{,\})(?=\d{3})")
+_THIN_THOUSANDS = re.compile(r"(?<=\d)(?:\\,|\{,\}|,\\! ?)(?=\d{3})")
 _SHORT_FRACTION = re.compile(r"\\frac(\d)(\d)")
-_TIGHT = re.compile(r"\s*([^\w\s\\])\s*")
+_TIGHT = re.compile(r" ?([^\w\s\\]) ?")
 _INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 _NUMBER = re.compile(rf"(?P<sign>[+-]?)[$€£¥]?(?P<whole>{_INTEGER})?(?P<decimals>\.\d*)?")
 _FRACTION = re.compile(r"([+-]?)(?:\\frac\{(\d+)\}\{(\d+)\}|(\d+)/(\d+))")
+_LETTERS = re.compile(r"(?<!\\)(?<![^\W\d_])[^\W\d_]+")
+_NAMES = frozenset("ABCDEFGHMNPQRSTXYZ")
+_SHORT_WORDS = frozenset(
+    ["no", "on", "or", "if", "in", "at", "as", "of", "to", "an", "by", "up", "it", "is", "he", "we"]
+)
+_DIGIT = re.compile(r"\d")
+_NUMERAL = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
+_WEAK_LINK = re.compile(r"\b(?:is|are|equals|gives|get)\b|=", re.IGNORECASE)
+_LONGEST_WEAK = 60
 _LONGEST_NUMBER = 1000  # Python refuses to read integers of more than 4,300 digits
 
 
 def extract_answer(text: str) -> str | None:
     """The final answer a trace states, or None. What follows `</think>` counts first."""
-    before, closed, after = text.rpartition(_THINK_END)
-    stated = _stated(after) or (_stated(before) if closed else [])
+    stated = _final(text)
     return stated[-1] if stated else None
 
 
@@ -58,27 +87,146 @@ def count_final_answers(text: str) -> int:
 
     `\boxed{2} and \boxed{3}` is one answer with two parts; boxes in two places are two answers.
     """
+    return len({identity(answer) for answer in _final(text)})
+
+
+def _final(text: str) -> list[str]:
     before, closed, after = text.rpartition(_THINK_END)
-    stated = _stated(after) or (_stated(before) if closed else [])
-    return len({identity(answer) for answer in stated})
+    stated = _stated(after)
+    if stated or not closed:
+        return stated
+    thought = _stated(before)
+    if not thought or not _DIGIT.search(after) or _repeats(after, thought[-1]):
+        return thought
+    # another number stands after the thinking: that is the answer, or nothing is
+    return _weakly_stated(after)
 
 
-def boxed(text: str) -> list[str]:
-    r"""Contents of every closed, non-empty `\boxed{}`, in order; neighbours in a list are joined.
+def _repeats(text: str, answer: str) -> bool:
+    """Whether a text holds the answer again, as it is written or as the number it is."""
+    value = number(answer)
+    if value is None:
+        return normalise(answer) in normalise(text)
+    return any(number(found) == value for found in _NUMERAL.findall(text))
 
-    An empty box is the prompt's own wording and an unclosed one was never finished: both are
-    left out.
-    """
-    groups: list[list[str]] = []
-    last_end: int | None = None
-    for start, end, content in _boxes(text):
-        joined = last_end is not None and _BETWEEN_BOXES.fullmatch(text, last_end, start)
-        if joined and content not in groups[-1]:
-            groups[-1].append(content)
-        elif not joined:
-            groups.append([content])
-        last_end = end
-    return [", ".join(group) for group in groups]
+
+def _weakly_stated(text: str) -> list[str]:
+    """What the last line ends on: `It is 5.`, `x = 5`, or a line that is only a number."""
+    line = text.rstrip().rpartition("\n")[2]
+    ends = [link.end() for link in _WEAK_LINK.finditer(line)]
+    answer = _bare(line[ends[-1] :] if ends else line)
+    if not ends and number(answer) is None:
+        return []
+    return [answer] if _DIGIT.search(answer) and len(answer) <= _LONGEST_WEAK else []
+
+
+def _stated(text: str) -> list[str]:
+    return boxed(text) or _tagged(text) or _phrased(text)
+
+
+def _tagged(text: str) -> list[str]:
+    found, start = [], None
+    for tag in _TAG.finditer(text):
+        if not tag["closing"]:
+            start = tag.end()
+        elif start is not None:
+            found.append(text[start : tag.start()].strip())
+            start = None
+    return [answer for answer in found if answer]
+
+
+def _phrased(text: str) -> list[str]:
+    """What follows each final-answer phrase, to the end of its sentence or formula."""
+    answers = map(_bare, _Phrases(text).said())
+    return [answer for answer in answers if answer and not has_box(answer)]
+
+
+class _Phrases:
+    """One pass over a text; what was searched for in vain is not searched for again."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._line_end = -1
+        self._unclosed: set[str] = set()
+
+    def said(self) -> Iterator[str]:
+        at = 0
+        while cue := _CUE.search(self._text, at):
+            at = cue.end()
+            if (start := self._start(cue)) is None:
+                continue
+            at = start
+            if span := self._formula(start) or self._sentence(start):
+                yield self._text[span[0] : span[1]]
+                at = span[1]
+
+    def _start(self, cue: re.Match[str]) -> int | None:
+        """Where the answer begins after a phrase; None if the phrase announces none."""
+        if cue[0] == "####":
+            return cue.end()
+        if link := _LINK.match(self._text, cue.end()):
+            return link.end()
+        heading = _HEADING_AFTER.match(self._text, cue.end())
+        return heading.end() if heading and self._opens_line(cue.start()) else None
+
+    def _opens_line(self, at: int) -> bool:
+        before = self._text[max(0, at - _HEADING_REACH) : at]
+        _, line_break, line = before.rpartition("\n")
+        if not line_break and at > _HEADING_REACH:
+            return False
+        return _HEADING_BEFORE.fullmatch(line) is not None
+
+    def _formula(self, start: int) -> tuple[int, int] | None:
+        opening = _DISPLAY.match(self._text, start)
+        if opening is None or opening["opening"] in self._unclosed:
+            return None
+        end = self._text.find(_DISPLAY_END[opening["opening"]], opening.end())
+        if end < 0:
+            self._unclosed.add(opening["opening"])
+            return None
+        return opening.end(), end
+
+    def _sentence(self, start: int) -> tuple[int, int] | None:
+        line = _LINE.match(self._text, start)
+        if line is None:
+            return None
+        start = line.end()
+        if _NOT_ANSWERS.match(self._text, start):
+            other = _NOT_BUT.match(self._text, start)
+            if other is None:
+                return None
+            start = other.end()
+        if self._announces_another(start):
+            return None
+        if self._line_end < start:
+            line_end = self._text.find("\n", start)
+            self._line_end = len(self._text) if line_end < 0 else line_end
+        end = _SENTENCE_END.search(self._text, start, self._line_end)
+        return start, end.start() if end else self._line_end
+
+    def _announces_another(self, start: int) -> bool:
+        """Whether the sentence itself says "the answer is": then that is read instead."""
+        cue = _CUE.search(self._text, start, start + _NESTED_REACH)
+        if cue is None or "\n" in self._text[start : cue.start()]:
+            return False
+        return not _SENTENCE_END.search(self._text, start, cue.start()) and bool(
+            _LINK.match(self._text, cue.end())
+        )
+
+
+def _bare(raw: str) -> str:
+    text = re.sub(r"\\[()\[\]]|(?<!\\)\$", "", raw).strip()
+    return text.strip("*_`\"' \t\n").rstrip(".,;:").strip("*_`\"' ")
+
+
+def cleaned(answer: str) -> str:
+    """An answer without math delimiters, text macros and layout commands; single spaces."""
+    text = answer.replace("−", "-").replace("\u00a0", " ").replace("\\$", "$").replace("\\%", "%")
+    text = _THIN_THOUSANDS.sub(",", text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    text = _TEXT_MACRO.sub(r"\1", text)
+    text = re.sub(r"\\[()\[\]]|\$", "", text)
+    return " ".join(_SPACING.sub(" ", text).split())
 
 
 def normalise(answer: str) -> str:
@@ -86,14 +234,19 @@ def normalise(answer: str) -> str:
 
     Case is kept; nothing is computed.
     """
-    return _TIGHT.sub(r"\1", _clean(answer)).rstrip(".")
+    return _without_stop(_TIGHT.sub(r"\1", cleaned(answer)))
+
+
+def _without_stop(text: str) -> str:
+    # three dots go on: 0.333... is a third
+    return text if text.endswith("...") else text.rstrip(".")
 
 
 def number(answer: str) -> Fraction | None:
     """The number an answer spells (`-1,234.50`, `$18`, `3/4`, `\\frac{3}{4}`), or None."""
-    text = _clean(answer).rstrip(".")
-    if len(text) > _LONGEST_NUMBER:
+    if len(answer) > _LONGEST_NUMBER:
         return None
+    text = _without_stop(cleaned(answer))
     if fraction := _FRACTION.fullmatch(text):
         sign, *parts = fraction.groups()
         top, bottom = (int(part) for part in parts if part is not None)
@@ -108,82 +261,30 @@ def number(answer: str) -> Fraction | None:
 def identity(answer: str) -> Fraction | str:
     """What two answers share when they are the same: their number, else their plain text."""
     value = number(answer)
-    return normalise(answer).casefold() if value is None else value
+    return _LETTERS.sub(_folded_letters, normalise(answer)) if value is None else value
 
 
 def same_text(one: str, other: str) -> bool:
-    """Whether two answers are the same number, or the same text but for case and layout."""
+    """Whether two answers are the same number, or the same words but for case and layout.
+
+    The case of symbols counts: `R/r` is not `r/R`, and carbon monoxide is not cobalt.
+    """
     return identity(one) == identity(other)
 
 
-def _clean(answer: str) -> str:
-    text = answer.replace("−", "-").replace("\u00a0", " ").replace("\\$", "$").replace("\\%", "%")
-    text = _THIN_THOUSANDS.sub(",", text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
-    text = _TEXT_MACRO.sub(r"\1", text)
-    text = re.sub(r"\\[()\[\]]|\$", "", text)
-    return " ".join(_SPACING.sub(" ", text).split())
+def folded_word(word: str) -> str:
+    """A word in lower case, unless its capitals may be what it says: `CO`, `AaBb`, `ABC`."""
+    if len(word) < 3:
+        return word.casefold() if word.casefold() in _SHORT_WORDS else word
+    is_title = word[1:] == word[1:].lower()
+    is_shouted = word.isupper() and (word == "YES" or (len(word) > 3 and not _is_of_names(word)))
+    return word.casefold() if is_title or is_shouted else word
 
 
-def _stated(text: str) -> list[str]:
-    return boxed(text) or _tagged(text) or _phrased(text)
+def _is_of_names(word: str) -> bool:
+    # points, sets and alleles are named by these
+    return _NAMES.issuperset(word)
 
 
-def _tagged(text: str) -> list[str]:
-    return [found.strip() for found in _TAGS.findall(text) if found.strip()]
-
-
-def _phrased(text: str) -> list[str]:
-    found: list[tuple[int, str]] = []
-    for pattern in (_PHRASE, _HEADING, _HASHES):
-        for match in pattern.finditer(text):
-            groups = match.groupdict()
-            raw = groups.get("block") or _first_sentence(groups.get("line") or "")
-            answer = _bare(raw)
-            if answer and not _BOX.search(answer):
-                found.append((match.end(), answer))
-    return [answer for _, answer in sorted(found, key=lambda item: item[0])]
-
-
-def _first_sentence(line: str) -> str:
-    end = _SENTENCE_END.search(line)
-    return line[: end.start()] if end else line
-
-
-def _bare(raw: str) -> str:
-    text = re.sub(r"\\[()\[\]]|(?<!\\)\$", "", raw).strip()
-    return text.strip("*_`\"' \t\n").rstrip(".,;:").strip("*_`\"' ")
-
-
-def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
-    at = 0
-    while start := _BOX.search(text, at):
-        at = start.end()
-        content, end = _braced(text, at)
-        if content is None:
-            continue
-        inner = [c for _, _, c in _boxes(content)]
-        content = inner[-1] if inner else content.strip()
-        if content:
-            yield start.start(), end, content
-        at = end
-
-
-def _braced(text: str, at: int) -> tuple[str | None, int]:
-    """The balanced `{...}` group at `at`, or the single token a bare `\\boxed 5` holds."""
-    open_at = at
-    while open_at < len(text) and text[open_at] == " ":
-        open_at += 1
-    if open_at == len(text) or text[open_at] != "{":
-        bare = _BARE_BOX.match(text, at)
-        return (bare[1], bare.end()) if bare else (None, at)
-    depth, i = 0, open_at
-    while i < len(text):
-        if text[i] == "\\":
-            i += 2  # an escaped brace is a set's, not the box's
-            continue
-        depth += (text[i] == "{") - (text[i] == "}")
-        if depth == 0:
-            return text[open_at + 1 : i], i + 1
-        i += 1
-    return None, at
+def _folded_letters(match: re.Match[str]) -> str:
+    return folded_word(match[0])

@@ -6,6 +6,7 @@ boundary. Knows nothing of models; sees only bytes, so any script and half a cha
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,12 @@ BLANK_LINE = re.compile(rb"\n(?:[ \t\r]*\n)+")
 SENTENCE_END = re.compile(
     rb"(?:[.!?][\"')\]*]*(?=\s)|\xe3\x80\x82|\xef\xbc\x81|\xef\xbc\x9f|\n)\s*"  # 。！？ in UTF-8
 )
+_FENCE_END = rb"(?m)^[ \t]*(?P<mark>%s{3,})[ \t\r]*$"
+_CLOSER = {
+    b"`": re.compile(_FENCE_END % b"`"),
+    b"~": re.compile(_FENCE_END % b"~"),
+    b"$": re.compile(rb"(?P<mark>\$\$)"),
+}
 _OPENER = re.compile(rb"(?m)^[ \t]*(?P<fence>`{3,}|~{3,})[^\n]*$|(?P<math>\$\$)")
 
 Offsets = NDArray[np.int64]
@@ -65,23 +72,39 @@ def reasoning_span(token_bytes: Sequence[bytes], think_close: str | None) -> tup
 def _protected(text: bytes) -> list[tuple[int, int]]:
     """Byte spans of closed code fences and display formulas, in order."""
     spans: list[tuple[int, int]] = []
-    unclosed: set[bytes] = set()  # searched to the end once, or a loop of openers is quadratic
+    closers = {mark: _Closers(text, mark) for mark in (b"`", b"~", b"$")}
     at = 0
     while opener := _OPENER.search(text, at):
         mark = opener["fence"] or opener["math"]
-        closer = None if mark in unclosed else _closer(mark).search(text, opener.end())
-        if closer:
-            spans.append((opener.start(), closer.end()))
-        else:
-            unclosed.add(mark)
-        at = closer.end() if closer else opener.end()
+        at = opener.end()
+        end = closers[mark[:1]].next_end(at, len(mark))
+        if end is not None:
+            spans.append((opener.start(), end))
+            at = end
     return spans
 
 
-def _closer(mark: bytes) -> re.Pattern[bytes]:
-    if mark == b"$$":
-        return re.compile(rb"\$\$")
-    return re.compile(rb"(?m)^[ \t]*" + re.escape(mark) + mark[:1] + rb"*[ \t\r]*$")
+class _Closers:
+    """Where a block of one kind may end; asked from left to right, each mark is passed once."""
+
+    def __init__(self, text: bytes, mark: bytes) -> None:
+        found = [(m.start(), m.end(), len(m["mark"])) for m in _CLOSER[mark].finditer(text)]
+        self._found = found
+        # the longest mark from each place on: an opener longer than that is never closed
+        self._longest = [0] * (len(found) + 1)
+        for i in range(len(found) - 1, -1, -1):
+            self._longest[i] = max(found[i][2], self._longest[i + 1])
+        self._next = 0
+
+    def next_end(self, at: int, length: int) -> int | None:
+        """End of the first mark of at least `length` that starts at `at` or later."""
+        while self._next < len(self._found) and self._found[self._next][0] < at:
+            self._next += 1
+        if self._longest[self._next] < length:
+            return None
+        while self._found[self._next][2] < length:
+            self._next += 1
+        return self._found[self._next][1]
 
 
 def _cuts(
@@ -90,8 +113,10 @@ def _cuts(
     """Token indices after each mark outside the closed spans; a straddling token goes before."""
     marks = np.array([m.end() for m in mark.finditer(text)], dtype=np.int64)
     marks = marks[marks < len(text)]
-    for first, last in closed:
-        marks = marks[(marks <= first) | (marks >= last)]
+    if closed:
+        firsts, lasts = np.array(closed, dtype=np.int64).T
+        before = np.searchsorted(firsts, marks, side="left") - 1  # the span that opened last
+        marks = marks[(before < 0) | (marks >= lasts[before])]
     after = np.searchsorted(ends, marks, side="left") + 1
     return [int(i) for i in np.unique(after) if i < len(ends)]
 
@@ -117,10 +142,12 @@ def _split_long(
     start = 0
     for end in steps:
         while end - start > max_tokens:
-            fits = [s for s in sentences if start + min_tokens <= s <= end - min_tokens]
-            if not fits:
+            first = bisect_left(sentences, max(start + 1, start + min_tokens))
+            beyond = bisect_right(sentences, end - min_tokens)
+            if first >= beyond:
                 break
-            start = max((s for s in fits if s - start <= max_tokens), default=fits[0])
+            in_time = bisect_right(sentences, start + max_tokens, first, beyond) - 1
+            start = sentences[max(first, in_time)]
             pieces.append(start)
         pieces.append(end)
         start = end

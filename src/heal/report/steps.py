@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 _BLANK = re.compile(r"\n(?:[ \t\r]*\n)+")
 _SOFT = re.compile(r"(?:[.!?。！？]\s+|\n\s*)")
 
 _MAX_PLACES = 20_000
 """Where a text without any line or sentence may be split, at most."""
+_MOST_PAIRS = 4_000_000
+_NEIGHBOURS = 16
 
 
 def step_texts(text: str, step_ends: Sequence[int], tokens: int) -> list[str]:
@@ -48,24 +51,47 @@ def _boundaries(text: str, needed: int) -> list[int]:
 
 
 def _choose(marks: Sequence[int], shares: Sequence[float], length: int) -> list[int]:
-    """One mark per share, in order, with the least squared distance overall."""
+    """One mark per share, in order, with the least squared distance overall.
+
+    Where that would compare more than `_MOST_PAIRS`, each share looks only at the `_NEIGHBOURS`
+    marks around its own, so that time and memory grow with the text and not with its square.
+    """
     if not shares or len(marks) < len(shares):
         return list(marks)
     at = np.asarray(marks, np.float64) / length
-    best = np.zeros(len(marks))
-    back: list[np.ndarray[tuple[int], np.dtype[np.intp]]] = []
-    for number, share in enumerate(shares):
-        cost = best + (at - share) ** 2
-        cost[:number] = np.inf
-        # the mark before must be an earlier one: the best so far, one place on
+    firsts, width = _windows(at, np.asarray(shares, np.float64))
+    back: list[NDArray[np.int32]] = []
+    reach = np.zeros(0)  # least cost with the latest share's mark at or before each place
+    before = 0
+    for number, (first, share) in enumerate(zip(firsts, shares, strict=True)):
+        places = np.arange(first, first + width)
+        # the mark before must be an earlier one
+        earlier = places - 1 - before
+        prior = (
+            np.where(earlier < 0, np.inf, reach[np.minimum(earlier, width - 1)]) if number else 0
+        )
+        cost = prior + (at[places] - share) ** 2
         reach = np.minimum.accumulate(cost)
-        holds = np.where(cost == reach, np.arange(len(marks)), 0)
+        holds = np.where(cost == reach, places, first).astype(np.int32)
         back.append(np.maximum.accumulate(holds))
-        best = np.concatenate([[np.inf], reach[:-1]])
+        before = first
     last = len(marks) - 1
     chosen = []
-    for holder in reversed(back):
-        last = int(holder[last])
+    for first, holder in zip(firsts[::-1], reversed(back), strict=True):
+        last = int(holder[min(last - first, width - 1)])
         chosen.append(marks[last])
         last -= 1
     return chosen[::-1]
+
+
+def _windows(at: NDArray[np.float64], shares: NDArray[np.float64]) -> tuple[list[int], int]:
+    """First mark that each share looks at, and how many it looks at."""
+    n, k = len(at), len(shares)
+    if n * k <= _MOST_PAIRS:
+        return [0] * k, n
+    width = min(n, 2 * _NEIGHBOURS + 1)
+    order = np.arange(k)
+    # the nearest marks, moved apart so that no two shares have the same: one choice always exists
+    nearest = np.maximum.accumulate(np.searchsorted(at, shares) - order) + order
+    centres = np.minimum(nearest, n - k + order)
+    return [int(i) for i in np.clip(centres - _NEIGHBOURS, 0, n - width)], width

@@ -60,13 +60,13 @@ def choose(store: Store, setup: Setup) -> Honest:
 
 def owes(found: Found, setup: Setup, honest: Honest) -> Iterator[Request]:
     """Profiles of a problem's honest traces."""
-    for candidate in _candidates(found, setup, honest):
+    for candidate in candidates(found, setup, honest):
         yield from score.owed_scores(found, setup, candidate)
 
 
 def conclude(found: Found, setup: Setup, honest: Honest) -> None:
     """Keep what was measured on a problem's honest traces."""
-    for candidate in _candidates(found, setup, honest):
+    for candidate in candidates(found, setup, honest):
         honest.rows += score.score_rows(found, setup, candidate, TAG)
         profile = score.measured(found, setup, candidate)
         if profile is not None:
@@ -93,7 +93,8 @@ def draw_lines(setup: Setup, honest: Honest) -> tuple[Calibration | None, Counte
     return calibration, facts
 
 
-def _candidates(found: Found, setup: Setup, honest: Honest) -> Iterator[score.Candidate]:
+def candidates(found: Found, setup: Setup, honest: Honest) -> Iterator[score.Candidate]:
+    """A problem's honest traces, as they are scored."""
     for key in honest.by_problem.get(found.problem.id, ()):
         trace = found.get(sample.STAGE, key, Trace)
         if trace is not None:

@@ -150,24 +150,29 @@ class Profiles:
         )
         for problem, group, key in store.query(passed):
             self.problem_of[group][key] = problem
-        for group, profile in _profiles(store):
+        for group, profile in profiles(store):
             if profile.trace not in self.problem_of[group]:
                 continue
             for kind in kinds:
-                if kind is Selection.RELIANCE and not _has_reliance(profile):
+                if kind is Selection.RELIANCE and not has_reliance(profile):
                     continue  # nothing speaks for what the selection's own measurement failed on
                 self._scores[group, kind] |= drop_scores(
                     [profile], kind, self._config.pure, calibration=self._calibration
                 )
 
 
-def _profiles(store: Store) -> Iterator[tuple[str, PureScore]]:
-    """(group, profile) of what was scored, with its hinted score where there is one."""
+def profiles(store: Store, *groups: str) -> Iterator[tuple[str, PureScore]]:
+    """(group, profile) of what was scored, with its hinted score where there is one.
+
+    groups: `hinted`, breakpoints, `honest`; none named: everything assisted.
+    """
+    wanted = f"p.tag IN ({','.join('?' * len(groups))})" if groups else "p.tag<>'honest'"
     rows = store.query(
         "SELECT p.problem, p.tag, p.key, r.key FROM scores p LEFT JOIN scores r"
         " ON r.problem=p.problem AND r.stage='reliance' AND r.tag=p.tag AND r.trace=p.trace"
-        " AND NOT r.failed WHERE p.stage='pure' AND p.tag<>'honest' AND NOT p.failed"
-        " ORDER BY p.problem, p.tag, p.key"
+        f" AND NOT r.failed WHERE p.stage='pure' AND {wanted} AND NOT p.failed"
+        " ORDER BY p.problem, p.tag, p.key",
+        groups,
     )
     for problem, tag, key, hinted in rows:
         profile = store.get(score.STAGE, key, problem, PureScore)
@@ -178,7 +183,8 @@ def _profiles(store: Store) -> Iterator[tuple[str, PureScore]]:
         yield tag, profile
 
 
-def _has_reliance(profile: PureScore) -> bool:
+def has_reliance(profile: PureScore) -> bool:
+    """Whether `reliance` can read a profile: measured, or without a step of its own to measure."""
     own = profile.first_step <= len(profile.step_tokens)
     return profile.hinted_log_ppl is not None or not own
 

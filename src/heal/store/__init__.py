@@ -11,7 +11,8 @@ from heal.store.columns import (
     SelectedRow,
     TraceRow,
 )
-from heal.store.folder import DATABASE, LOCK, Store, Stored, disk_errors
+from heal.store.disk import DATABASE, LOCK, disk_errors
+from heal.store.folder import Store, Stored, Totals
 
 __all__ = [
     "DATABASE",
@@ -26,6 +27,7 @@ __all__ = [
     "SelectedRow",
     "Store",
     "Stored",
+    "Totals",
     "TraceRow",
     "decode",
     "disk_errors",

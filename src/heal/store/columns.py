@@ -2,11 +2,13 @@
 
 They say what belongs to the run *as it is configured now*, and hold what is counted, summed or
 sorted by: whoever wants totals asks SQL for them and never opens a body. The rows of one problem
-are replaced together whenever the stages are done with it. In a table the order of the columns is
-that of the class here.
+are replaced together whenever the stages are done with it. The tables are made from the classes.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cache
+from types import NoneType
+from typing import Any, NamedTuple, TypeVar, cast, get_args, get_type_hints
 
 
 class ProblemRow(NamedTuple):
@@ -153,6 +155,16 @@ TABLES: dict[type, str] = {
     SelectedRow: "selected",
     AttemptRow: "attempts",
 }
+KEYS: dict[type, tuple[str, ...]] = {
+    ProblemRow: ("problem",),
+    TraceRow: ("problem", "stage", "tag", "key"),
+    CutRow: ("problem", "tag", "key", "trace"),
+    HintRow: ("problem", "tag", "key"),
+    ScoreRow: ("problem", "stage", "tag", "key"),
+    SelectedRow: ("arm", "problem", "trace"),
+    AttemptRow: ("arm", "seed", "problem", "seed_index"),
+}
+"""What tells two rows of a table apart, and the order they come in."""
 OF_PROBLEM = (TraceRow, CutRow, HintRow, ScoreRow)
 """What is known of a problem's traces."""
 FORGET = (
@@ -165,60 +177,68 @@ FORGET = (
 
 
 class Home(NamedTuple):
-    """Where the columns say which records of a stage are live: `where` with these parameters."""
+    """Where the columns say which records of a stage are live."""
 
     table: str
-    key: str = "key"
-    where: str = "l.stage=? AND l.tag=?"
-    parameters: tuple[str, ...] = ("stage", "tag")
+    where: str
+    parameters: tuple[str, ...]
+    """Of `where`."""
+    order: str
+    """The table's own, so that nothing is sorted and bodies come one at a time."""
 
 
+LIVE = Home("live", "l.stage=? AND l.tag=?", ("stage", "tag"), "l.problem, l.key")
+# The plus keeps SQLite from taking a column for constant, and the table's order for unfit.
+_OF_STAGE = ("+l.stage=? AND +l.tag=?", ("stage", "tag"), "l.problem, l.stage, l.tag, l.key")
 HOMES = {
-    **dict.fromkeys(("sample", "hinted", "repair", "matched"), Home("traces")),
-    **dict.fromkeys(("scores", "pure", "reliance"), Home("scores")),
-    **dict.fromkeys(("cut",), Home("cuts", where="l.tag=?", parameters=("tag",))),
-    **dict.fromkeys(("hint",), Home("hints", where="l.tag=?", parameters=("tag",))),
-    **dict.fromkeys(("evaluate",), Home("attempts", where="1", parameters=())),
+    **dict.fromkeys(("sample", "hinted", "repair", "matched"), Home("traces", *_OF_STAGE)),
+    **dict.fromkeys(("scores", "pure", "reliance"), Home("scores", *_OF_STAGE)),
+    "cut": Home("cuts", "+l.tag=?", ("tag",), "l.problem, l.tag, l.key, l.trace"),
+    "hint": Home("hints", "+l.tag=?", ("tag",), "l.problem, l.tag, l.key"),
+    "evaluate": Home("attempts", "1", (), "l.arm, l.seed, l.problem, l.seed_index"),
 }
-"""By stage; any other stage is in the table `live`."""
+"""By stage; any other is in the table `live`."""
 
-DDL = """
-CREATE TABLE IF NOT EXISTS problems (
-    problem TEXT PRIMARY KEY, place INTEGER NOT NULL, split TEXT NOT NULL, family TEXT,
-    n INTEGER NOT NULL, correct INTEGER NOT NULL, truncated INTEGER NOT NULL,
-    unverifiable INTEGER NOT NULL, stratum TEXT NOT NULL, rho REAL, paths INTEGER NOT NULL,
-    settled TEXT
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS traces (
-    problem TEXT NOT NULL, stage TEXT NOT NULL, tag TEXT NOT NULL, key TEXT NOT NULL,
-    seed_index INTEGER NOT NULL, finish TEXT NOT NULL, tokens INTEGER NOT NULL,
-    new_tokens INTEGER NOT NULL, verdict TEXT, answer TEXT, gate TEXT, hint TEXT, cut TEXT,
-    failed INTEGER NOT NULL, PRIMARY KEY (problem, stage, tag, key)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS cuts (
-    problem TEXT NOT NULL, tag TEXT NOT NULL, key TEXT NOT NULL, trace TEXT NOT NULL,
-    step INTEGER NOT NULL, steps INTEGER NOT NULL, margin REAL NOT NULL, fallback TEXT,
-    undecided INTEGER NOT NULL, blind INTEGER NOT NULL, PRIMARY KEY (problem, tag, key, trace)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS hints (
-    problem TEXT NOT NULL, tag TEXT NOT NULL, key TEXT NOT NULL, cut TEXT, kind TEXT NOT NULL,
-    asked TEXT NOT NULL, leaks INTEGER NOT NULL, new_tokens INTEGER NOT NULL,
-    cut_off INTEGER NOT NULL, empty INTEGER NOT NULL, failed INTEGER NOT NULL,
-    PRIMARY KEY (problem, tag, key)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS scores (
-    problem TEXT NOT NULL, stage TEXT NOT NULL, tag TEXT NOT NULL, key TEXT NOT NULL,
-    trace TEXT NOT NULL, scored_tokens INTEGER NOT NULL, failed INTEGER NOT NULL,
-    commitment INTEGER, surprisal REAL, PRIMARY KEY (problem, stage, tag, key)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS selected (
-    arm TEXT NOT NULL, problem TEXT NOT NULL, trace TEXT NOT NULL, pool TEXT NOT NULL,
-    "drop" TEXT NOT NULL, score REAL, tokens INTEGER NOT NULL, student_tokens INTEGER, doubt REAL,
-    stage TEXT NOT NULL, PRIMARY KEY (arm, problem, trace)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS attempts (
-    problem TEXT NOT NULL, arm TEXT NOT NULL, seed INTEGER NOT NULL, seed_index INTEGER NOT NULL,
-    key TEXT NOT NULL, verdict TEXT NOT NULL, answer TEXT, finish TEXT NOT NULL,
-    tokens INTEGER NOT NULL, error TEXT, PRIMARY KEY (arm, seed, problem, seed_index)
-) WITHOUT ROWID;
-"""
+
+Columns = TypeVar("Columns", bound=Row)
+_SQL = {str: "TEXT", int: "INTEGER", float: "REAL", bool: "INTEGER"}
+
+
+def names(kind: type) -> str:
+    """A class's columns, in order, as SQL."""
+    return ", ".join(f'"{name}"' for name in get_type_hints(kind))
+
+
+def insertion(kind: type) -> str:
+    """The statement that adds a row, or replaces that of the same key."""
+    marks = ", ".join("?" * len(get_type_hints(kind)))
+    return f"INSERT OR REPLACE INTO {TABLES[kind]} ({names(kind)}) VALUES ({marks})"
+
+
+@cache
+def maker(kind: type[Columns]) -> Callable[[Sequence[Any]], Columns]:
+    """From what SQLite returns, which has no truth values, to a row."""
+    make = cast(Callable[[Sequence[Any]], Columns], kind._make)
+    flags = [place for place, hint in enumerate(get_type_hints(kind).values()) if hint is bool]
+
+    def with_flags(row: Sequence[Any]) -> Columns:
+        values = list(row)
+        for place in flags:
+            values[place] = values[place] != 0
+        return make(values)
+
+    return with_flags if flags else make
+
+
+def _table(kind: type) -> str:
+    columns = []
+    for name, hint in get_type_hints(kind).items():
+        optional = NoneType in get_args(hint)
+        plain = get_args(hint)[0] if optional else hint
+        columns.append(f'"{name}" {_SQL[plain]}{"" if optional else " NOT NULL"}')
+    key = f"PRIMARY KEY ({', '.join(KEYS[kind])})"
+    return f"CREATE TABLE IF NOT EXISTS {TABLES[kind]} ({', '.join((*columns, key))}) WITHOUT ROWID"
+
+
+DDL = ";\n".join(map(_table, TABLES)) + ";\n"
+"""Short rows stand in their key's order, with nothing beside them to keep in step."""

@@ -8,9 +8,8 @@ lie `config.yaml`, the training data of each stage, the students and `report.htm
 decides nothing.
 """
 
-import errno
-import fcntl
 import json
+import logging
 import shutil
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -21,35 +20,44 @@ from typing import IO, Any, NamedTuple, Self, TypeVar, cast
 
 from heal.errors import UserError
 from heal.keys import content_key
-from heal.records import Problem
-from heal.store.bodies import decode, encode
-from heal.store.columns import DDL, FORGET, HOMES, OF_PROBLEM, TABLES, Home, ProblemRow, Row
+from heal.records import Problem, Stratum
+from heal.store.bodies import DamagedError, decode, encode
+from heal.store.columns import (
+    FORGET,
+    HOMES,
+    LIVE,
+    OF_PROBLEM,
+    TABLES,
+    Columns,
+    ProblemRow,
+    Row,
+    insertion,
+    maker,
+    names,
+)
+from heal.store.disk import (
+    DATABASE,
+    damaged,
+    disk_errors,
+    fold_in,
+    is_locked,
+    take_lock,
+    written_whole,
+)
+from heal.store.opening import Say, make_room, open_to_read, open_to_write
 
 Record = TypeVar("Record")
-Columns = TypeVar("Columns", bound=Row)
 
-SCHEMA = 2
-DATABASE = "run.sqlite"
-LOCK = "run.lock"
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS records (
-    problem TEXT NOT NULL, stage TEXT NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL,
-    UNIQUE (problem, stage, key)
-);
-CREATE TABLE IF NOT EXISTS live (
-    stage TEXT NOT NULL, tag TEXT NOT NULL, key TEXT NOT NULL, problem TEXT NOT NULL,
-    PRIMARY KEY (stage, tag, key)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS claims (
-    stage TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (stage, key)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS totals (
-    one INTEGER PRIMARY KEY CHECK (one = 1), spent INTEGER NOT NULL, lost INTEGER NOT NULL
-);
-INSERT OR IGNORE INTO totals VALUES (1, 0, 0);
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+_PUT = "INSERT OR REPLACE INTO records (problem, stage, key, body) VALUES (?, ?, ?, ?)"
+_LIVE = "INSERT OR IGNORE INTO live (stage, tag, key, problem) VALUES (?, ?, ?, ?)"
+_EXPECT = """
+INSERT INTO problems (problem, place, split, family, n, correct, truncated, unverifiable, stratum,
+    rho, paths, settled)
+VALUES (?, ?, ?, ?, 0, 0, 0, 0, ?, NULL, 0, NULL)
+ON CONFLICT (problem) DO UPDATE
+SET place = excluded.place, split = excluded.split, family = excluded.family
 """
+_log = logging.getLogger(__name__)
 
 
 class Stored(NamedTuple):
@@ -77,62 +85,29 @@ class Store:
         self.folder = folder
         self._database = database
         self._lock = lock
+        self._file = _identity(folder)
 
     @classmethod
-    def open(cls, folder: Path, *, write: bool = True) -> Self:
-        """Open or create a run folder. Raises: UserError if it is another's, busy or unwritable."""
-        if not write and not (folder / DATABASE).is_file():
-            raise UserError(f"{folder}: not a run folder", hint="heal run -c FILE.yaml makes one")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{folder}: {error.strerror}", hint="choose with --set run=DIR"
-            ) from None
-        with disk_errors(folder):
-            foreign = {file.name for file in folder.iterdir()} - {LOCK}
-        if write and foreign and DATABASE not in foreign:
-            raise UserError(
-                f"{folder}: the folder is not empty and is no run folder",
-                hint="choose another with --set run=DIR",
-            )
-        lock = _take_lock(folder) if write else None
-        try:
-            with disk_errors(folder):
-                database = sqlite3.connect(folder / DATABASE, isolation_level=None)
-        except BaseException:
-            if lock:
-                lock.close()
-            raise
-        store = cls(folder, database, lock)
-        try:
-            store._prepare()
-        except BaseException:
-            store.close()
-            raise
-        return store
+    def open(cls, folder: Path, *, write: bool = True, say: Say = _log.warning) -> Self:
+        """Open or create a run folder; without `write` nothing is written, and nothing made.
 
-    def _prepare(self) -> None:
-        with disk_errors(self.folder):
-            self._database.execute("PRAGMA journal_mode=WAL")
-            # NORMAL survives a killed process; FULL would add an fsync per result and only
-            # guards against a power cut, after which WAL still opens consistently.
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.executescript(_TABLES + DDL)
-        self._check_schema()
-
-    def _check_schema(self) -> None:
-        found = self.meta("schema")
-        if found is None:
-            self.set_meta("schema", SCHEMA)
-        elif found != SCHEMA:
-            raise UserError(
-                f"{self.folder}: written by another version of HEAL (schema {found}, not {SCHEMA})",
-                hint="choose another folder with --set run=DIR",
-            )
+        A folder of an older HEAL is brought to the present form, and `say` told so. Raises:
+        UserError if it is another's, busy, damaged or unwritable.
+        """
+        if not write:
+            return cls(folder, open_to_read(folder), None)
+        make_room(folder)
+        lock = take_lock(folder)
+        try:
+            return cls(folder, open_to_write(folder, say), lock)
+        except BaseException:
+            lock.close()
+            raise
 
     def close(self) -> None:
-        """Release the folder."""
+        """Release the folder, and leave the database as one plain file."""
+        if self._lock:
+            fold_in(self._database)
         self._database.close()
         if self._lock:
             self._lock.close()
@@ -158,10 +133,7 @@ class Store:
         """Store records and release their claims, in one transaction; `spent` teacher tokens."""
         encoded = [(row.problem_id, row.stage, row.key, encode(row.record)) for row in rows]
         with self._writing():
-            self._database.executemany(
-                "INSERT OR REPLACE INTO records (problem, stage, key, body) VALUES (?, ?, ?, ?)",
-                encoded,
-            )
+            self._database.executemany(_PUT, encoded)
             self._database.executemany(
                 "DELETE FROM claims WHERE stage=? AND key=?",
                 [(stage, key) for _, stage, key, _ in encoded],
@@ -178,12 +150,11 @@ class Store:
 
     def release_claims(self) -> int:
         """Forget what was in flight when an earlier process died; returns how much it was."""
-        (count,) = self._database.execute("SELECT COUNT(*) FROM claims").fetchone()
-        if count:
-            with self._writing():
-                self._database.execute("DELETE FROM claims")
+        with self._writing():
+            count = self._database.execute("DELETE FROM claims").rowcount
+            if count:
                 self._database.execute("UPDATE totals SET lost = lost + ?", (count,))
-        return int(count)
+        return count
 
     def claimed(self) -> int:
         """Requests in flight now, or when the last process ended."""
@@ -192,16 +163,7 @@ class Store:
 
     def is_busy(self) -> bool:
         """Whether another process is writing to this folder."""
-        try:
-            lock = (self.folder / LOCK).open("r")
-        except OSError:
-            return False
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return self._lock is None
-        return False
+        return self._lock is None and is_locked(self.folder)
 
     def totals(self) -> Totals:
         """What this folder has cost so far."""
@@ -220,14 +182,14 @@ class Store:
         query = "SELECT body FROM records WHERE problem=? AND stage=? AND key=?"
         with disk_errors(self.folder):
             row = self._database.execute(query, (problem_id, stage, key)).fetchone()
-        return decode(kind, row[0]) if row else None
+        return self._decoded(kind, stage, key, row[0]) if row else None
 
     def read(self, stage: str, kind: type[Record]) -> Iterator[tuple[str, Record]]:
         """(key, record) of everything stored under a stage, live or not, problem by problem."""
         query = "SELECT key, body FROM records WHERE stage=? ORDER BY problem, key"
         with disk_errors(self.folder):
             for key, body in self._database.execute(query, (stage,)):
-                yield key, decode(kind, body)
+                yield key, self._decoded(kind, stage, key, body)
 
     def counts(self) -> dict[str, int]:
         """Stored records per stage."""
@@ -245,7 +207,7 @@ class Store:
         listed = [(stage, tag, key, problem) for key, problem in rows]
         with self._writing():
             self._database.execute("DELETE FROM live WHERE stage=? AND tag=?", (stage, tag))
-            self._database.executemany("INSERT OR IGNORE INTO live VALUES (?, ?, ?, ?)", listed)
+            self._database.executemany(_LIVE, listed)
 
     def add_live(self, stage: str, rows: Iterable[tuple[str, str, object]]) -> None:
         """Store (key, problem id, record) beside what is live in a stage already."""
@@ -253,8 +215,7 @@ class Store:
         self.commit(Stored(stage, key, problem, record) for key, problem, record in listed)
         with self._writing():
             self._database.executemany(
-                "INSERT OR IGNORE INTO live VALUES (?, '', ?, ?)",
-                [(stage, key, problem) for key, problem, _ in listed],
+                _LIVE, [(stage, "", key, problem) for key, problem, _ in listed]
             )
 
     def record(self, stage: str, rows: Iterable[tuple[str, str, object]], tag: str = "") -> None:
@@ -268,45 +229,38 @@ class Store:
 
         A stage with columns is read by them; `tag` as there. Records come one at a time.
         """
-        home = HOMES.get(stage, Home("live"))
+        home = HOMES.get(stage, LIVE)
         query = (
-            f"SELECT l.{home.key}, r.body FROM {home.table} l JOIN records r"
-            f" ON r.problem = l.problem AND r.stage = ? AND r.key = l.{home.key}"
-            f" WHERE {home.where} ORDER BY l.problem, l.{home.key}"
+            f"SELECT l.key, r.body FROM {home.table} l CROSS JOIN records r"
+            " ON r.problem = l.problem AND r.stage = ? AND r.key = l.key"
+            f" WHERE {home.where} ORDER BY {home.order}"
         )
         known = {"stage": stage, "tag": tag}
         with disk_errors(self.folder):
             wanted = [known[name] for name in home.parameters]
             for key, body in self._database.execute(query, (stage, *wanted)):
-                yield key, decode(kind, body)
+                yield key, self._decoded(kind, stage, key, body)
 
     def conclude(self, found: ProblemRow, rows: Iterable[Row], records: Iterable[Stored]) -> None:
         """Replace what the columns say of a problem, in one transaction."""
-        by_table: dict[str, list[Row]] = {}
+        by_kind: dict[type[Row], list[Row]] = {}
         for row in (found, *rows):
-            by_table.setdefault(TABLES[type(row)], []).append(row)
+            by_kind.setdefault(type(row), []).append(row)
         bodies = [(r.problem_id, r.stage, r.key, encode(r.record)) for r in records]
         with self._writing():
             for forget in FORGET:
                 self._database.execute(forget, (found.problem,))
-            for table, own in by_table.items():
-                marks = ",".join("?" * len(own[0]))
-                self._database.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", own)
-            self._database.executemany(
-                "INSERT OR REPLACE INTO records (problem, stage, key, body) VALUES (?, ?, ?, ?)",
-                bodies,
-            )
+            for kind, own in by_kind.items():
+                self._database.executemany(insertion(kind), own)
+            self._database.executemany(_PUT, bodies)
 
     def insert(self, rows: Iterable[Row]) -> None:
         """Add column rows, in one transaction; rows of one table only."""
         listed = list(rows)
         if not listed:
             return
-        marks = ",".join("?" * len(listed[0]))
         with self._writing():
-            self._database.executemany(
-                f"INSERT OR REPLACE INTO {TABLES[type(listed[0])]} VALUES ({marks})", listed
-            )
+            self._database.executemany(insertion(type(listed[0])), listed)
 
     def forget(self, kind: type[Row], **equal: Any) -> None:
         """Drop the column rows of a kind in which these columns have these values."""
@@ -324,12 +278,14 @@ class Store:
             return
         self.keep_problems({problem.id for problem in problems})
         self.commit(Stored("problem", p.id, p.id, p) for p in problems)
+        undetermined = Stratum.UNDETERMINED
         with self._writing():
             self._database.executemany(
-                "INSERT INTO problems VALUES (?,?,?,?,0,0,0,0,'undetermined',NULL,0,NULL)"
-                " ON CONFLICT (problem) DO UPDATE SET place=excluded.place, split=excluded.split,"
-                " family=excluded.family",
-                [(p.id, n, p.split, p.meta.get("family")) for n, p in enumerate(problems)],
+                _EXPECT,
+                [
+                    (p.id, place, p.split, p.meta.get("family"), undetermined)
+                    for place, p in enumerate(problems)
+                ],
             )
         self.set_live("problem", [(p.id, p.id) for p in problems])
         self.set_meta("problems", digest)
@@ -351,8 +307,8 @@ class Store:
 
     def rows(self, kind: type[Columns], where: str = "", *parameters: Any) -> Iterator[Columns]:
         """Column rows of a kind, in the order of their key."""
-        sql = f"SELECT * FROM {TABLES[kind]}" + (f" WHERE {where}" if where else "")
-        return (cast(Columns, kind._make(row)) for row in self.query(sql, parameters))
+        sql = f"SELECT {names(kind)} FROM {TABLES[kind]}" + (f" WHERE {where}" if where else "")
+        return map(maker(cast(Any, kind)), self.query(sql, parameters))
 
     @contextmanager
     def moment(self) -> Iterator[None]:
@@ -368,42 +324,63 @@ class Store:
 
     def meta(self, name: str) -> Any:
         """A remembered JSON value; None when there is none."""
-        row = self._database.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
-        return json.loads(row[0]) if row else None
+        with disk_errors(self.folder):
+            row = self._database.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
+        try:
+            return json.loads(row[0]) if row else None
+        except ValueError as error:
+            raise damaged(self.folder, f"'{name}' says nothing: {error}") from None
 
     def set_meta(self, name: str, value: Any) -> None:
         """Remember a JSON value."""
-        with disk_errors(self.folder):
+        with self._writing():
             self._database.execute(
                 "INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, json.dumps(value))
             )
 
     def write_text(self, relative: str, text: str) -> Path:
         """Write a file of the run folder whole or not at all."""
+        self._require_file()
         path = self.folder / relative
         with disk_errors(self.folder):
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(path.name + ".part")
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
+            with written_whole(path) as out:
+                out.write(text.encode())
         return path
 
     def write_parts(self, relative: str, parts: Iterable[Path]) -> Path:
         """Write a file of the run folder from the files given, whole or not at all."""
+        self._require_file()
         path = self.folder / relative
-        with disk_errors(self.folder):
-            whole = path.with_name(path.name + ".part")
-            with whole.open("wb") as out:
-                for part in parts:
-                    with part.open("rb") as opened:
-                        shutil.copyfileobj(opened, out)
-            whole.replace(path)
+        with disk_errors(self.folder), written_whole(path) as out:
+            for part in parts:
+                with part.open("rb") as opened:
+                    shutil.copyfileobj(opened, out)
         return path
+
+    def _decoded(self, kind: type[Record], stage: str, key: str, body: bytes) -> Record:
+        try:
+            return decode(kind, body)
+        except DamagedError as error:
+            raise DamagedError(
+                f"{self.folder}: {stage} {key}: {error}",
+                hint=f"heal doctor {self.folder} drops what is damaged, so that it is made again",
+            ) from None
+
+    def _require_file(self) -> None:
+        """Raises: UserError if the database is no longer where it was opened."""
+        if _identity(self.folder) != self._file:
+            raise UserError(
+                f"{self.folder}: was removed or replaced while this was at work in it; what was "
+                "stored since then is lost",
+                hint="leave the folder where it is, and run the same command again",
+            )
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         with disk_errors(self.folder), self._transaction():
             yield
+        self._require_file()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -419,43 +396,10 @@ class Store:
             raise
 
 
-@contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into a message. Raises: UserError."""
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Which file a run's database is; None where there is none."""
     try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise _explain_disk(folder, error) from error
-
-
-def _explain_disk(folder: Path, error: Exception) -> Exception:
-    number = getattr(error, "errno", None)
-    # SQLite says it in words alone; an OSError's words hold a path, which may say anything.
-    words = str(error) if isinstance(error, sqlite3.Error) else ""
-    if "full" in words or number in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"{folder}: no disk space left; everything finished so far is stored",
-            hint="free some space, then run the same command again",
-        )
-    unwritable = "readonly" in words or "unable to open" in words
-    if unwritable or number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"{folder}: cannot be written to", hint="choose with --set run=DIR")
-    if "not a database" in words or "malformed" in words:
-        return UserError(
-            f"{folder / DATABASE}: is damaged ({error})", hint="choose with --set run=DIR"
-        )
-    return error
-
-
-def _take_lock(folder: Path) -> IO[str]:
-    with disk_errors(folder):
-        lock = (folder / LOCK).open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found = (folder / DATABASE).stat()
     except OSError:
-        lock.close()
-        raise UserError(
-            f"{folder}: another process is writing to this run",
-            hint="wait for it, or choose another folder with --set run=DIR",
-        ) from None
-    return lock
+        return None
+    return found.st_dev, found.st_ino

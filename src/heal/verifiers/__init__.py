@@ -1,24 +1,40 @@
 """Verifiers: five verdicts on a trace, never two.
 
-`open_verifier` is the way in. Importing this package loads neither math-verify nor reasoning-gym:
-those live in the worker processes.
+`open_verifier` is the way in, `verify_answer` that of a single answer. Importing this package
+loads neither math-verify nor reasoning-gym: those live in the worker processes.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from heal.errors import UserError
-from heal.verifiers.base import Finding, Item, Preflight, Verifier
+from heal.method.final_answers import extract_answer
+from heal.records import Problem
+from heal.verifiers.base import Finding, Item, Preflight, Question, Verifier
+from heal.verifiers.readings import Disagreements, second_reading
 from heal.verifiers.worker import WorkerPool
 
 if TYPE_CHECKING:
     from heal.config import Problems
 
-__all__ = ["NAMES", "Finding", "Item", "Preflight", "Verifier", "open_verifier"]
+__all__ = [
+    "NAMES",
+    "Disagreements",
+    "Finding",
+    "Item",
+    "Preflight",
+    "Verifier",
+    "open_verifier",
+    "second_reading",
+    "verify_answer",
+]
 
 NAMES = ("math", "exact", "choice", "gym")
+
+_TIMEOUT_S = 20.0
 
 
 def open_verifier(settings: Problems) -> Verifier:
@@ -32,10 +48,51 @@ def open_verifier(settings: Problems) -> Verifier:
         from heal.verifiers import choice
 
         return Verifier(name, choice.read, choice.read_gold)
-    return _open_with_workers(name, settings)
+    return _open_with_workers(name, settings.verify_workers, settings.verify_timeout_s)
 
 
-def _open_with_workers(name: str, settings: Problems) -> Verifier:
+def verify_answer(answer_text: str, gold: str, verifier: str = "math") -> Finding:
+    """The verdict on one answer, or on a text that states one, with the rule that decided.
+
+    Raises: UserError if there is no such verifier, or if it needs more than two answers.
+    """
+    opened = _open_for_answers(verifier)
+    try:
+        return opened.check(answer_text, Problem("answer", "", gold))
+    finally:
+        opened.close()
+
+
+def _open_for_answers(name: str) -> Verifier:
+    from heal.verifiers import choice, exact, math
+
+    if name == "gym":
+        raise UserError(
+            "gym needs a task's entry beside the answer",
+            hint=f"choose one of {', '.join(n for n in NAMES if n != 'gym')}, or module:function",
+        )
+    if name == "exact":
+        return Verifier(name, _reader(exact.compare_now), exact.read_gold)
+    if name == "choice":
+        return Verifier(name, _reader(choice.compare_now), choice.read_gold)
+    if name == "math":
+        pool = WorkerPool(1, _TIMEOUT_S, math.OPENER)
+        return Verifier(name, _reader(math.compare_now), math.read_gold, pool)
+    return _open_with_workers(name, 1, _TIMEOUT_S)
+
+
+def _reader(
+    compare: Callable[[str, str], Finding | Question],
+) -> Callable[[str, Problem], Finding | Question]:
+    """Reads a text that states an answer, or that is one."""
+
+    def read(text: str, problem: Problem) -> Finding | Question:
+        return compare(extract_answer(text) or text.strip(), problem.answer)
+
+    return read
+
+
+def _open_with_workers(name: str, workers: int, timeout_s: float) -> Verifier:
     from heal.verifiers import custom, gym, math
 
     modules: dict[str, Any] = {"math": math, "gym": gym}
@@ -48,5 +105,5 @@ def _open_with_workers(name: str, settings: Problems) -> Verifier:
         )
     module = modules.get(name, custom)
     args = [name] if module is custom else []
-    pool = WorkerPool(settings.verify_workers, settings.verify_timeout_s, module.OPENER, args)
+    pool = WorkerPool(workers, timeout_s, module.OPENER, args)
     return Verifier(name, module.read, module.read_gold, pool)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from heal.records import Check, Finish, Problem, Verdict
 from heal.verifiers.worker import Job, WorkerPool
@@ -20,15 +21,18 @@ Item = tuple[str, str, Finish, Problem]
 
 _REMEMBERED = 100_000
 _NAMED = 5
+_LONGEST_DETAIL = 300
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict, the answer it is about, and the reason where there is one."""
+    """A verdict, the answer it is about, and which rule decided, in a few stable words."""
 
     verdict: Verdict
     answer: str | None = None
     detail: str | None = None
+    doubt: str | None = None
+    """Of a gold answer: why a right answer may be missed although it can be compared."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,11 @@ class Verifier:
     def preflight(self, problems: Iterable[Problem]) -> Preflight:
         """Try every gold answer against itself before any token is spent."""
         by_id = {problem.id: problem for problem in problems}
-        read = ((key, self._read_gold(problem)) for key, problem in by_id.items())
+        read = ((key, _guarded(self._read_gold, problem)) for key, problem in by_id.items())
         decided = filter(None, self._decide(read))
         doubts = {key: found for key, found in decided if _is_doubtful(found)}
         named = [
-            f"{key}: {_short(by_id[key].answer)}: {doubts[key].detail or 'is not its own answer'}"
+            f"{key}: {_short(by_id[key].answer)}: {_why_doubtful(doubts[key])}"
             for key in by_id
             if key in doubts
         ]
@@ -114,10 +118,10 @@ class Verifier:
 
     def _read_ended(self, text: str, finish: Finish, problem: Problem) -> Finding | Question:
         if finish in (Finish.LENGTH, Finish.LOOP):
-            return Finding(Verdict.TRUNCATED)
+            return Finding(Verdict.TRUNCATED, detail=f"the trace ended with {finish.value!r}")
         if finish is not Finish.STOP:
             return Finding(Verdict.UNVERIFIABLE, detail=f"the trace ended with {finish.value!r}")
-        return self._read(text, problem)
+        return _guarded(self._read, text, problem)
 
     def _decide(
         self, read: Iterable[tuple[str, Finding | Question] | None]
@@ -171,8 +175,21 @@ class Verifier:
                 yield key, Finding(known.verdict, answer, known.detail)
 
 
+def _guarded(read: Callable[..., Finding | Question], *read_from: Any) -> Finding | Question:
+    """What a reader says; one that fails on a text costs that text's verdict, never the run."""
+    try:
+        return read(*read_from)
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"[:_LONGEST_DETAIL]
+        return Finding(Verdict.UNVERIFIABLE, detail=f"the reader failed: {words}")
+
+
 def _is_doubtful(found: Finding) -> bool:
-    return found.verdict is not Verdict.CORRECT or found.detail is not None
+    return found.verdict is not Verdict.CORRECT or found.doubt is not None
+
+
+def _why_doubtful(found: Finding) -> str:
+    return found.doubt or found.detail or "is not its own answer"
 
 
 def _short(answer: str) -> str:

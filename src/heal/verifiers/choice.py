@@ -1,65 +1,108 @@
 """Multiple choice: letters A to J, one or several, compared as sets.
 
-In: `\\boxed{B}`, `(b)`, `B) Paris`, `option B`, `A and C`, or a last line that is only a letter.
-An answer that names no letter is `NO_ANSWER`: the option's text alone is not matched.
+In: `\\boxed{B}`, `(b)`, `B) Paris`, `option B`, `A and C`, or a last line that is only a letter or
+says which option is correct. An answer that names no letter is `NO_ANSWER`: the option's text
+alone is not matched. Each reading is one pass over the answer, so time grows with its length.
 """
 
 import re
+import unicodedata
 
-from heal.method.final_answers import extract_answer, normalise
+from heal.method.final_answers import cleaned, extract_answer, normalise
 from heal.records import Problem, Verdict
 from heal.verifiers.base import Finding
 
-_LETTERS = r"[A-Ja-j]"
-# a lower-case letter, or one with words behind it, must be marked as an option: "a cat" is not A
-_ALONE = re.compile(rf"\W*({_LETTERS})\W*")
-_MARKED = re.compile(
-    rf"[*\s]*(?:\(({_LETTERS})\)|\[({_LETTERS})\]|({_LETTERS})[).:\]])\W*\D*.*", re.S
-)
-_NAMED = re.compile(rf"\W*(?:option|choice|answer|letter)\W*({_LETTERS})\b.*", re.I | re.S)
-_SEVERAL = re.compile(
-    rf"\W*{_LETTERS}\W*(?:(?:,|;|&|/|and|or|\s)\W*(?:and|or)?\W*{_LETTERS}\b\W*)+", re.I
-)
+_LETTERS = frozenset("ABCDEFGHIJ")
+_WORD = re.compile(r"[^\W_]+")
+_SEPARATORS = frozenset(" ,;&/|+()[]*_.:、，；$\"'")
 _RUN = re.compile(r"[A-J]{2,10}")
+# a lower-case letter, or one with words behind it, must be marked as an option: "a cat" is not A
+_MARKED = (
+    r"(?:\(([A-J])\)|\[([A-J])\]|([A-J])(?:[)\]]|[.:](?![A-Za-z])| ?[-–—](?= )|(?= because\b)))"
+)
+_HEAD = re.compile(
+    r"[\s*\"'_]{0,8}(?:the )?(?:correct |right |best )?(?:option|choice|answer|letter)\b"
+    r"(?: is)?[\s:(\[*]{0,4}([A-J])\b",
+    re.IGNORECASE,
+)
+_FIRST = re.compile(rf"[\s*\"'_]{{0,8}}{_MARKED}", re.IGNORECASE)
+_ANOTHER = re.compile(rf"(?:\bor|\band|[,;/&]) {_MARKED}")
+_SAID_CORRECT = re.compile(
+    r"\b(?:option|choice|answer|letter) \(?([A-J])\)? is (?:the )?(?:correct|right|best)\b",
+    re.IGNORECASE,
+)
 
 
 def read(text: str, problem: Problem) -> Finding:
     """Compare the letters a trace ends on with the gold letters."""
-    gold = letters(problem.answer)
-    if gold is None:
-        return Finding(Verdict.UNVERIFIABLE, detail=_not_letters(problem))
+    if letters(problem.answer) is None:
+        return Finding(Verdict.UNVERIFIABLE, detail=_not_letters(problem.answer))
     answer = extract_answer(text)
     if answer is None:
         answer = _last_line(text)
-        if _ALONE.fullmatch(answer) is None:
-            return Finding(Verdict.NO_ANSWER)
-    chosen = letters(answer)
+        said = _SAID_CORRECT.search(answer)
+        if said is not None:
+            answer = said[1]
+        if len(_WORD.findall(answer)) != 1:
+            return Finding(Verdict.NO_ANSWER, detail="no final answer is stated")
+    return compare_now(answer, problem.answer)
+
+
+def compare_now(answer: str, gold_answer: str) -> Finding:
+    """Compare the letters that two answers name."""
+    gold, chosen = letters(gold_answer), letters(answer)
+    if gold is None:
+        return Finding(Verdict.UNVERIFIABLE, answer, _not_letters(gold_answer))
     if chosen is None:
         return Finding(Verdict.NO_ANSWER, answer, "the answer names no letter from A to J")
-    agree = chosen == gold
-    return Finding(Verdict.CORRECT if agree else Verdict.WRONG, "".join(sorted(chosen)))
+    named = "".join(sorted(chosen))
+    if chosen == gold:
+        return Finding(Verdict.CORRECT, named, "same letters")
+    return Finding(Verdict.WRONG, named, "different letters")
 
 
 def read_gold(problem: Problem) -> Finding:
     """Doubt a gold answer that is not letters."""
     if letters(problem.answer) is None:
-        return Finding(Verdict.UNVERIFIABLE, detail=_not_letters(problem))
-    return Finding(Verdict.CORRECT)
+        return Finding(Verdict.UNVERIFIABLE, detail=_not_letters(problem.answer))
+    return Finding(Verdict.CORRECT, detail="letters")
 
 
 def letters(answer: str) -> frozenset[str] | None:
     """The options an answer names, or None if it names none."""
-    text = normalise(answer)
-    if _RUN.fullmatch(text) and list(text) == sorted(set(text)):
-        return frozenset(text)
-    spaced = re.sub(r"\\text\{([^{}]*)\}", r"\1", answer)
-    if _SEVERAL.fullmatch(spaced):
-        words = re.findall(rf"\b{_LETTERS}\b", spaced)
-        return frozenset(word.upper() for word in words)
-    for pattern in (_ALONE, _NAMED, _MARKED):
-        if match := pattern.fullmatch(spaced) or pattern.fullmatch(text):
-            return frozenset(next(group for group in match.groups() if group).upper())
-    return None
+    tight = normalise(answer)
+    if _RUN.fullmatch(tight) and list(tight) == sorted(set(tight)):
+        return frozenset(tight)
+    text = _spelled(answer)
+    return _listed(text) or _leading(text)
+
+
+def _listed(text: str) -> frozenset[str] | None:
+    """Letters with nothing but separators, "and" and "or" between them."""
+    words = [word for word in _WORD.findall(text) if word.casefold() not in ("and", "or")]
+    named = frozenset(word.upper() for word in words)
+    if not named or not named <= _LETTERS:
+        return None
+    return named if set(_WORD.sub("", text)) <= _SEPARATORS else None
+
+
+def _leading(text: str) -> frozenset[str] | None:
+    """The option an answer opens with, and those it joins to it by "and", "or" or a comma."""
+    first = _HEAD.match(text) or _FIRST.match(text)
+    if first is None:
+        return None
+    others = _ANOTHER.finditer(text, first.end())
+    marks = [first, *others]
+    return frozenset(_letter(mark) for mark in marks)
+
+
+def _letter(mark: re.Match[str]) -> str:
+    return next(group for group in mark.groups() if group).upper()
+
+
+def _spelled(answer: str) -> str:
+    # full-width letters and brackets are the same options
+    return cleaned(unicodedata.normalize("NFKC", answer))
 
 
 def _last_line(text: str) -> str:
@@ -67,5 +110,5 @@ def _last_line(text: str) -> str:
     return lines[-1].strip()
 
 
-def _not_letters(problem: Problem) -> str:
-    return f"the gold answer {problem.answer[:40]!r} names no letter from A to J"
+def _not_letters(gold: str) -> str:
+    return f"the gold answer {gold[:40]!r} names no letter from A to J"

@@ -23,7 +23,7 @@ def read(text: str, problem: Problem) -> Finding | Question:
     """Ask the task about a trace's final answer."""
     answer = extract_answer(text)
     if answer is None:
-        return Finding(Verdict.NO_ANSWER)
+        return Finding(Verdict.NO_ANSWER, detail="no final answer is stated")
     if problem.verifier_data is None:
         return Finding(Verdict.UNVERIFIABLE, answer, "the problem carries no reasoning-gym entry")
     return Question(answer, candidate=answer, reference=problem.verifier_data)
@@ -52,7 +52,7 @@ def open_judge() -> Judge:
         answer = entry["answer"] if candidate is None else candidate
         score = float(get_score_answer_fn(entry["metadata"]["source_dataset"])(answer, entry))
         if score >= _FULL_SCORE:
-            return Verdict.CORRECT, None
+            return Verdict.CORRECT, f"score {score:g}"
         detail = f"score {score:g}" if candidate is not None else f"scores itself {score:g}"
         return Verdict.WRONG, detail
 

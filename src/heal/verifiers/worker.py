@@ -39,6 +39,7 @@ _STARTS_IN_VAIN = 3
 _CRASHES_ALLOWED = 2
 _LAST_BREATH_S = 1.0
 _PARENT_CHECK_S = 2.0
+_LONGEST_DETAIL = 1000
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from heal.verifiers.worker import serve; serve(sys.argv[2], json.loads(sys.argv[3]))"
@@ -320,7 +321,8 @@ def serve(opener: str, args: list[Any]) -> None:
     for line in inlet:
         for candidate, reference in json.loads(line):
             verdict, detail = _judge(judge, candidate, reference)
-            say(verdict=verdict, detail=detail)
+            # an exception may quote a whole trace
+            say(verdict=verdict, detail=detail and detail[:_LONGEST_DETAIL])
 
 
 def _open(opener: str, args: list[Any]) -> Judge:

@@ -1,0 +1,24 @@
+"""`heal verify-answer`: the verdict on one answer, and the rule that decided."""
+
+from typing import Annotated
+
+import typer
+
+Answer = Annotated[str, typer.Argument(metavar="ANSWER", help="An answer, or a text with one.")]
+Gold = Annotated[str, typer.Argument(metavar="GOLD", help="The answer it should be.")]
+Name = Annotated[
+    str, typer.Option("--verifier", help="math, exact, choice, or your own as module:function.")
+]
+
+
+def verify_answer(answer: Answer, gold: Gold, verifier: Name = "math") -> None:
+    """Say whether an answer is right, and which rule decided; exit 1 unless it is."""
+    from heal.records import Verdict
+    from heal.verifiers import verify_answer as verdict_on
+
+    found = verdict_on(answer, gold, verifier)
+    typer.echo(f"verdict: {found.verdict.value}")
+    typer.echo(f"reason: {found.detail or '-'}")
+    typer.echo(f"read as: {found.answer if found.answer is not None else '-'}")
+    if found.verdict is not Verdict.CORRECT:
+        raise typer.Exit(1)

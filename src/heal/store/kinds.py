@@ -1,0 +1,41 @@
+"""What is stored under each stage."""
+
+from heal.records import (
+    AuditItem,
+    Check,
+    Cut,
+    EvalTrace,
+    Hint,
+    HintedScore,
+    Problem,
+    PureScore,
+    SampledUncertainty,
+    ServerFacts,
+    StagePlan,
+    TokenScores,
+    Trace,
+    TrainResult,
+)
+
+TRACES = ("sample", "hinted", "repair", "matched")
+KINDS: dict[str, type] = {
+    **dict.fromkeys(TRACES, Trace),
+    "check": Check,
+    "scores": TokenScores,
+    "cut": Cut,
+    "hint": Hint,
+    "pure": PureScore,
+    "reliance": HintedScore,
+    "problem": Problem,
+    "plan": StagePlan,
+    "train": TrainResult,
+    "evaluate": EvalTrace,
+    "server": ServerFacts,
+    "audit": AuditItem,
+    "audit_trace": Trace,
+    "audit_check": Check,
+    "audit_pure": PureScore,
+    "audit_hinted": HintedScore,
+    "audit_sampled": SampledUncertainty,
+}
+"""Of a stage that is not here, a body is known to be whole, and not what it says."""

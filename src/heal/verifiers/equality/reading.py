@@ -1,0 +1,236 @@
+r"""Reading: the form of an answer, from its tokens.
+
+In: tokens. Out: a form. Looks for the largest structure first: what is recognised as a whole, then
+lists, relations, set operations, brackets, and last a quantity. What fits nothing is `Unread`.
+"""
+
+import re
+from collections.abc import Sequence
+
+from heal.verifiers.equality import expressions
+from heal.verifiers.equality.conditions import ORDERS, as_interval, as_region, is_order
+from heal.verifiers.equality.expressions import SIGN, UnreadableError, number
+from heal.verifiers.equality.forms import (
+    NOTHING_SOLVES,
+    Form,
+    Labelled,
+    Relation,
+    Row,
+    Unread,
+    Value,
+)
+from heal.verifiers.equality.outline import encloses, spelled, split, split_at, tidied
+from heal.verifiers.equality.quantities import FILLERS, is_word, quantity, words_alone
+from heal.verifiers.equality.regions import REALS, Interval, Region, apply, combine
+from heal.verifiers.equality.special import based, clock, day, formula, residues
+from heal.verifiers.equality.spelling import Token
+
+# fmt: off
+_RELATIONS = ORDERS | {
+    "=", "\\neq", "\\approx", "\\equiv", "\\cong", "\\in", "\\notin", "\\subset", "\\subseteq",
+    "\\to", "\\implies", "\\iff", "\\parallel", "\\perp", "\\propto",
+}
+_UNREAD = frozenset(["\\neg", "\\forall", "\\exists"])
+_APPROXIMATE = frozenset([
+    "about", "approximately", "approx", "roughly", "around", "nearly", "almost",
+])
+_NOTHING = frozenset([
+    ("\\emptyset",), ("empty", "set"), ("no", "solution"), ("no", "solutions"),
+    ("no", "real", "solution"), ("no", "real", "solutions"),
+])
+_REALS = frozenset([
+    ("\\mathbbr",), ("all", "real", "numbers"), ("all", "reals"), ("real", "numbers"),
+])
+_ENVIRONMENT = re.compile(r"[pbvBV]?matrix|smallmatrix|array")
+_BRACKETS = {"(": "tuple", "[": "bracket", "\\{": "set", "\\langle": "tuple"}
+# fmt: on
+
+
+def read_form(tokens: Sequence[Token]) -> Form:
+    """The form of an answer."""
+    try:
+        return _read(tidied(tokens))
+    except (UnreadableError, RecursionError, ZeroDivisionError, OverflowError):
+        return Unread(spelled(tokens))
+
+
+def signs_expanded(form: Form) -> Form:
+    """An answer with ± as the list of both."""
+    if not isinstance(form, Value) or SIGN[1] not in expressions.symbols(form.tree):
+        return form
+    both = (
+        Value(expressions.substitute(form.tree, "±", number(sign)), form.unit) for sign in (1, -1)
+    )
+    return Row("list", tuple(both))
+
+
+def _read(tokens: list[Token]) -> Form:
+    if not tokens:
+        raise UnreadableError("nothing there")
+    for reader in (day, clock, based, residues, formula):
+        if (form := reader(tokens)) is not None:
+            return form
+    parts, connectives = split(tokens)
+    if len(parts) == 1 and not connectives:
+        return _read_one(parts[0])
+    if not all(parts):
+        raise UnreadableError("an empty part")
+    return _joined([_read_one(part) for part in parts], connectives)
+
+
+def _joined(forms: list[Form], connectives: list[str]) -> Form:
+    if (compound := _compound(forms)) is not None:
+        return compound
+    regions = [as_region(form) if isinstance(form, Relation) else None for form in forms]
+    if all(region is not None for region in regions):
+        how = _how(connectives)
+        return combine([region for region in regions if region is not None], how)
+    if any(is_order(form) for form in forms):
+        how = _how(connectives).replace(",", "and")
+        return Row(f"conditions joined by {how}", tuple(forms))
+    if "land" in connectives or "lor" in connectives:
+        return Row(f"statements joined by {connectives[0]}", tuple(forms))
+    return Row("list", tuple(forms))
+
+
+def _how(connectives: list[str]) -> str:
+    if {"or", "lor"}.intersection(connectives):
+        return "or"
+    return "and" if {"and", "land"}.intersection(connectives) else ","
+
+
+def _compound(forms: list[Form]) -> Form | None:
+    """3 hours and 15 minutes: units of one kind, each smaller than the one before."""
+    units = [form.unit for form in forms if isinstance(form, Value) and form.unit.dimensions]
+    if len(units) < len(forms) or len({unit.dimensions for unit in units}) > 1:
+        return None
+    scales = [unit.scale for unit in units]
+    return Row("compound", tuple(forms)) if scales == sorted(set(scales))[::-1] else None
+
+
+def _read_one(tokens: list[Token]) -> Form:
+    tokens = _without_opening(_without_approximation(tokens))
+    for reader in (_labelled, _relation, _set_operation, _bracketed, _matrix, _ratio, _named_set):
+        if (form := reader(tokens)) is not None:
+            return form
+    return words_alone(tokens) or quantity(tokens)
+
+
+def _without_approximation(tokens: list[Token]) -> list[Token]:
+    """Neither "about 3.14" nor "\\approx 3.14" nor "5 (approximately)" differs from the number."""
+    while tokens and (tokens[0].text == "\\approx" or is_word(tokens[0], _APPROXIMATE)):
+        tokens = tokens[1:]
+    if len(tokens) > 3 and tokens[-3].text == "(" and is_word(tokens[-2], _APPROXIMATE):
+        tokens = tokens[:-3]
+    if not tokens:
+        raise UnreadableError("nothing there")
+    return tokens
+
+
+def _without_opening(tokens: list[Token]) -> list[Token]:
+    """ "The value is 12" is 12."""
+    start = 0
+    while start < len(tokens) and len(tokens[start].text) > 1 and is_word(tokens[start], FILLERS):
+        start += 1
+    follows = tokens[start].kind if start < len(tokens) else "word"
+    return tokens[start:] if follows not in ("word", "letters") or start == 0 else tokens
+
+
+def _labelled(tokens: list[Token]) -> Form | None:
+    places = [i for i, token in enumerate(tokens) if token.text == ":"]
+    if not places or not all(
+        t.kind == "word" or (len(t.text) > 2 and t.kind == "letters") for t in tokens[: places[0]]
+    ):
+        return None
+    label = tuple(t.text for t in tokens[: places[0]])
+    return Labelled(label, _read(tokens[places[0] + 1 :])) if label else None
+
+
+def _relation(tokens: list[Token]) -> Form | None:
+    if any(token.text in _UNREAD for token in tokens):
+        raise UnreadableError("logic")
+    sides, operators = split_at(tokens, _RELATIONS)
+    if not operators:
+        return None
+    if not all(sides):
+        raise UnreadableError("a relation with an empty side")
+    return Relation(tuple(operators), tuple(_read(side) for side in sides))
+
+
+def _set_operation(tokens: list[Token]) -> Form | None:
+    parts, signs = split_at(tokens, ("\\cup", "\\cap", "\\setminus"))
+    if not signs:
+        return None
+    regions = [as_interval(_read(part)) for part in parts]
+    known = [region for region in regions if region is not None]
+    if len(known) < len(regions):
+        raise UnreadableError("a set that is no interval")
+    return apply(known, signs)
+
+
+def _bracketed(tokens: list[Token]) -> Form | None:
+    opening, closing = tokens[0].text, tokens[-1].text
+    if opening not in _BRACKETS or not encloses(tokens):
+        return None
+    inner = tokens[1:-1]
+    if not inner and opening == "\\{":
+        return NOTHING_SOLVES
+    if opening == "\\{" and (condition := _set_builder(inner)):
+        return condition
+    parts, connectives = split(inner)
+    if set(connectives) - {","} or not all(parts):
+        raise UnreadableError("words or nothing between brackets")
+    if len(parts) == 1 and opening in ("(", "["):
+        return _read(inner) if opening == "(" else None
+    items = tuple(_read(part) for part in parts)
+    if opening + closing in ("(]", "[)"):
+        return _half_open(items, opening == "[")
+    if opening == "[" and all(isinstance(i, Row) and i.kind == "bracket" for i in items):
+        return Row("matrix", tuple(Row("tuple", i.items) for i in items if isinstance(i, Row)))
+    return Row(_BRACKETS[opening], items)
+
+
+def _half_open(items: tuple[Form, ...], low_closed: bool) -> Region:
+    ends = [item.tree for item in items if isinstance(item, Value)]
+    if len(ends) != 2 or len(items) != 2:
+        raise UnreadableError("a half-open interval of other than two numbers")
+    return Region((Interval(ends[0], ends[1], low_closed, not low_closed),))
+
+
+def _set_builder(tokens: list[Token]) -> Form | None:
+    """`x : x > 2`, between braces."""
+    places = [i for i, token in enumerate(tokens) if token.text in (":", "|")]
+    if not places or places[0] == 0:
+        return None
+    condition = _read(tokens[places[0] + 1 :])
+    region = as_region(condition)
+    if region is None:
+        raise UnreadableError("a set by a condition")
+    return region
+
+
+def _matrix(tokens: list[Token]) -> Form | None:
+    if tokens[0].text != "\\begin" or len(tokens) < 8:
+        return None
+    name, inner = tokens[2].text, tokens[4:-4]
+    if not _ENVIRONMENT.fullmatch(name) or tokens[-4].text != "\\end":
+        raise UnreadableError(name)
+    if name == "array" and inner and inner[0].text == "{":
+        inner = inner[[t.text for t in inner].index("}") + 1 :]
+    rows, _ = split_at([t for t in inner if t.text != "\\hline"], ("\\\\",))
+    rows = rows if rows[-1] else rows[:-1]
+    cells = [split_at(row, ("&",))[0] for row in rows]
+    read = tuple(Row("tuple", tuple(_read(cell) for cell in row)) for row in cells)
+    return Row("determinant" if name[0] in "vV" else "matrix", read)
+
+
+def _ratio(tokens: list[Token]) -> Form | None:
+    parts, signs = split_at(tokens, (":",))
+    return Row("ratio", tuple(quantity(part) for part in parts)) if signs else None
+
+
+def _named_set(tokens: list[Token]) -> Form | None:
+    texts = tuple(t.text.casefold() for t in tokens if not is_word(t, FILLERS))
+    if texts in _REALS:
+        return REALS
+    return NOTHING_SOLVES if texts in _NOTHING else None
