@@ -13,8 +13,9 @@ LEVELS = [
     ("errors", "records", "keys"),
     ("config", "prompts", "recipe", "functions", "method"),
     ("data", "engines", "verifiers", "store"),
-    ("stages", "students"),
-    ("session", "run", "purchase", "rounds", "report", "before"),
+    ("stages",),
+    ("session", "runner", "students", "report", "before"),
+    ("run",),
     ("pipeline",),
     ("execute",),
     ("lab",),
@@ -63,12 +64,34 @@ def test_imports_point_downward(name: str, path: Path) -> None:
         assert LEVEL[other] <= LEVEL[own], f"{name} imports {target}, which stands above it"
 
 
-@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda v: v if isinstance(v, str) else "")
-def test_stages_know_neither_store_nor_a_concrete_engine(name: str, path: Path) -> None:
-    if not name.startswith("stages."):
-        return
-    for target in imported(path, top_level_only=False):
-        assert not target.startswith(("heal.store", "heal.engines.local", "heal.engines.scripted"))
+OF_ALL_PROBLEMS = ("stages.calibrate", "stages.match_budget", "stages.select")
+"""Stages that see all problems, through the store."""
+PURE = ("heal.store.columns", "heal.engines.base", "heal.keys", "heal.functions", "heal.errors")
+PURE += ("heal.config", "heal.prompts", "heal.records", "heal.method", "heal.stages")
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "stages").glob("*.py")), ids=lambda p: p.stem)
+def test_a_stage_knows_neither_disk_nor_clock_nor_a_concrete_engine(path: Path) -> None:
+    name, found = f"stages.{path.stem}", imported(path, top_level_only=False)
+    allowed = (*PURE, "heal.store") if name in OF_ALL_PROBLEMS else PURE
+    others = {target for target in found if target.startswith("heal.")}
+    strange = {t for t in others if not any(t == a or t.startswith(f"{a}.") for a in allowed)}
+    assert not strange
+    if name not in OF_ALL_PROBLEMS:
+        assert not any(t.startswith(f"heal.{other}") for t in others for other in OF_ALL_PROBLEMS)
+    clocks_and_disks = {"os", "time", "sqlite3", "random", "pathlib.Path", "datetime.datetime"}
+    assert found.isdisjoint(clocks_and_disks)
+
+
+def test_an_exam_is_as_pure_as_a_stage() -> None:
+    found = imported(SOURCE / "students" / "exam.py", top_level_only=False)
+    assert all(t.startswith(PURE) for t in found if t.startswith("heal."))
+
+
+def test_the_method_is_read_on_one_screen() -> None:
+    source = (SOURCE / "pipeline.py").read_text()
+    assert len(source.splitlines()) <= 150
+    assert not [n.name for n in ast.walk(ast.parse(source)) if isinstance(n, ast.ClassDef)]
 
 
 def test_only_cli_imports_the_lab() -> None:

@@ -39,6 +39,7 @@ from heal.verifiers.equality.regions import Region, same_region
 from heal.verifiers.equality.spelling import tokens
 from heal.verifiers.equality.units import NOTHING, Unit
 
+_MINUS_ONE: Tree = ("negative", number(1))
 _MOST_PAIRS = 400
 _UNORDERED = ("list", "set")
 _SUM_LIKE = frozenset(["symbol", "number", "constant", "add", "multiply", "negative", "divide"])
@@ -59,9 +60,16 @@ def compare(one: str, other: str) -> Decision:
 
 def _decided(one: Form, other: Form) -> Decision:
     try:
-        return decide(one, other)
+        return decide(_only_member(one), _only_member(other))
     except (UnreadableError, RecursionError, ArithmeticError) as error:
         return Decision(None, f"cannot be compared: {error}"[:200])
+
+
+def _only_member(form: Form) -> Form:
+    """The solution set {5} is the solution 5."""
+    if isinstance(form, Row) and form.kind == "set" and len(form.items) == 1:
+        return form.items[0] if isinstance(form.items[0], Value) else form
+    return form
 
 
 def is_readable(answer: str) -> bool:
@@ -105,7 +113,10 @@ def _simplified_relation(form: Relation) -> Form:
     if len(constants) == len(form.sides):
         return form.sides[-1]
     if len(form.sides) == 2 and _constant(form.sides[0]) is not None:
-        return Relation(form.operators, form.sides[::-1])
+        form = Relation(form.operators, form.sides[::-1])
+    several = signs_expanded(form.sides[-1])
+    if len(form.sides) == 2 and isinstance(several, Row) and several is not form.sides[-1]:
+        return Row("list", tuple(Relation(("=",), (form.sides[0], v)) for v in several.items))
     if len(form.sides) > 2 and constants and form.sides[-1] in constants:
         return Relation(("=",), (form.sides[0], form.sides[-1]))
     return form
@@ -344,8 +355,10 @@ def _names_its_value(name: Form, value: Form) -> bool:
     tree = name.tree
     if tree[0] == "symbol":
         return True
-    if tree[0] == "multiply" and isinstance(tree[1], tuple) and tree[1][0] == "symbol":
-        return True
+    if tree[0] == "multiply" and isinstance(tree[1], tuple):
+        function = tree[1]
+        if function[0] == "symbol" or (function[0] == "power" and function[2] == _MINUS_ONE):
+            return True  # f(x), f^{-1}(x)
     return operations(tree) <= _SUM_LIKE and _constant(value) is not None
 
 
@@ -376,6 +389,10 @@ def _assignments(form: Form) -> list[tuple[str, Form]] | None:
         if len(rows) == 2 and len(rows[0].items) == len(rows[1].items):
             pairs = zip(rows[0].items, rows[1].items, strict=True)
             form = Row("list", tuple(Relation(("=",), pair) for pair in pairs))
+    if isinstance(form, Relation) and form.operators == ("\\in",):
+        name, members = form.sides
+        if isinstance(members, Row) and members.kind == "set":
+            form = Row("list", tuple(Relation(("=",), (name, item)) for item in members.items))
     if not isinstance(form, Row) or form.kind != "list":
         return None
     found: list[tuple[str, Form]] = []
@@ -407,6 +424,8 @@ def rows_rule(one: Form, other: Form) -> Decision | None:
     """Lists and sets in any order, tuples and matrices in theirs; no set is a pair."""
     if not (isinstance(one, Row) and isinstance(other, Row)):
         return None
+    if one.kind == other.kind and " joined by " in one.kind:
+        return Decision(_same_items(one, other), f"compared as {one.kind}")
     if one.kind in _UNORDERED and other.kind in _UNORDERED:
         same = _same_items(one, other)
         return Decision(same, "same list" if same else "different lists")
@@ -456,8 +475,6 @@ def _exact_values(row: Row) -> set[Fraction | None] | None:
 def one_of_many_rule(one: Form, other: Form) -> Decision | None:
     """A list is not one value."""
     if isinstance(one, Row) and one.kind in _UNORDERED and isinstance(other, Value | Words):
-        if len(one.items) == 1:
-            return decide(one.items[0], other)
         if one.kind == "list" and all_of([_same(item, other) for item in one.items]):
             return Decision(True, "the same value again and again")
         return Decision(False, "a list is not one value")

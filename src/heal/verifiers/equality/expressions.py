@@ -21,6 +21,7 @@ SIGN: Tree = ("symbol", "±")
 _DEEPEST = 80
 _LONGEST = 1500
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
+_ONE_ARGUMENT = {"abs": "absolute", "floor": "floor", "ceil": "ceil"}
 _FLOORS = {"\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil")}
 _CONSTANTS = {"e": E, "i": I, "\\pi": PI, "\\infty": INFINITY}
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "sinh": "arcsinh", "cosh": "arccosh"}
@@ -180,6 +181,8 @@ class _Parser:
         text, kind = self.peek(), self.kind()
         if text == "|":
             return not self._bars
+        if kind == "number":
+            return self._tokens[self._at - 1].text == "!"  # 3!7!
         if kind in ("letters", "based") or text in ("(", "[", "{", "\\lfloor", "\\lceil"):
             return kind != "based"
         return kind == "command" and _is_operand(text)
@@ -221,6 +224,8 @@ class _Parser:
         self._at += 1
         bars, self._bars = self._bars, 0
         inner = self.sum()
+        if self.take("\\choose"):
+            inner = ("binomial", inner, self.sum())
         self._bars = bars
         self.expect(closing)
         return inner
@@ -378,6 +383,8 @@ class _Parser:
             return self._root(name)
         if name in ("gcd", "lcm", "min", "max"):
             return self._of_several(name)
+        if name in _ONE_ARGUMENT:
+            return (_ONE_ARGUMENT[name], self._group())
         if name in _FUNCTIONS:
             return self._function(name)
         raise UnreadableError(f"at {text!r}")
@@ -450,7 +457,7 @@ def _is_operand(command: str) -> bool:
     name = command[1:]
     operators = ("frac", "binom", "sqrt", "surd", "cbrt", "cuberoot", "gcd", "lcm", "min", "max")
     known = name in _FUNCTIONS or name in _SYMBOL_COMMANDS or command in _CONSTANTS
-    return known or name in operators
+    return known or name in operators or name in _ONE_ARGUMENT
 
 
 def _one_name(name: str) -> str:

@@ -16,7 +16,7 @@ from heal.verifiers.equality.units import Unit, find_unit, read_unit
 FILLERS = frozenset([
     "the", "a", "an", "about", "approximately", "approx", "roughly", "around", "exactly", "nearly",
     "answer", "final", "option", "choice", "result", "is", "are", "it", "that", "value", "of",
-    "has", "be", "there",
+    "has", "be", "there", "total", "sum", "number", "year", "equals", "amount", "was", "were",
 ])
 _NUMERALS = {name: i for i, name in enumerate([
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
@@ -27,7 +27,8 @@ _NUMERALS = {name: i for i, name in enumerate([
 _SHORT_WORDS = frozenset([
     "no", "on", "or", "if", "in", "at", "as", "of", "to", "an", "by", "up", "it", "is", "he", "we",
 ])
-_CURRENCIES = frozenset(["euros", "pounds", "yen", "rupees", "cents"])
+_CURRENCIES = frozenset(["euros", "pounds", "yen", "rupees", "cents", "USD", "EUR", "GBP", "Rs"])
+_DOLLAR_PREFIXES = frozenset(["US", "A", "C", "HK", "NZ"])
 _BESIDE_WORDS = frozenset("-'.()!?\"")
 _OPERATORS = frozenset(["^", "_", "\\cdot", "\\times", "*", "/", "+", "-"])
 _TRIGONOMETRIC = frozenset(["\\sin", "\\cos", "\\tan", "\\sec", "\\csc", "\\cot"])
@@ -98,10 +99,11 @@ def quantity(tokens: list[Token]) -> Form:
 def _currency(tokens: list[Token]) -> tuple[list[Token], list[Token]]:
     """A currency sign before the number, taken off; a minus sign may stand before it."""
     at = 1 if tokens and tokens[0].text == "-" else 0
-    sign = tokens[at] if at < len(tokens) else None
-    if sign and (sign.text == "$" or (sign.is_text and sign.text in _CURRENCIES)):
-        return tokens[:at] + tokens[at + 1 :], [sign]
-    return tokens, []
+    before = tokens[at : at + 2]
+    if len(before) == 2 and before[0].text in _DOLLAR_PREFIXES and before[1].text == "$":
+        return tokens[:at] + tokens[at + 2 :], [before[1]]
+    is_currency = before and (before[0].text == "$" or before[0].text in _CURRENCIES)
+    return (tokens[:at] + tokens[at + 1 :], before[:1]) if is_currency else (tokens, [])
 
 
 def _one_quantity(tokens: list[Token], currency: list[Token]) -> tuple[Value, list[Token]]:

@@ -42,7 +42,8 @@ _REALS = frozenset([
     ("\\mathbbr",), ("all", "real", "numbers"), ("all", "reals"), ("real", "numbers"),
 ])
 _ENVIRONMENT = re.compile(r"[pbvBV]?matrix|smallmatrix|array")
-_BRACKETS = {"(": "tuple", "[": "bracket", "\\{": "set", "\\langle": "tuple"}
+_LINES = frozenset(["aligned", "align", "gathered", "split", "cases"])
+_BRACKETS = {"{": "set", "(": "tuple", "[": "bracket", "\\{": "set", "\\langle": "tuple"}
 # fmt: on
 
 
@@ -82,7 +83,7 @@ def _joined(forms: list[Form], connectives: list[str]) -> Form:
     if (compound := _compound(forms)) is not None:
         return compound
     regions = [as_region(form) if isinstance(form, Relation) else None for form in forms]
-    if all(region is not None for region in regions):
+    if all(region is not None for region in regions) and _of_one_symbol(forms):
         how = _how(connectives)
         return combine([region for region in regions if region is not None], how)
     if any(is_order(form) for form in forms):
@@ -91,6 +92,12 @@ def _joined(forms: list[Form], connectives: list[str]) -> Form:
     if "land" in connectives or "lor" in connectives:
         return Row(f"statements joined by {connectives[0]}", tuple(forms))
     return Row("list", tuple(forms))
+
+
+def _of_one_symbol(forms: list[Form]) -> bool:
+    sides = [side for form in forms if isinstance(form, Relation) for side in form.sides]
+    trees = [side.tree for side in sides if isinstance(side, Value)]
+    return len(frozenset().union(*map(expressions.symbols, trees))) == 1
 
 
 def _how(connectives: list[str]) -> str:
@@ -110,7 +117,7 @@ def _compound(forms: list[Form]) -> Form | None:
 
 def _read_one(tokens: list[Token]) -> Form:
     tokens = _without_opening(_without_approximation(tokens))
-    for reader in (_labelled, _relation, _set_operation, _bracketed, _matrix, _ratio, _named_set):
+    for reader in (_labelled, _set_operation, _relation, _bracketed, _matrix, _ratio, _named_set):
         if (form := reader(tokens)) is not None:
             return form
     return words_alone(tokens) or quantity(tokens)
@@ -154,18 +161,39 @@ def _relation(tokens: list[Token]) -> Form | None:
         return None
     if not all(sides):
         raise UnreadableError("a relation with an empty side")
-    return Relation(tuple(operators), tuple(_read(side) for side in sides))
+    return Relation(tuple(operators), tuple(_read_side(side) for side in sides))
+
+
+def _read_side(tokens: list[Token]) -> Form:
+    """One side of a relation; a name such as an angle's is kept as it is written."""
+    try:
+        return _read(tokens)
+    except UnreadableError:
+        if any(token.kind == "word" or token.text == "\\ldots" for token in tokens):
+            raise
+        return Unread(spelled(tokens))
 
 
 def _set_operation(tokens: list[Token]) -> Form | None:
     parts, signs = split_at(tokens, ("\\cup", "\\cap", "\\setminus"))
     if not signs:
         return None
-    regions = [as_interval(_read(part)) for part in parts]
+    related = [any(token.text in _RELATIONS for token in part) for part in parts]
+    if any(related) and not all(related):
+        return None
+    read = [_read(_as_set(part)) for part in parts]
+    regions = [as_region(f) if isinstance(f, Relation) else as_interval(f) for f in read]
     known = [region for region in regions if region is not None]
     if len(known) < len(regions):
         raise UnreadableError("a set that is no interval")
     return apply(known, signs)
+
+
+def _as_set(tokens: list[Token]) -> list[Token]:
+    """Braces without their backslash, as they are typed: {2}."""
+    if len(tokens) < 3 or tokens[0].text != "{" or tokens[-1].text != "}":
+        return tokens
+    return [Token("sign", "\\{"), *tokens[1:-1], Token("sign", "\\}")]
 
 
 def _bracketed(tokens: list[Token]) -> Form | None:
@@ -180,8 +208,9 @@ def _bracketed(tokens: list[Token]) -> Form | None:
     parts, connectives = split(inner)
     if set(connectives) - {","} or not all(parts):
         raise UnreadableError("words or nothing between brackets")
-    if len(parts) == 1 and opening in ("(", "["):
-        return _read(inner) if opening == "(" else None
+    if len(parts) == 1 and opening in ("(", "[", "{"):
+        is_binomial = any(token.text == "\\choose" for token in inner)
+        return None if opening == "[" or is_binomial else _read(inner)
     items = tuple(_read(part) for part in parts)
     if opening + closing in ("(]", "[)"):
         return _half_open(items, opening == "[")
@@ -213,6 +242,8 @@ def _matrix(tokens: list[Token]) -> Form | None:
     if tokens[0].text != "\\begin" or len(tokens) < 8:
         return None
     name, inner = tokens[2].text, tokens[4:-4]
+    if name in _LINES:
+        return _lines(inner)
     if not _ENVIRONMENT.fullmatch(name) or tokens[-4].text != "\\end":
         raise UnreadableError(name)
     if name == "array" and inner and inner[0].text == "{":
@@ -222,6 +253,19 @@ def _matrix(tokens: list[Token]) -> Form | None:
     cells = [split_at(row, ("&",))[0] for row in rows]
     read = tuple(Row("tuple", tuple(_read(cell) for cell in row)) for row in cells)
     return Row("determinant" if name[0] in "vV" else "matrix", read)
+
+
+def _lines(inner: list[Token]) -> Form:
+    """Equations below each other are a list of them; a definition by cases is not read."""
+    rows, _ = split_at(inner, ("\\\\",))
+    joined: list[Token] = []
+    for row in rows:
+        cells, _ = split_at(row, ("&",))
+        follows = cells[1][0].text if len(cells) > 1 and cells[1] else "="
+        if len(cells) > 2 or follows not in _RELATIONS:
+            raise UnreadableError("cases")
+        joined += [Token("sign", ","), *(token for cell in cells for token in cell)]
+    return _read(tidied(joined[1:]))
 
 
 def _ratio(tokens: list[Token]) -> Form | None:
