@@ -38,7 +38,7 @@ from heal.records import (
     Verdict,
 )
 from heal.store import Store
-from heal.store.columns import TABLES
+from heal.store.columns import TABLES, SelectedRow
 from heal.verifiers import NAMES
 
 ROOT = Path(__file__).parent.parent
@@ -293,8 +293,8 @@ def test_python_shown_runs(
 
 def test_the_example_run_shows_every_part_of_the_method(example: Path) -> None:
     with Store.open(example / "runs/example", write=False) as store:
-        drops = {(x.pool, x.drop) for x in store.live("selected", records.Selected).values()}
-        cuts = list(store.live("cut", records.Cut).values())
+        drops = {(x.pool, x.drop) for x in store.rows(SelectedRow, "arm = ?", "heal")}
+        cuts = [cut for _, cut in store.live("cut", records.Cut, "difference")]
         shortcut = profile_of(store, "add 7 each time")
         honest = profile_of(store, "digit sum")
     assert {("D1", Drop.KEPT), ("D2", Drop.KEPT), ("D3", Drop.KEPT)} <= drops
@@ -308,8 +308,8 @@ def profile_of(store: Store, words: str) -> float:
     from heal.config import Pure
     from heal.method.pure import trace_score
 
-    texts = {key: t.text for key, t in store.live("hinted", records.Trace).items()}
-    profiles = store.live("pure", records.PureScore).values()
+    texts = {key: t.text for key, t in store.live("hinted", records.Trace)}
+    profiles = [profile for _, profile in store.live("pure", records.PureScore, "hinted")]
     found = [trace_score(p, Pure()).score for p in profiles if words in texts.get(p.trace, "")]
     assert found
     assert found[0] is not None
