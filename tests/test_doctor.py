@@ -214,7 +214,7 @@ def test_without_its_head_a_database_is_read_page_by_page(folder: Path) -> None:
     assert bodies(folder) == before
     with Store.open(folder) as store:
         drawn = PROBLEMS * sum(len(long_trace("p", number).ids) for number in range(EACH))
-        assert store.totals() == (drawn, 0)
+        assert store.totals()[:2] == (drawn, 0)
 
 
 def test_a_damaged_index_costs_nothing(folder: Path) -> None:

@@ -163,7 +163,7 @@ def test_what_was_live_is_live(brought: Store) -> None:
 
 def test_what_it_has_cost_is_counted_on(brought: Store) -> None:
     drawn = 4 + 6 + 0 + 100 + 5 + (7 - 2) + (9 - 2) + 8
-    assert brought.totals() == (drawn + 11 + 11, 3)
+    assert brought.totals()[:2] == (drawn + 11 + 11, 3)
     assert brought.claimed() == 1
     assert brought.release_claims() == 1
     assert brought.totals().lost == 4

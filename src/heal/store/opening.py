@@ -40,9 +40,10 @@ CREATE TABLE IF NOT EXISTS claims (
     stage TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (stage, key)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS totals (
-    one INTEGER PRIMARY KEY CHECK (one = 1), spent INTEGER NOT NULL, lost INTEGER NOT NULL
+    one INTEGER PRIMARY KEY CHECK (one = 1), spent INTEGER NOT NULL, lost INTEGER NOT NULL,
+    received INTEGER NOT NULL, replaced INTEGER NOT NULL
 );
-INSERT OR IGNORE INTO totals VALUES (1, 0, 0);
+INSERT OR IGNORE INTO totals VALUES (1, 0, 0, 0, 0);
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 """Bodies stand in a table with row numbers, on pages of SQLite's own size (4,096). By measurement
