@@ -348,13 +348,31 @@ class ScriptedRun:
 @contextmanager
 def unsynced() -> Iterator[None]:
     """Spares the disk: syncing only matters when the power goes, and may take seconds each."""
-    prepare = Store._prepare
+    with opened_with("PRAGMA synchronous=OFF"):
+        yield
 
-    def quick(self: Store) -> None:
-        prepare(self)
-        self._database.execute("PRAGMA synchronous=OFF")
 
-    with patch.object(Store, "_prepare", quick):
+@contextmanager
+def small_disk(pages: int = 4) -> Iterator[None]:
+    """Lets a run folder grow by so many pages of 4 KiB after it was opened."""
+
+    def limit(store: Store) -> str:
+        ((now,),) = store.query("PRAGMA page_count")
+        return f"PRAGMA max_page_count={now + pages}"
+
+    with opened_with(limit):
+        yield
+
+
+@contextmanager
+def opened_with(pragma: str | Callable[[Store], str]) -> Iterator[None]:
+    init = Store.__init__
+
+    def opened(self: Store, *given: Any) -> None:
+        init(self, *given)
+        self._database.execute(pragma if isinstance(pragma, str) else pragma(self))
+
+    with patch.object(Store, "__init__", opened):
         yield
 
 

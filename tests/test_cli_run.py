@@ -5,11 +5,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.scripted_run import ScriptedRun, small_batches, unsynced
+from tests.scripted_run import ScriptedRun, small_batches, small_disk, unsynced
 
 from heal.cli import main
 from heal.engines.scripted import ScriptedEngine
-from heal.store import Store
 
 SESSION = Path(__file__).parent / "cases" / "scripted_session.txt"
 COMMANDS = (
@@ -71,16 +70,9 @@ def test_ctrl_c_says_how_to_go_on(shell: Shell, monkeypatch: pytest.MonkeyPatch)
     assert shell("heal sample -c recipe.yaml")[0] == 0
 
 
-def test_a_full_disk_is_exit_code_2(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare = Store._prepare
-
-    def small(self: Store) -> None:
-        prepare(self)
-        ((pages,),) = self._database.execute("PRAGMA page_count")
-        self._database.execute(f"PRAGMA max_page_count={pages + 4}")
-
-    monkeypatch.setattr(Store, "_prepare", small)
-    code, said = shell("heal sample -c recipe.yaml")
+def test_a_full_disk_is_exit_code_2(shell: Shell) -> None:
+    with small_disk():
+        code, said = shell("heal sample -c recipe.yaml")
     assert code == 2
     assert said == (
         "heal: run: no disk space left; everything finished so far is stored\n"

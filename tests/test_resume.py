@@ -32,6 +32,7 @@ from heal.recipe import leaves
 from heal.records import Cut, Hint, HintKind
 from heal.store import ProblemRow, ScoreRow, SelectedRow, Store, TraceRow
 
+PHASES = ("before", "within", "after")
 MOMENTS = (
     *(("sample", 30), ("check", 50), ("scores", 2), ("hint_draw", 3), ("hinted", 2)),
     *(("repair", 6), ("pure", 5), ("problem done", 1), ("problem done", 2), ("select", 0)),
@@ -457,7 +458,7 @@ def test_kill_nine_in_a_stage_loses_nothing(
     assert paid.total() == owed_of(undisturbed, (*DRAWN, *SCORED)) - before
 
 
-@pytest.mark.parametrize("phase", ["before", "within", "after"])
+@pytest.mark.parametrize("phase", PHASES)
 def test_a_run_that_dies_in_any_transaction_comes_to_the_same_end(
     tmp_path: Path, undisturbed: ScriptedRun, phase: str
 ) -> None:
@@ -475,8 +476,8 @@ def test_a_run_that_dies_over_and_over_pays_for_what_was_in_flight_alone(
 ) -> None:
     run, dice, lives = ScriptedRun(tmp_path), random.Random(5), 0
     with small_batches():
-        # a process needs a few transactions before it comes to work
-        while dies_in(run, dice.randrange(8, 24), dice.choice(["before", "within", "after"])):
+        # a process needs some transactions before it comes to work, and some for its end
+        while dies_in(run, dice.randrange(18, 70), dice.choice(PHASES)):
             lives += 1
     assert 5 < lives < 60
     assert_same(run, undisturbed)
@@ -487,18 +488,26 @@ def test_a_run_that_dies_over_and_over_pays_for_what_was_in_flight_alone(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_thirty_random_kills_over_all_stages_change_nothing(
-    tmp_path: Path, undisturbed: ScriptedRun, paid: Counter[str]
+    tmp_path: Path, undisturbed: ScriptedRun
 ) -> None:
-    run, dice, kills = ScriptedRun(tmp_path), random.Random(11), 0
+    dice, kills, runs = random.Random(11), 0, 0
     while kills < 30:
-        try:
-            kill(run.home, dice.choice(["before", "within", "after"]), dice.randrange(6, 12))
-        except AssertionError:
-            break  # it came to its end
-        kills += 1
-    assert kills > 5
-    run.go()
-    assert_same(run, undisturbed)
+        run, runs = ScriptedRun(tmp_path / str(runs)), runs + 1
+        while kills < 30 and killed(run, dice.choice(PHASES), dice.randrange(18, 70)):
+            kills += 1
+        run.go()
+        assert_same(run, undisturbed)
+    assert runs > 1
+
+
+def killed(run: ScriptedRun, phase: str, writes: int) -> bool:
+    """Whether a process died there; one that comes to its end first is not killed."""
+    try:
+        kill(run.home, phase, writes)
+    except AssertionError:
+        assert run.meta("complete")
+        return False
+    return True
 
 
 def test_ctrl_c_out_of_the_engine_leaves_a_run_to_continue(

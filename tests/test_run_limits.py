@@ -13,6 +13,7 @@ from tests.scripted_run import (
     extreme,
     row,
     small_batches,
+    small_disk,
     unaided,
 )
 
@@ -155,20 +156,15 @@ def test_failures_in_many_small_rounds_stop_the_run_too(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_stops_with_a_message_and_goes_on_when_there_is_space(
-    tmp_path: Path, undisturbed: ScriptedRun, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, undisturbed: ScriptedRun
 ) -> None:
     run = ScriptedRun(tmp_path)
-    prepare = Store._prepare
-    with monkeypatch.context() as patch:
-
-        def small(self: Store) -> None:
-            prepare(self)
-            ((pages,),) = self._database.execute("PRAGMA page_count")
-            self._database.execute(f"PRAGMA max_page_count={pages + 4}")
-
-        patch.setattr(Store, "_prepare", small)
-        with pytest.raises(UserError, match="no disk space left") as caught, small_batches():
-            run.go()
+    with (
+        small_disk(),
+        small_batches(),
+        pytest.raises(UserError, match="no disk space left") as caught,
+    ):
+        run.go()
     assert caught.value.exit_code == 2
     assert "run the same command again" in (caught.value.hint or "")
     assert 0 < len(run.stored()["sample"]) < 120
@@ -186,7 +182,9 @@ def test_a_disk_that_fills_up_at_commit_leaves_no_open_transaction(tmp_path: Pat
         def execute(self, query: str, *args: Any) -> Any:
             if query == "COMMIT" and self.full:
                 self.full = False
-                raise sqlite3.OperationalError("database or disk is full")
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorname = "SQLITE_FULL"
+                raise error
             return self.inner.execute(query, *args)
 
         def __getattr__(self, name: str) -> Any:
