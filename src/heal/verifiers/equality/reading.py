@@ -20,7 +20,7 @@ from heal.verifiers.equality.forms import (
     Value,
 )
 from heal.verifiers.equality.outline import encloses, spelled, split, split_at, tidied
-from heal.verifiers.equality.quantities import FILLERS, is_word, quantity, words_alone
+from heal.verifiers.equality.quantities import FILLERS, is_copula, is_word, quantity, words_alone
 from heal.verifiers.equality.regions import REALS, Interval, Region, apply, combine
 from heal.verifiers.equality.special import based, clock, day, formula, residues
 from heal.verifiers.equality.spelling import Token
@@ -34,6 +34,8 @@ _UNREAD = frozenset(["\\neg", "\\forall", "\\exists"])
 _APPROXIMATE = frozenset([
     "about", "approximately", "approx", "roughly", "around", "nearly", "almost",
 ])
+_NEGATIONS = frozenset(["not", "no", "never", "neither", "nor", "less", "more"])
+_EXCEPT = frozenset(["except", "but"])
 _NOTHING = frozenset([
     ("\\emptyset",), ("empty", "set"), ("no", "solution"), ("no", "solutions"),
     ("no", "real", "solution"), ("no", "real", "solutions"),
@@ -135,12 +137,21 @@ def _without_approximation(tokens: list[Token]) -> list[Token]:
 
 
 def _without_opening(tokens: list[Token]) -> list[Token]:
-    """ "The value is 12" is 12."""
+    """ "The value is 12" and "the slope is 12" are 12."""
     start = 0
-    while start < len(tokens) and len(tokens[start].text) > 1 and is_word(tokens[start], FILLERS):
+    said = next((i + 1 for i, token in enumerate(tokens) if is_copula(token)), 0)
+    if 0 < said < len(tokens) and all(t.kind in ("word", "letters") for t in tokens[:said]):
+        start = 0 if any(is_word(t, _NEGATIONS) for t in tokens) else said
+    while start < len(tokens) and is_word(tokens[start], FILLERS):
+        if len(tokens[start].text) == 1 and not _is_long_word(tokens[start + 1 : start + 2]):
+            break  # the letter a, not an article
         start += 1
     follows = tokens[start].kind if start < len(tokens) else "word"
     return tokens[start:] if follows not in ("word", "letters") or start == 0 else tokens
+
+
+def _is_long_word(tokens: list[Token]) -> bool:
+    return any(t.kind in ("word", "letters") and len(t.text) > 1 for t in tokens)
 
 
 def _labelled(tokens: list[Token]) -> Form | None:
@@ -274,7 +285,14 @@ def _ratio(tokens: list[Token]) -> Form | None:
 
 
 def _named_set(tokens: list[Token]) -> Form | None:
-    texts = tuple(t.text.casefold() for t in tokens if not is_word(t, FILLERS))
+    except_at = next((i for i, t in enumerate(tokens) if is_word(t, _EXCEPT)), len(tokens))
+    named = tokens[:except_at]
+    texts = tuple(t.text.casefold() for t in named if not is_word(t, FILLERS))
+    if texts in _REALS and except_at < len(tokens) - 1:
+        left_out = as_interval(Row("set", (_read(tokens[except_at + 1 :]),)))
+        if left_out is None:
+            raise UnreadableError("an exception that is no number")
+        return apply([REALS, left_out], ["\\setminus"])
     if texts in _REALS:
         return REALS
     return NOTHING_SOLVES if texts in _NOTHING else None

@@ -102,7 +102,7 @@ _LOWERED_RUN = re.compile(f"[{''.join(_LOWERED)}]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _THIN_THOUSANDS = re.compile(r"(?<=\d)(?:\\,|\{,\}|,\\! ?)(?=\d{3}(?!\d))")
 _BRACKETED_PERIOD = re.compile(r"(\d\.\d*)\((\d+)\)$")
-_SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,])")
+_SPACED_THOUSANDS = re.compile(r"(?<![\d.,_^])\d{1,3}(?: \d{3})+(?![\d.,])")
 _THOUSANDS = r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)(?:\.\d+)?"
 _PLAIN_NUMBER = (
     r"(?:\d+(?:\.\d+|\.(?=\s?\\(?:overline|bar|dot)\b))?|(?<!\d)\.\d+)(?:[eE][+-]?\d+(?![\w.]))?"
