@@ -34,6 +34,7 @@ _UNREAD = frozenset(["\\neg", "\\forall", "\\exists"])
 _APPROXIMATE = frozenset([
     "about", "approximately", "approx", "roughly", "around", "nearly", "almost",
 ])
+_MINUS, _PLUS = frozenset(["negative", "minus"]), frozenset(["positive", "plus"])
 _NEGATIONS = frozenset(["not", "no", "never", "neither", "nor", "less", "more"])
 _EXCEPT = frozenset(["except", "but"])
 _NOTHING = frozenset([
@@ -44,6 +45,7 @@ _REALS = frozenset([
     ("\\mathbbr",), ("all", "real", "numbers"), ("all", "reals"), ("real", "numbers"),
 ])
 _ENVIRONMENT = re.compile(r"[pbvBV]?matrix|smallmatrix|array")
+_SET_ENDS = frozenset(["\\mathbbR", ")", "]", "\\}"])
 _LINES = frozenset(["aligned", "align", "gathered", "split", "cases"])
 _BRACKETS = {"{": "set", "(": "tuple", "[": "bracket", "\\{": "set", "\\langle": "tuple"}
 # fmt: on
@@ -118,7 +120,7 @@ def _compound(forms: list[Form]) -> Form | None:
 
 
 def _read_one(tokens: list[Token]) -> Form:
-    tokens = _without_opening(_without_approximation(tokens))
+    tokens = _with_sign(_without_opening(_without_approximation(tokens)))
     for reader in (_labelled, _set_operation, _relation, _bracketed, _matrix, _ratio, _named_set):
         if (form := reader(tokens)) is not None:
             return form
@@ -148,6 +150,15 @@ def _without_opening(tokens: list[Token]) -> list[Token]:
         start += 1
     follows = tokens[start].kind if start < len(tokens) else "word"
     return tokens[start:] if follows not in ("word", "letters") or start == 0 else tokens
+
+
+def _with_sign(tokens: list[Token]) -> list[Token]:
+    """ "Negative 7" and "minus infinity" have a sign; a positive number needs none."""
+    if len(tokens) < 2 or tokens[1].kind in ("word", "letters"):
+        return tokens
+    if is_word(tokens[0], _MINUS):
+        return [Token("sign", "-"), *tokens[1:]]
+    return tokens[1:] if is_word(tokens[0], _PLUS) else tokens
 
 
 def _is_long_word(tokens: list[Token]) -> bool:
@@ -186,7 +197,7 @@ def _read_side(tokens: list[Token]) -> Form:
 
 
 def _set_operation(tokens: list[Token]) -> Form | None:
-    parts, signs = split_at(tokens, ("\\cup", "\\cap", "\\setminus"))
+    parts, signs = split_at(_with_set_minus(tokens), ("\\cup", "\\cap", "\\setminus"))
     if not signs:
         return None
     related = [any(token.text in _RELATIONS for token in part) for part in parts]
@@ -198,6 +209,18 @@ def _set_operation(tokens: list[Token]) -> Form | None:
     if len(known) < len(regions):
         raise UnreadableError("a set that is no interval")
     return apply(known, signs)
+
+
+def _with_set_minus(tokens: list[Token]) -> list[Token]:
+    r"""\mathbb{R} - \{2\}: between sets, a minus takes away."""
+    found: list[Token] = []
+    for i, token in enumerate(tokens):
+        is_between = token.text == "-" and 0 < i < len(tokens) - 1
+        if is_between and tokens[i + 1].text == "\\{" and tokens[i - 1].text in _SET_ENDS:
+            found.append(Token("command", "\\setminus", token.gap))
+        else:
+            found.append(token)
+    return found
 
 
 def _as_set(tokens: list[Token]) -> list[Token]:
@@ -221,7 +244,8 @@ def _bracketed(tokens: list[Token]) -> Form | None:
         raise UnreadableError("words or nothing between brackets")
     if len(parts) == 1 and opening in ("(", "[", "{"):
         is_binomial = any(token.text == "\\choose" for token in inner)
-        return None if opening == "[" or is_binomial else _read(inner)
+        is_bracket = opening == "[" and inner[0].text != "\\begin"
+        return None if is_bracket or is_binomial else _read(inner)
     items = tuple(_read(part) for part in parts)
     if opening + closing in ("(]", "[)"):
         return _half_open(items, opening == "[")
