@@ -7,7 +7,7 @@ function that decides, or passes the pair on by returning None.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from heal.verifiers.equality import values
@@ -42,6 +42,7 @@ from heal.verifiers.equality.units import NOTHING, Unit
 _MINUS_ONE: Tree = ("negative", number(1))
 _MOST_PAIRS = 400
 _UNORDERED = ("list", "set")
+_FUNCTIONS = frozenset(["sin", "cos", "tan", "sec", "csc", "cot", "ln", "absolute"])
 _SUM_LIKE = frozenset(["symbol", "number", "constant", "add", "multiply", "negative", "divide"])
 
 
@@ -101,6 +102,8 @@ def _simplified(form: Form) -> Form:
         return _simplified_relation(form)
     if isinstance(form, Row) and form.kind == "list":
         return _simplified_list(form)
+    if isinstance(form, Row) and form.kind == "set":
+        return Row("set", _flat([signs_expanded(item) for item in form.items]))
     return form
 
 
@@ -123,15 +126,19 @@ def _simplified_relation(form: Relation) -> Form:
 
 
 def _simplified_list(form: Row) -> Form:
-    items = [_simplified(item) for item in form.items]
-    flat: list[Form] = []
-    for item in items:
-        flat += item.items if isinstance(item, Row) and item.kind == "list" else [item]
+    flat = _flat([_simplified(item) for item in form.items])
     first = flat[0]
     if _is_equation(first) and len(flat) > 1 and all(isinstance(f, Value) for f in flat[1:]):
         assert isinstance(first, Relation)  # x = 5, 7
-        flat = [first, *(Relation(("=",), (first.sides[0], f)) for f in flat[1:])]
-    return flat[0] if len(flat) == 1 else Row("list", tuple(flat))
+        flat = (first, *(Relation(("=",), (first.sides[0], f)) for f in flat[1:]))
+    return flat[0] if len(flat) == 1 else Row("list", flat)
+
+
+def _flat(items: Sequence[Form]) -> tuple[Form, ...]:
+    found: list[Form] = []
+    for item in items:
+        found += item.items if isinstance(item, Row) and item.kind == "list" else [item]
+    return tuple(found)
 
 
 def _is_equation(form: Form) -> bool:
@@ -189,6 +196,8 @@ def words_rule(one: Form, other: Form) -> Decision | None:
     if not isinstance(one, Words):
         return None
     same = isinstance(other, Words) and one.words == other.words
+    if isinstance(other, Words) and one.of and other.of:
+        same = same and one.of == other.of
     if isinstance(other, Words | Value):
         return Decision(same, "same words" if same else "different words")
     return None
@@ -359,7 +368,8 @@ def _names_its_value(name: Form, value: Form) -> bool:
         function = tree[1]
         if function[0] == "symbol" or (function[0] == "power" and function[2] == _MINUS_ONE):
             return True  # f(x), f^{-1}(x)
-    return operations(tree) <= _SUM_LIKE and _constant(value) is not None
+    is_simple = operations(tree) <= _SUM_LIKE or tree[0] in _FUNCTIONS
+    return is_simple and _constant(value) is not None
 
 
 def assignments_rule(one: Form, other: Form) -> Decision | None:

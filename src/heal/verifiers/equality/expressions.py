@@ -63,6 +63,11 @@ def symbols(tree: Tree) -> frozenset[str]:
     """Names of the symbols in an expression."""
     if tree[0] == "symbol":
         return frozenset([str(tree[1])])
+    if tree[0] in ("sum", "prod"):
+        _, index, first, last, body = tree
+        assert isinstance(first, tuple) and isinstance(last, tuple) and isinstance(body, tuple)
+        bound = frozenset([str(index[1])]) if isinstance(index, tuple) else frozenset()
+        return symbols(first) | symbols(last) | (symbols(body) - bound)
     parts = (symbols(part) for part in tree[1:] if isinstance(part, tuple))
     return frozenset().union(*parts)
 
@@ -75,9 +80,20 @@ def operations(tree: Tree) -> frozenset[str]:
 
 def substitute(tree: Tree, name: str, by: Tree) -> Tree:
     """The expression with a symbol replaced."""
-    if tree == ("symbol", name):
+    return _replaced(tree, ("symbol", name), by)
+
+
+def _replaced(tree: Tree, part: Tree, by: Tree) -> Tree:
+    if tree == part:
         return by
-    return tuple(substitute(p, name, by) if isinstance(p, tuple) else p for p in tree)
+    return tuple(_replaced(p, part, by) if isinstance(p, tuple) else p for p in tree)
+
+
+def _constants(tree: Tree) -> frozenset[str]:
+    if tree[0] == "constant":
+        return frozenset([str(tree[1])])
+    parts = (_constants(part) for part in tree[1:] if isinstance(part, tuple))
+    return frozenset().union(*parts)
 
 
 def _letters_apart(tokens: Sequence[Token]) -> list[Token]:
@@ -377,6 +393,8 @@ class _Parser:
             if top == ("symbol", "d") and "d" in symbols(bottom):
                 raise UnreadableError("a derivative")
             return ("divide", top, bottom)
+        if name in ("sum", "prod"):
+            return self._series(name)
         if name == "binom":
             return ("binomial", self._argument(), self._argument())
         if name in ("sqrt", "surd", "cbrt", "cuberoot"):
@@ -404,6 +422,21 @@ class _Parser:
         is_group = self.peek() in ("{", "(")
         inside = self._group() if is_group else self._atom_without_mixing()
         return ("root", degree, inside)
+
+    def _series(self, name: str) -> Tree:
+        r"""\sum_{k=1}^{n} of the product that follows; `sum` and `prod` hold four operands."""
+        self.expect("_")
+        index, *first = self._argument_tokens()
+        if index.kind != "letters" or len(first) < 2 or first[0].text != "=":
+            raise UnreadableError(f"a {name} without its first term")
+        self.expect("^")
+        last = self._exponent()
+        body = self._product()
+        if index.text == "i":
+            body = _replaced(body, I, ("symbol", "i"))
+        if "infinity" in _constants(last) or index.text in symbols(last):
+            raise UnreadableError(f"an infinite {name}")
+        return (name, ("symbol", index.text), parse(first[1:]), last, body)
 
     def _of_several(self, name: str) -> Tree:
         closing = _CLOSING.get(self.peek())

@@ -20,7 +20,7 @@ from heal.verifiers.equality.forms import (
     Value,
 )
 from heal.verifiers.equality.outline import encloses, spelled, split, split_at, tidied
-from heal.verifiers.equality.quantities import FILLERS, is_word, quantity, words_alone
+from heal.verifiers.equality.quantities import FILLERS, is_copula, is_word, quantity, words_alone
 from heal.verifiers.equality.regions import REALS, Interval, Region, apply, combine
 from heal.verifiers.equality.special import based, clock, day, formula, residues
 from heal.verifiers.equality.spelling import Token
@@ -34,6 +34,9 @@ _UNREAD = frozenset(["\\neg", "\\forall", "\\exists"])
 _APPROXIMATE = frozenset([
     "about", "approximately", "approx", "roughly", "around", "nearly", "almost",
 ])
+_MINUS, _PLUS = frozenset(["negative", "minus"]), frozenset(["positive", "plus"])
+_NEGATIONS = frozenset(["not", "no", "never", "neither", "nor", "less", "more"])
+_EXCEPT = frozenset(["except", "but"])
 _NOTHING = frozenset([
     ("\\emptyset",), ("empty", "set"), ("no", "solution"), ("no", "solutions"),
     ("no", "real", "solution"), ("no", "real", "solutions"),
@@ -42,6 +45,7 @@ _REALS = frozenset([
     ("\\mathbbr",), ("all", "real", "numbers"), ("all", "reals"), ("real", "numbers"),
 ])
 _ENVIRONMENT = re.compile(r"[pbvBV]?matrix|smallmatrix|array")
+_SET_ENDS = frozenset(["\\mathbbR", ")", "]", "\\}"])
 _LINES = frozenset(["aligned", "align", "gathered", "split", "cases"])
 _BRACKETS = {"{": "set", "(": "tuple", "[": "bracket", "\\{": "set", "\\langle": "tuple"}
 # fmt: on
@@ -116,7 +120,7 @@ def _compound(forms: list[Form]) -> Form | None:
 
 
 def _read_one(tokens: list[Token]) -> Form:
-    tokens = _without_opening(_without_approximation(tokens))
+    tokens = _with_sign(_without_opening(_without_approximation(tokens)))
     for reader in (_labelled, _set_operation, _relation, _bracketed, _matrix, _ratio, _named_set):
         if (form := reader(tokens)) is not None:
             return form
@@ -135,12 +139,30 @@ def _without_approximation(tokens: list[Token]) -> list[Token]:
 
 
 def _without_opening(tokens: list[Token]) -> list[Token]:
-    """ "The value is 12" is 12."""
+    """ "The value is 12" and "the slope is 12" are 12."""
     start = 0
-    while start < len(tokens) and len(tokens[start].text) > 1 and is_word(tokens[start], FILLERS):
+    said = next((i + 1 for i, token in enumerate(tokens) if is_copula(token)), 0)
+    if 0 < said < len(tokens) and all(t.kind in ("word", "letters") for t in tokens[:said]):
+        start = 0 if any(is_word(t, _NEGATIONS) for t in tokens) else said
+    while start < len(tokens) and is_word(tokens[start], FILLERS):
+        if len(tokens[start].text) == 1 and not _is_long_word(tokens[start + 1 : start + 2]):
+            break  # the letter a, not an article
         start += 1
     follows = tokens[start].kind if start < len(tokens) else "word"
     return tokens[start:] if follows not in ("word", "letters") or start == 0 else tokens
+
+
+def _with_sign(tokens: list[Token]) -> list[Token]:
+    """ "Negative 7" and "minus infinity" have a sign; a positive number needs none."""
+    if len(tokens) < 2 or tokens[1].kind in ("word", "letters"):
+        return tokens
+    if is_word(tokens[0], _MINUS):
+        return [Token("sign", "-"), *tokens[1:]]
+    return tokens[1:] if is_word(tokens[0], _PLUS) else tokens
+
+
+def _is_long_word(tokens: list[Token]) -> bool:
+    return any(t.kind in ("word", "letters") and len(t.text) > 1 for t in tokens)
 
 
 def _labelled(tokens: list[Token]) -> Form | None:
@@ -175,7 +197,7 @@ def _read_side(tokens: list[Token]) -> Form:
 
 
 def _set_operation(tokens: list[Token]) -> Form | None:
-    parts, signs = split_at(tokens, ("\\cup", "\\cap", "\\setminus"))
+    parts, signs = split_at(_with_set_minus(tokens), ("\\cup", "\\cap", "\\setminus"))
     if not signs:
         return None
     related = [any(token.text in _RELATIONS for token in part) for part in parts]
@@ -187,6 +209,18 @@ def _set_operation(tokens: list[Token]) -> Form | None:
     if len(known) < len(regions):
         raise UnreadableError("a set that is no interval")
     return apply(known, signs)
+
+
+def _with_set_minus(tokens: list[Token]) -> list[Token]:
+    r"""\mathbb{R} - \{2\}: between sets, a minus takes away."""
+    found: list[Token] = []
+    for i, token in enumerate(tokens):
+        is_between = token.text == "-" and 0 < i < len(tokens) - 1
+        if is_between and tokens[i + 1].text == "\\{" and tokens[i - 1].text in _SET_ENDS:
+            found.append(Token("command", "\\setminus", token.gap))
+        else:
+            found.append(token)
+    return found
 
 
 def _as_set(tokens: list[Token]) -> list[Token]:
@@ -210,7 +244,8 @@ def _bracketed(tokens: list[Token]) -> Form | None:
         raise UnreadableError("words or nothing between brackets")
     if len(parts) == 1 and opening in ("(", "[", "{"):
         is_binomial = any(token.text == "\\choose" for token in inner)
-        return None if opening == "[" or is_binomial else _read(inner)
+        is_bracket = opening == "[" and inner[0].text != "\\begin"
+        return None if is_bracket or is_binomial else _read(inner)
     items = tuple(_read(part) for part in parts)
     if opening + closing in ("(]", "[)"):
         return _half_open(items, opening == "[")
@@ -274,7 +309,14 @@ def _ratio(tokens: list[Token]) -> Form | None:
 
 
 def _named_set(tokens: list[Token]) -> Form | None:
-    texts = tuple(t.text.casefold() for t in tokens if not is_word(t, FILLERS))
+    except_at = next((i for i, t in enumerate(tokens) if is_word(t, _EXCEPT)), len(tokens))
+    named = tokens[:except_at]
+    texts = tuple(t.text.casefold() for t in named if not is_word(t, FILLERS))
+    if texts in _REALS and except_at < len(tokens) - 1:
+        left_out = as_interval(Row("set", (_read(tokens[except_at + 1 :]),)))
+        if left_out is None:
+            raise UnreadableError("an exception that is no number")
+        return apply([REALS, left_out], ["\\setminus"])
     if texts in _REALS:
         return REALS
     return NOTHING_SOLVES if texts in _NOTHING else None

@@ -32,7 +32,8 @@ _GREEK = [
 _GREEK_LETTERS = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", _GREEK, strict=True))
 _SIGNS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ",
-    "·": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": "/", "∕": "/", "⁄": "/", "√": r"\surd ",
+    "·": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": "/", "∶": ":", "∕": "/", "⁄": "/",
+    "√": r"\surd ",
     "∛": r"\cuberoot ", "∞": r"\infty ", "°": r"^\circ ", "º": r"^\circ ", "℃": r"^\circ C",
     "℉": r"^\circ F", "≤": r"\leq ", "≥": r"\geq ", "⩽": r"\leq ", "⩾": r"\geq ", "≠": r"\neq ",
     "≈": r"\approx ", "≃": r"\approx ", "≅": r"\cong ", "≡": r"\equiv ", "±": r"\pm ",
@@ -102,7 +103,7 @@ _LOWERED_RUN = re.compile(f"[{''.join(_LOWERED)}]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _THIN_THOUSANDS = re.compile(r"(?<=\d)(?:\\,|\{,\}|,\\! ?)(?=\d{3}(?!\d))")
 _BRACKETED_PERIOD = re.compile(r"(\d\.\d*)\((\d+)\)$")
-_SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,])")
+_SPACED_THOUSANDS = re.compile(r"(?<![\d.,_^])\d{1,3}(?: \d{3})+(?![\d.,])")
 _THOUSANDS = r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)(?:\.\d+)?"
 _PLAIN_NUMBER = (
     r"(?:\d+(?:\.\d+|\.(?=\s?\\(?:overline|bar|dot)\b))?|(?<!\d)\.\d+)(?:[eE][+-]?\d+(?![\w.]))?"
@@ -198,8 +199,8 @@ def _read_letters(
     is_function = run in _FUNCTIONS and (
         run not in _ALSO_WORDS or _OPENS_ARGUMENT.match(text, match.end()) is not None
     )
-    if is_text and is_function and run == word[0]:
-        found.append(Token("command", "\\" + run, gap))
+    if is_text and run == word[0] and (is_function or run == "infinity"):
+        found.append(Token("command", "\\" + _NAMED.get(run, run), gap))
         return match.end()
     if is_text or len(word[0]) > len(run) > 1:
         found.append(Token("word", word[0], gap, is_text))
