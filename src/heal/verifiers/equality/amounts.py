@@ -23,6 +23,8 @@ class Decision:
 
     same: bool | None
     reason: str
+    unread: bool = False
+    """Whether it is undecided because an answer is not read as mathematics."""
 
 
 def all_of(results: Sequence[bool | None]) -> bool | None:

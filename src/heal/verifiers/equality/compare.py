@@ -89,6 +89,9 @@ def decide(one: Form, other: Form) -> Decision:
 
 
 def _same(one: Form, other: Form) -> bool | None:
+    """Whether two parts agree; names that are kept as text agree when they are spelled alike."""
+    if isinstance(one, Unread) or isinstance(other, Unread):
+        return one == other
     return decide(one, other).same
 
 
@@ -108,7 +111,7 @@ def text_rule(one: Form, other: Form) -> Decision | None:
         return None
     if isinstance(other, Unread) and one.text == other.text:
         return Decision(True, "same spelling")
-    return Decision(None, "not read as mathematics")
+    return Decision(None, "not read as mathematics", unread=True)
 
 
 def kinds_rule(one: Form, other: Form) -> Decision | None:
