@@ -89,7 +89,7 @@ def open_judge() -> Judge:
 
 def judge(candidate: str | None, reference: str) -> tuple[str, str | None]:
     """Whether two answers are equal; a candidate of None asks whether the reference is usable."""
-    from heal.verifiers.equality.compare import compare, is_readable
+    from heal.verifiers.equality.compare import compare
 
     if candidate is None:
         return _judge_reference(reference)
@@ -106,9 +106,9 @@ def judge(candidate: str | None, reference: str) -> tuple[str, str | None]:
                 "not equal by math-verify",
             )
         )
-    if is_readable(candidate) and is_readable(reference):
-        return Verdict.UNVERIFIABLE, decision.reason
-    return Verdict.WRONG, "not read as mathematics, and the texts differ"
+    if decision.unread:
+        return Verdict.WRONG, "not read as mathematics, and the texts differ"
+    return Verdict.UNVERIFIABLE, decision.reason
 
 
 def _may_be_rounded(answer: str) -> bool:

@@ -10,8 +10,8 @@ from fractions import Fraction
 import mpmath  # type: ignore[import-untyped]
 
 from heal.verifiers.equality import values
-from heal.verifiers.equality.expressions import PI, number, operations, symbols
 from heal.verifiers.equality.forms import Value
+from heal.verifiers.equality.trees import PI, number, operations, symbols
 from heal.verifiers.equality.units import Unit
 
 _FEWEST_DIGITS = 6
@@ -23,6 +23,8 @@ class Decision:
 
     same: bool | None
     reason: str
+    unread: bool = False
+    """Whether it is undecided because an answer is not read as mathematics."""
 
 
 def all_of(results: Sequence[bool | None]) -> bool | None:

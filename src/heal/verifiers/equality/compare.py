@@ -7,22 +7,16 @@ function that decides, or passes the pair on by returning None.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 
 from heal.verifiers.equality import values
 from heal.verifiers.equality.amounts import Decision, all_of, same_quantity
 from heal.verifiers.equality.conditions import FLIPPED, as_interval, as_region, is_order
-from heal.verifiers.equality.expressions import (
-    Tree,
-    UnreadableError,
-    number,
-    operations,
-    symbols,
-)
 from heal.verifiers.equality.forms import (
     Based,
     Clock,
+    Contradiction,
     Day,
     Form,
     Labelled,
@@ -36,7 +30,9 @@ from heal.verifiers.equality.forms import (
 from heal.verifiers.equality.outline import spelled
 from heal.verifiers.equality.reading import read_form, signs_expanded
 from heal.verifiers.equality.regions import Region, same_region
+from heal.verifiers.equality.simplify import constant, is_equation, simplified
 from heal.verifiers.equality.spelling import tokens
+from heal.verifiers.equality.trees import Tree, number, operations, symbols
 from heal.verifiers.equality.units import NOTHING, Unit
 
 _MINUS_ONE: Tree = ("negative", number(1))
@@ -62,7 +58,7 @@ def compare(one: str, other: str) -> Decision:
 def _decided(one: Form, other: Form) -> Decision:
     try:
         return decide(_only_member(one), _only_member(other))
-    except (UnreadableError, RecursionError, ArithmeticError) as error:
+    except (ValueError, RecursionError, ArithmeticError) as error:
         return Decision(None, f"cannot be compared: {error}"[:200])
 
 
@@ -84,7 +80,7 @@ def _has_comma(text: str) -> bool:
 
 def decide(one: Form, other: Form) -> Decision:
     """Apply the rules in order; the first that decides is right."""
-    one, other = _simplified(one), _simplified(other)
+    one, other = simplified(one), simplified(other)
     for rule in RULES:
         decision = rule(one, other) or rule(other, one)
         if decision is not None:
@@ -92,70 +88,21 @@ def decide(one: Form, other: Form) -> Decision:
     return Decision(False, "different kinds of answer")
 
 
-# ---------------------------------------------------------------- before the rules
-
-
-def _simplified(form: Form) -> Form:
-    """Signs expanded, true chains of numbers ended, one value for one name."""
-    form = signs_expanded(form)
-    if isinstance(form, Relation):
-        return _simplified_relation(form)
-    if isinstance(form, Row) and form.kind == "list":
-        return _simplified_list(form)
-    if isinstance(form, Row) and form.kind == "set":
-        return Row("set", _flat([signs_expanded(item) for item in form.items]))
-    return form
-
-
-def _simplified_relation(form: Relation) -> Form:
-    if set(form.operators) != {"="}:
-        return form
-    constants = [side for side in form.sides if _constant(side) is not None]
-    if len(constants) > 1 and any(_same(constants[0], c) is not True for c in constants[1:]):
-        return Unread("a contradiction: " + repr(form.sides))
-    if len(constants) == len(form.sides):
-        return form.sides[-1]
-    if len(form.sides) == 2 and _constant(form.sides[0]) is not None:
-        form = Relation(form.operators, form.sides[::-1])
-    several = signs_expanded(form.sides[-1])
-    if len(form.sides) == 2 and isinstance(several, Row) and several is not form.sides[-1]:
-        return Row("list", tuple(Relation(("=",), (form.sides[0], v)) for v in several.items))
-    if len(form.sides) > 2 and constants and form.sides[-1] in constants:
-        return Relation(("=",), (form.sides[0], form.sides[-1]))
-    return form
-
-
-def _simplified_list(form: Row) -> Form:
-    flat = _flat([_simplified(item) for item in form.items])
-    first = flat[0]
-    if _is_equation(first) and len(flat) > 1 and all(isinstance(f, Value) for f in flat[1:]):
-        assert isinstance(first, Relation)  # x = 5, 7
-        flat = (first, *(Relation(("=",), (first.sides[0], f)) for f in flat[1:]))
-    return flat[0] if len(flat) == 1 else Row("list", flat)
-
-
-def _flat(items: Sequence[Form]) -> tuple[Form, ...]:
-    found: list[Form] = []
-    for item in items:
-        found += item.items if isinstance(item, Row) and item.kind == "list" else [item]
-    return tuple(found)
-
-
-def _is_equation(form: Form) -> bool:
-    return isinstance(form, Relation) and form.operators == ("=",)
-
-
-def _constant(form: Form) -> Tree | None:
-    if isinstance(form, Value) and not symbols(form.tree):
-        return form.tree
-    return None
-
-
 def _same(one: Form, other: Form) -> bool | None:
+    """Whether two parts agree; names that are kept as text agree when they are spelled alike."""
+    if isinstance(one, Unread) or isinstance(other, Unread):
+        return one == other
     return decide(one, other).same
 
 
 # ---------------------------------------------------------------- the rules
+
+
+def contradiction_rule(one: Form, other: Form) -> Decision | None:
+    """5 = 7 agrees with nothing but itself."""
+    if not isinstance(one, Contradiction):
+        return None
+    return Decision(one == other, "an equation that is not true")
 
 
 def text_rule(one: Form, other: Form) -> Decision | None:
@@ -164,9 +111,7 @@ def text_rule(one: Form, other: Form) -> Decision | None:
         return None
     if isinstance(other, Unread) and one.text == other.text:
         return Decision(True, "same spelling")
-    if one.text.startswith("a contradiction"):
-        return Decision(False, "an equation that is not true")
-    return Decision(None, "not read as mathematics")
+    return Decision(None, "not read as mathematics", unread=True)
 
 
 def kinds_rule(one: Form, other: Form) -> Decision | None:
@@ -305,7 +250,7 @@ def _reversed(form: Relation) -> Relation:
 
 def equation_rule(one: Form, other: Form) -> Decision | None:
     """Two equations: the same name with the same value, or one a multiple of the other."""
-    if not (_is_equation(one) and _is_equation(other)):
+    if not (is_equation(one) and is_equation(other)):
         return None
     assert isinstance(one, Relation) and isinstance(other, Relation)
     sides = [_same(a, b) for a, b in zip(one.sides, other.sides, strict=True)]
@@ -325,7 +270,7 @@ def _is_solved(form: Relation) -> bool:
     """Whether it gives one name a value without other symbols."""
     name, value = form.sides[0], form.sides[-1]
     is_name = isinstance(name, Value) and name.tree[0] == "symbol"
-    return is_name and _constant(value) is not None
+    return is_name and constant(value) is not None
 
 
 def relation_rule(one: Form, other: Form) -> Decision | None:
@@ -345,7 +290,7 @@ def name_rule(one: Form, other: Form) -> Decision | None:
         return Decision(same, "same label and value" if same else "different labels or values")
     if isinstance(one, Labelled):
         return decide(one.form, other)
-    if not _is_equation(one) or isinstance(other, Relation):
+    if not is_equation(one) or isinstance(other, Relation):
         return None
     assert isinstance(one, Relation)
     if isinstance(other, Row) and any(isinstance(i, Relation) for i in other.items):
@@ -369,7 +314,7 @@ def _names_its_value(name: Form, value: Form) -> bool:
         if function[0] == "symbol" or (function[0] == "power" and function[2] == _MINUS_ONE):
             return True  # f(x), f^{-1}(x)
     is_simple = operations(tree) <= _SUM_LIKE or tree[0] in _FUNCTIONS
-    return is_simple and _constant(value) is not None
+    return is_simple and constant(value) is not None
 
 
 def assignments_rule(one: Form, other: Form) -> Decision | None:
@@ -394,7 +339,7 @@ def assignments_rule(one: Form, other: Form) -> Decision | None:
 
 
 def _assignments(form: Form) -> list[tuple[str, Form]] | None:
-    if _is_equation(form) and isinstance(form, Relation):
+    if is_equation(form) and isinstance(form, Relation):
         rows = [side for side in form.sides if isinstance(side, Row) and side.kind == "tuple"]
         if len(rows) == 2 and len(rows[0].items) == len(rows[1].items):
             pairs = zip(rows[0].items, rows[1].items, strict=True)
@@ -407,7 +352,7 @@ def _assignments(form: Form) -> list[tuple[str, Form]] | None:
         return None
     found: list[tuple[str, Form]] = []
     for item in form.items:
-        if not isinstance(item, Relation) or not _is_equation(item):
+        if not isinstance(item, Relation) or not is_equation(item):
             return None
         name = item.sides[0]
         if not isinstance(name, Value) or name.tree[0] != "symbol":
@@ -492,6 +437,7 @@ def one_of_many_rule(one: Form, other: Form) -> Decision | None:
 
 
 RULES: tuple[Callable[[Form, Form], Decision | None], ...] = (
+    contradiction_rule,
     text_rule,
     kinds_rule,
     words_rule,

@@ -4,9 +4,9 @@ In: forms. Out: a `Region`, or None where a form describes none.
 """
 
 from heal.verifiers.equality import values
-from heal.verifiers.equality.expressions import INFINITY, Tree, number, substitute, symbols
 from heal.verifiers.equality.forms import Form, Relation, Row, Value
 from heal.verifiers.equality.regions import Interval, Region, without_interval, without_point
+from heal.verifiers.equality.trees import INFINITY, Tree, number, substitute, symbols
 
 FLIPPED = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
 ORDERS = frozenset(FLIPPED)

@@ -10,13 +10,18 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from heal.verifiers.equality.spelling import Token
-
-Tree = tuple[object, ...]
-"""`("number", Fraction)`, `("symbol", name)`, or an operation's name and its operands."""
-
-E, PI, I, INFINITY = (("constant", name) for name in ("e", "pi", "i", "infinity"))  # noqa: E741
-SIGN: Tree = ("symbol", "±")
-"""Stands for +1 or −1, the same in the whole answer."""
+from heal.verifiers.equality.trees import (
+    INFINITY,
+    PI,
+    SIGN,
+    E,
+    I,
+    Tree,
+    constants,
+    number,
+    replaced,
+    symbols,
+)
 
 _DEEPEST = 80
 _LONGEST = 1500
@@ -43,11 +48,6 @@ class UnreadableError(ValueError):
     """The tokens are not an expression this grammar knows."""
 
 
-def number(value: int | Fraction) -> Tree:
-    """A number's leaf."""
-    return ("number", Fraction(value))
-
-
 def parse(tokens: Sequence[Token]) -> Tree:
     """The expression that the tokens spell. Raises: UnreadableError."""
     if not tokens or len(tokens) > _LONGEST:
@@ -57,43 +57,6 @@ def parse(tokens: Sequence[Token]) -> Tree:
     if not parser.is_at_end:
         raise UnreadableError(f"at {parser.peek()!r}")
     return tree
-
-
-def symbols(tree: Tree) -> frozenset[str]:
-    """Names of the symbols in an expression."""
-    if tree[0] == "symbol":
-        return frozenset([str(tree[1])])
-    if tree[0] in ("sum", "prod"):
-        _, index, first, last, body = tree
-        assert isinstance(first, tuple) and isinstance(last, tuple) and isinstance(body, tuple)
-        bound = frozenset([str(index[1])]) if isinstance(index, tuple) else frozenset()
-        return symbols(first) | symbols(last) | (symbols(body) - bound)
-    parts = (symbols(part) for part in tree[1:] if isinstance(part, tuple))
-    return frozenset().union(*parts)
-
-
-def operations(tree: Tree) -> frozenset[str]:
-    """Names of the operations in an expression."""
-    parts = (operations(part) for part in tree[1:] if isinstance(part, tuple))
-    return frozenset([str(tree[0])]).union(*parts)
-
-
-def substitute(tree: Tree, name: str, by: Tree) -> Tree:
-    """The expression with a symbol replaced."""
-    return _replaced(tree, ("symbol", name), by)
-
-
-def _replaced(tree: Tree, part: Tree, by: Tree) -> Tree:
-    if tree == part:
-        return by
-    return tuple(_replaced(p, part, by) if isinstance(p, tuple) else p for p in tree)
-
-
-def _constants(tree: Tree) -> frozenset[str]:
-    if tree[0] == "constant":
-        return frozenset([str(tree[1])])
-    parts = (_constants(part) for part in tree[1:] if isinstance(part, tuple))
-    return frozenset().union(*parts)
 
 
 def _letters_apart(tokens: Sequence[Token]) -> list[Token]:
@@ -433,8 +396,8 @@ class _Parser:
         last = self._exponent()
         body = self._product()
         if index.text == "i":
-            body = _replaced(body, I, ("symbol", "i"))
-        if "infinity" in _constants(last) or index.text in symbols(last):
+            body = replaced(body, I, ("symbol", "i"))
+        if "infinity" in constants(last) or index.text in symbols(last):
             raise UnreadableError(f"an infinite {name}")
         return (name, ("symbol", index.text), parse(first[1:]), last, body)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from heal.verifiers.equality.expressions import Tree
 from heal.verifiers.equality.regions import Region
+from heal.verifiers.equality.trees import Tree
 from heal.verifiers.equality.units import NOTHING, Unit
 
 
@@ -105,6 +105,26 @@ class Unread:
     text: str
 
 
-Form = Value | Words | Row | Region | Relation | Labelled | Residues | Based | Day | Clock | Unread
+@dataclass(frozen=True)
+class Contradiction:
+    """An equation between numbers that differ."""
+
+    sides: tuple[Form, ...]
+
+
+Form = (
+    Value
+    | Words
+    | Row
+    | Region
+    | Relation
+    | Labelled
+    | Residues
+    | Based
+    | Day
+    | Clock
+    | Contradiction
+    | Unread
+)
 
 NOTHING_SOLVES = Row("set", ())

@@ -6,11 +6,12 @@ In: tokens without separators. Out: `Words`, or a `Value`, or a compound of seve
 import re
 
 from heal.method.final_answers import folded_word
-from heal.verifiers.equality.expressions import INFINITY, UnreadableError, number, parse
+from heal.verifiers.equality.expressions import UnreadableError, parse
 from heal.verifiers.equality.forms import Form, Row, Value, Words
 from heal.verifiers.equality.numerals import numeral
 from heal.verifiers.equality.outline import depth_change
 from heal.verifiers.equality.spelling import Token
+from heal.verifiers.equality.trees import INFINITY, number
 from heal.verifiers.equality.units import Unit, find_unit, read_unit
 
 # fmt: off

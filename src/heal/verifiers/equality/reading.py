@@ -7,9 +7,8 @@ lists, relations, set operations, brackets, and last a quantity. What fits nothi
 import re
 from collections.abc import Sequence
 
-from heal.verifiers.equality import expressions
 from heal.verifiers.equality.conditions import ORDERS, as_interval, as_region, is_order
-from heal.verifiers.equality.expressions import SIGN, UnreadableError, number
+from heal.verifiers.equality.expressions import UnreadableError
 from heal.verifiers.equality.forms import (
     NOTHING_SOLVES,
     Form,
@@ -24,6 +23,7 @@ from heal.verifiers.equality.quantities import FILLERS, is_copula, is_word, quan
 from heal.verifiers.equality.regions import REALS, Interval, Region, apply, combine
 from heal.verifiers.equality.special import based, clock, day, formula, residues
 from heal.verifiers.equality.spelling import Token
+from heal.verifiers.equality.trees import SIGN, number, substitute, symbols
 
 # fmt: off
 _RELATIONS = ORDERS | {
@@ -55,17 +55,15 @@ def read_form(tokens: Sequence[Token]) -> Form:
     """The form of an answer."""
     try:
         return _read(tidied(tokens))
-    except (UnreadableError, RecursionError, ZeroDivisionError, OverflowError):
+    except (ValueError, RecursionError, ArithmeticError):
         return Unread(spelled(tokens))
 
 
 def signs_expanded(form: Form) -> Form:
     """An answer with ± as the list of both."""
-    if not isinstance(form, Value) or SIGN[1] not in expressions.symbols(form.tree):
+    if not isinstance(form, Value) or SIGN[1] not in symbols(form.tree):
         return form
-    both = (
-        Value(expressions.substitute(form.tree, "±", number(sign)), form.unit) for sign in (1, -1)
-    )
+    both = (Value(substitute(form.tree, "±", number(sign)), form.unit) for sign in (1, -1))
     return Row("list", tuple(both))
 
 
@@ -101,7 +99,7 @@ def _joined(forms: list[Form], connectives: list[str]) -> Form:
 def _of_one_symbol(forms: list[Form]) -> bool:
     sides = [side for form in forms if isinstance(form, Relation) for side in form.sides]
     trees = [side.tree for side in sides if isinstance(side, Value)]
-    return len(frozenset().union(*map(expressions.symbols, trees))) == 1
+    return len(frozenset().union(*map(symbols, trees))) == 1
 
 
 def _how(connectives: list[str]) -> str:

@@ -10,7 +10,8 @@ from functools import cmp_to_key
 from typing import Any
 
 from heal.verifiers.equality import values
-from heal.verifiers.equality.expressions import INFINITY, Tree, UnreadableError, symbols
+from heal.verifiers.equality.expressions import UnreadableError
+from heal.verifiers.equality.trees import INFINITY, Tree, symbols
 
 
 @dataclass(frozen=True)

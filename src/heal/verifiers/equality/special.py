@@ -6,7 +6,7 @@ In: tokens. Out: a form, or None where it is something else.
 import re
 from fractions import Fraction
 
-from heal.verifiers.equality.expressions import Tree, UnreadableError, number, parse
+from heal.verifiers.equality.expressions import UnreadableError, parse
 from heal.verifiers.equality.forms import (
     Based,
     Clock,
@@ -20,6 +20,7 @@ from heal.verifiers.equality.forms import (
 )
 from heal.verifiers.equality.outline import split
 from heal.verifiers.equality.spelling import Token
+from heal.verifiers.equality.trees import Tree, number
 from heal.verifiers.equality.values import exact_value
 
 # fmt: off

@@ -14,7 +14,7 @@ from typing import Any
 
 import mpmath  # type: ignore[import-untyped]
 
-from heal.verifiers.equality.expressions import Tree, operations, symbols
+from heal.verifiers.equality.trees import Tree, operations, symbols
 
 Env = Mapping[str, Any]
 
