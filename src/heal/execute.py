@@ -19,7 +19,6 @@ from heal import __version__
 from heal.config import Config
 from heal.engines import model_files
 from heal.errors import HealError, UserError
-from heal.functions import edition
 from heal.keys import content_key
 from heal.method.arms import breakpoints, wants_reliance, wants_uncertainty
 from heal.pipeline import OF_ALL, OF_EACH_PROBLEM
@@ -30,6 +29,7 @@ from heal.run import Noting, Run, ask_each, count_early
 from heal.session import Observer, Session
 from heal.stages import calibrate, match_budget
 from heal.store import AttemptRow, ScoreRow, SelectedRow, Store, TraceRow
+from heal.verifiers import edition
 
 PACKAGES = (
     *("torch", "transformers", "trl", "datasets", "tokenizers", "numpy", "math-verify"),

@@ -22,7 +22,7 @@ class Scored:
 
     locating: int
     pure: int
-    """Hinted traces and repairs."""
+    """Hinted traces and repairs, with their hint in view too where that was measured."""
     honest: int
     """Unaided traces that PURE's line is drawn by."""
 
@@ -31,7 +31,7 @@ def scored_tokens(store: Store, breakpoint: str) -> Scored:
     """What was scored for the arm shown."""
     (row,) = store.query(
         """SELECT TOTAL(scored_tokens * (stage = 'scores')),
-        TOTAL(scored_tokens * (stage = 'pure' AND tag IN (:breakpoint, 'hinted'))),
+        TOTAL(scored_tokens * (stage IN ('pure', 'reliance') AND tag IN (:breakpoint, 'hinted'))),
         TOTAL(scored_tokens * (stage = 'pure' AND tag = 'honest')) FROM scores""",
         {"breakpoint": breakpoint},
     )

@@ -14,10 +14,10 @@ from typing import Any, Protocol, TypeVar, cast
 
 from heal.config import Config
 from heal.engines.base import GenRequest, Sampling, ScoreRequest
-from heal.functions import edition
 from heal.method.arms import breakpoints, wants_reliance, wants_uncertainty
 from heal.prompts import Prompts
 from heal.records import Breakpoint, Finish, Problem
+from heal.verifiers import edition
 
 Record = TypeVar("Record")
 Value = TypeVar("Value")

@@ -44,7 +44,11 @@ def tokens_to_match(store: Store, config: Config, cost: float) -> int:
     )
     tags = ["", "hinted", main] + ["honest"] * (config.pure.selection in LINED)
     marks = ",".join("?" * len(tags))
-    scored = _sum(store, f"SELECT SUM(scored_tokens) FROM scores WHERE tag IN ({marks})", *tags)
+    scored = _sum(
+        store,
+        f"SELECT SUM(scored_tokens) FROM scores WHERE tag IN ({marks})",
+        *tags,
+    )
     return round(sampled + hints + cost * scored)
 
 

@@ -10,14 +10,15 @@ from heal.keys import content_key
 from heal.records import Check, Problem, Split, Trace, Verdict
 from heal.stages.found import Answerable, Found, Lane, Request, Setup
 from heal.store.columns import TraceRow
+from heal.verifiers.custom import row_of
 
 
 def check_key(trace: Trace, problem: Problem, judge: str, timeout_s: float) -> str:
     """Names a verdict: it depends on the trace, the gold answer and the verifier's edition."""
     # A trace the engine failed on keeps its key when it is drawn again, and must be judged again.
-    return content_key(
-        "check", trace.key, trace.error is not None, problem.answer, judge, timeout_s
-    )
+    named = ("check", trace.key, trace.error is not None, problem.answer, judge, timeout_s)
+    # A user's function may look at the whole row.
+    return content_key(*named, *([row_of(problem)] if ":" in judge else ()))
 
 
 def check_of(found: Found, setup: Setup, trace: Trace) -> Check | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from heal.config import Config, ModelRef, Pace
 from heal.engines import model_files, open_engine, read_tokenizer, read_weights, resolve_model
 from heal.engines.base import Engine, Sampling
-from heal.functions import edition
+from heal.functions import edition as function_edition
 from heal.keys import seed_for
 from heal.method.arms import Arm, trained
 from heal.method.pace import POOLS, budget_tokens, schedule
@@ -19,6 +19,7 @@ from heal.stages.select import example
 from heal.store import Store
 from heal.students.exam import Exam
 from heal.students.train import Opener, Progress, train_arm
+from heal.verifiers import edition
 
 Sizes = Mapping[str, Mapping[str, int]]
 """Set → trace → tokens, as the student reads it."""
@@ -156,8 +157,9 @@ def exam_of(config: Config, student: Student) -> Exam:
         c.samples,
         Sampling(c.temperature, c.top_p, max_new_tokens=room),
         config.prompts,
-        edition(config.problems.verifier),
+        function_edition(config.problems.verifier),
         config.seed,
+        edition(config.problems.verifier),
         config.problems.verify_timeout_s,
     )
 

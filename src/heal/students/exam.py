@@ -37,6 +37,8 @@ class Exam:
     prompts: Prompts
     verifier: str
     run_seed: int
+    judge: str
+    """Names the verifier as it is now; unlike the rest it changes verdicts, not attempts."""
     timeout_s: float
 
     def key(self, problem: Problem) -> str:
@@ -93,8 +95,8 @@ def _check(found: Found, exam: Exam, attempt: EvalTrace) -> Check | None:
 
 
 def _check_key(exam: Exam, attempt: EvalTrace) -> str:
-    # The attempt's own key names problem, gold answer and verifier already.
-    return content_key("check", attempt.key, attempt.error is not None, exam.timeout_s)
+    # The attempt's own key names problem and gold answer already.
+    return content_key("check", attempt.key, attempt.error is not None, exam.judge, exam.timeout_s)
 
 
 def _writing(found: Found, exam: Exam, indices: tuple[int, ...], student: Student) -> Request:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from heal.errors import UserError
+from heal.functions import edition as function_edition
 from heal.method.final_answers import extract_answer
 from heal.records import Problem
 from heal.verifiers.base import Finding, Item, Preflight, Question, Verifier
@@ -27,14 +28,23 @@ __all__ = [
     "Item",
     "Preflight",
     "Verifier",
+    "edition",
     "open_verifier",
     "second_reading",
     "verify_answer",
 ]
 
 NAMES = ("math", "exact", "choice", "gym")
+RULES = 2
+"""Raised when a verifier of ours may decide otherwise than before: what it decided is then owed
+again."""
 
 _TIMEOUT_S = 20.0
+
+
+def edition(spec: str) -> str:
+    """Names a verifier as it is now: our own rules, or the source of a user's function."""
+    return function_edition(spec) if ":" in spec else f"{spec}@{RULES}"
 
 
 def open_verifier(settings: Problems) -> Verifier:
