@@ -47,7 +47,7 @@ from heal.execute import overview
 from heal.recipe import parse
 from heal.records import Cut, Finish
 from heal.report.load import load_view
-from heal.session import TokenCapError
+from heal.runner import TokenCapError
 from heal.store import Store
 
 Open = Callable[..., Engine]
@@ -136,11 +136,17 @@ CONTRACT = {
     for name, check in vars(contract).items()
     if name.startswith("test_") and not {"opened"} & set(inspect.signature(check).parameters)
 }
-CASES = [
-    pytest.param(name, {"text": text} if "text" in inspect.signature(check).parameters else {})
-    for name, check in CONTRACT.items()
-    for text in (contract.TEXTS if "text" in inspect.signature(check).parameters else [""])
-]
+VARIED = {"text": contract.TEXTS, "lane": contract.LANES}
+"""Parameters of the contract's tests."""
+
+
+def cases(check: Callable[..., None]) -> list[dict[str, Any]]:
+    names = [name for name in VARIED if name in inspect.signature(check).parameters]
+    values = itertools.product(*(VARIED[name] for name in names))
+    return [dict(zip(names, chosen, strict=True)) for chosen in values]
+
+
+CASES = [pytest.param(name, case) for name, check in CONTRACT.items() for case in cases(check)]
 
 
 @pytest.fixture(scope="module")

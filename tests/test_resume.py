@@ -477,7 +477,7 @@ def test_a_run_that_dies_over_and_over_pays_for_what_was_in_flight_alone(
     run, dice, lives = ScriptedRun(tmp_path), random.Random(5), 0
     with small_batches():
         # a process needs some transactions before it comes to work, and some for its end
-        while dies_in(run, dice.randrange(18, 70), dice.choice(PHASES)):
+        while dies_in(run, dice.randrange(18, 24 + 2 * lives), dice.choice(PHASES)):
             lives += 1
     assert 5 < lives < 60
     assert_same(run, undisturbed)
