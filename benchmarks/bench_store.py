@@ -114,6 +114,8 @@ class Measured:
     """To read all bodies of one problem and decode its traces."""
     columns_s: float
     """To sum up the columns of all traces."""
+    counts_s: float
+    """To count the bodies of each stage."""
     folder_bytes: int
 
 
@@ -151,14 +153,18 @@ def measure(folder: Path, problems: int, source: list[Text]) -> Measured:
         (total,) = store.query("SELECT SUM(tokens) FROM traces WHERE stage='sample'")
         assert total == (tokens,)
         columns = time.process_time() - started
-    return Measured(problems * TRACES, tokens, stored, concluded, read, columns, size)
+        started = time.process_time()
+        assert store.counts() == {"check": problems * TRACES, "sample": problems * TRACES}
+        counts = time.process_time() - started
+    return Measured(problems * TRACES, tokens, stored, concluded, read, columns, counts, size)
 
 
 def line(label: str, found: Measured) -> str:
     return (
         f"| {label} | {found.traces:,} | {found.folder_bytes / found.tokens:.2f} "
         f"| {found.traces / found.stored_s:,.0f} | {found.traces / found.concluded_s:,.0f} "
-        f"| {found.problem_s * 1e3:.2f} | {found.columns_s * 1e3:.1f} |"
+        f"| {found.problem_s * 1e3:.2f} | {found.columns_s * 1e3:.1f} "
+        f"| {found.counts_s * 1e3:.0f} |"
     )
 
 
@@ -177,7 +183,8 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="20,000 problems of 30 traces, too")
     asked = parser.parse_args()
     print("| tokens per trace | traces | bytes per token | stored per s | concluded per s ", end="")
-    print("| a problem read, ms | columns summed, ms |\n|---|---:|---:|---:|---:|---:|---:|")
+    print("| a problem read, ms | columns summed, ms | bodies counted, ms |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     sizes = (*SIZES, (400, 20_000)) if asked.large else SIZES
     for tokens, problems in sizes:
         source = texts(tokens)

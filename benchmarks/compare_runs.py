@@ -21,30 +21,48 @@ import numpy as np
 
 from heal import records
 from heal.method.arms import TRAINED
-from heal.store import Store
+from heal.records import Breakpoint
+from heal.store import (
+    AttemptRow,
+    CutRow,
+    HintRow,
+    ProblemRow,
+    Row,
+    ScoreRow,
+    SelectedRow,
+    Store,
+    TraceRow,
+)
+from heal.store.columns import TABLES
 
-TABLES: Mapping[str, type] = {
-    "problem": records.Problem,
+COLUMNS: Mapping[type[Row], tuple[str, ...]] = {
+    ProblemRow: ("problem",),
+    TraceRow: ("problem", "stage", "tag", "key"),
+    CutRow: ("problem", "tag", "key", "trace"),
+    HintRow: ("problem", "tag", "key"),
+    ScoreRow: ("problem", "stage", "tag", "key"),
+    SelectedRow: ("arm", "problem", "trace"),
+    AttemptRow: ("arm", "seed", "problem", "seed_index"),
+}
+"""What a run decides and counts, by what names a row of it."""
+LEFT_OUT = {"settled"}
+"""Names settings and versions, which two runs to be compared may differ in."""
+BODIES: Mapping[str, type] = {
     "sample": records.Trace,
-    "check": records.Check,
-    "ceiling": records.Ceiling,
+    "hinted": records.Trace,
+    "repair": records.Trace,
+    "matched": records.Trace,
     "scores": records.TokenScores,
     "cut": records.Cut,
     "hint": records.Hint,
-    "answer_hint": records.Hint,
-    "hinted": records.Trace,
-    "repair": records.Trace,
-    "gate": records.GateResult,
     "pure": records.PureScore,
     "reliance": records.HintedScore,
-    "bought": records.Trace,
-    "selected": records.Selected,
+    "evaluate": records.EvalTrace,
     "plan": records.StagePlan,
     "train": records.TrainResult,
-    "evaluate": records.EvalTrace,
 }
-"""What a run decides and draws; the audit's tables and the servers' are no part of its result."""
-TAGS = ("", "honest", *TRAINED)
+"""What a run draws; the audit's records and the servers' are no part of its result."""
+TAGS = ("", "answer", "hinted", "honest", *Breakpoint, *TRAINED)
 CLOCK = {"seconds"}
 SHOWN = 3
 """Examples of each kind of difference."""
@@ -72,17 +90,27 @@ class Difference:
 def compare(first: Path, second: Path, tolerance: float = 0.0) -> Iterator[Difference]:
     """Every table, then the training rows, then the students' results."""
     with Store.open(first, write=False) as a, Store.open(second, write=False) as b:
-        for table, kind in TABLES.items():
-            yield difference(table, live(a, table, kind), live(b, table, kind), tolerance)
+        for kind, names in COLUMNS.items():
+            yield difference(TABLES[kind], rows(a, kind, names), rows(b, kind, names), tolerance)
+        for stage, body in BODIES.items():
+            yield difference(stage, live(a, stage, body), live(b, stage, body), tolerance)
     for read in (training_rows, student_results):
         yield difference(read.__name__, read(first), read(second), tolerance)
+
+
+def rows(store: Store, kind: type[Row], names: tuple[str, ...]) -> Rows:
+    found = (row._asdict() for row in store.rows(kind))
+    return {
+        tuple(row[name] for name in names): {k: v for k, v in row.items() if k not in LEFT_OUT}
+        for row in found
+    }
 
 
 def live(store: Store, table: str, kind: type) -> Rows:
     return {
         (tag, key): {f.name: getattr(row, f.name) for f in fields(kind)}
         for tag in TAGS
-        for key, row in dict(store.live(table, kind, tag)).items()
+        for key, row in store.live(table, kind, tag)
     }
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks import compare_runs
-from benchmarks.compare_runs import TABLES, compare, difference, main
+from benchmarks.compare_runs import compare, difference, main
 from tests.scripted_run import ScriptedRun
 from tests.test_docs import documented_tables
+
+from heal.store.columns import TABLES
 
 Capture = pytest.CaptureFixture[str]
 
@@ -29,7 +31,7 @@ def test_two_runs_of_one_recipe_are_equal(
     after = finished(tmp_path)
     found = {table.table: table for table in compare(before, after)}
     assert all(table.equal for table in found.values())
-    for table in ("sample", "check", "cut", "hint", "repair", "pure", "selected", "training_rows"):
+    for table in ("sample", "traces", "cut", "hint", "repair", "pure", "selected", "training_rows"):
         assert found[table].both > 0, table
     monkeypatch.setattr("sys.argv", ["compare_runs", str(before), str(after)])
     assert main() == 0
@@ -42,7 +44,7 @@ def test_a_changed_setting_shows_in_every_table_it_reaches_and_in_no_other(
     after = finished(tmp_path, "gear.breakpoint=restart")
     differ = {table.table for table in compare(before, after) if not table.equal}
     assert {"cut", "hint", "repair"} <= differ
-    assert differ.isdisjoint({"problem", "sample", "ceiling", "scores", "answer_hint", "hinted"})
+    assert differ.isdisjoint({"problems", "sample", "hinted"})
     monkeypatch.setattr("sys.argv", ["compare_runs", str(before), str(after)])
     assert main() == 1
     said = capsys.readouterr().out
@@ -74,8 +76,14 @@ def test_clock_times_are_no_difference() -> None:
     assert difference("x", {"k": {"seconds": 1.0}}, {"k": {"seconds": 2.0}}).equal
 
 
-def test_every_table_of_a_run_is_compared() -> None:
-    left_out = {t for t in documented_tables() if t.startswith("audit")} | {"server"}
-    assert set(TABLES) == set(documented_tables()) - left_out
-    for table, kind in documented_tables().items():
-        assert table in left_out or compare_runs.TABLES[table].__name__ == kind
+def test_every_column_of_a_run_is_compared() -> None:
+    assert set(compare_runs.COLUMNS) == set(TABLES)
+
+
+def test_every_record_that_a_run_draws_is_compared() -> None:
+    known = documented_tables()
+    decided = {"problem", "check", "hint_draw", "server"}  # shown by the columns, or no result
+    left_out = {t for t in known if t.startswith("audit")} | decided
+    assert set(compare_runs.BODIES) == set(known) - left_out
+    for table, kind in compare_runs.BODIES.items():
+        assert kind.__name__ == known[table]

@@ -38,6 +38,7 @@ from heal.records import (
     Verdict,
 )
 from heal.store import Store
+from heal.store.columns import TABLES, SelectedRow
 from heal.verifiers import NAMES
 
 ROOT = Path(__file__).parent.parent
@@ -292,8 +293,8 @@ def test_python_shown_runs(
 
 def test_the_example_run_shows_every_part_of_the_method(example: Path) -> None:
     with Store.open(example / "runs/example", write=False) as store:
-        drops = {(x.pool, x.drop) for x in store.live("selected", records.Selected).values()}
-        cuts = list(store.live("cut", records.Cut).values())
+        drops = {(x.pool, x.drop) for x in store.rows(SelectedRow, "arm = ?", "heal")}
+        cuts = [cut for _, cut in store.live("cut", records.Cut, "difference")]
         shortcut = profile_of(store, "add 7 each time")
         honest = profile_of(store, "digit sum")
     assert {("D1", Drop.KEPT), ("D2", Drop.KEPT), ("D3", Drop.KEPT)} <= drops
@@ -307,8 +308,8 @@ def profile_of(store: Store, words: str) -> float:
     from heal.config import Pure
     from heal.method.pure import trace_score
 
-    texts = {key: t.text for key, t in store.live("hinted", records.Trace).items()}
-    profiles = store.live("pure", records.PureScore).values()
+    texts = {key: t.text for key, t in store.live("hinted", records.Trace)}
+    profiles = [profile for _, profile in store.live("pure", records.PureScore, "hinted")]
     found = [trace_score(p, Pure()).score for p in profiles if words in texts.get(p.trace, "")]
     assert found
     assert found[0] is not None
@@ -322,14 +323,19 @@ def documented_tables() -> dict[str, str]:
     return dict(rows)
 
 
-def test_the_tables_of_a_run_are_documented(example: Path) -> None:
-    tables = documented_tables()
+def test_the_stages_of_a_run_are_documented(example: Path) -> None:
+    stages = documented_tables()
     with Store.open(example / "runs/example", write=False) as store:
-        assert set(store.counts()) <= set(tables)
-        for table, record in tables.items():
-            store.read(table, getattr(records, record))
-    read = re.findall(r"\b(?:live|keep|record|collect|draw|read)\(\s*\"(\w+)\"", all_source())
-    assert set(read) == set(tables)
+        assert set(store.counts()) <= set(stages)
+        for stage, record in stages.items():
+            list(store.read(stage, getattr(records, record)))
+
+
+def test_every_column_is_documented() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ((?:`\w+`(?:, )?)+) \|$", prose(DOCS / "formats.md"), re.M)
+    documented = {name: re.findall(r"`(\w+)`", listed) for name, listed in rows}
+    for kind, table in TABLES.items():
+        assert documented[table] == list(kind._fields), table
 
 
 def test_the_fields_of_every_record_are_documented() -> None:

@@ -1,12 +1,6 @@
 """`heal doctor`: what is whole is kept, what is lost is named, and afterwards all is in order."""
 
-import os
-import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,80 +8,34 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from tests.test_migration import RECORDS, old_folder
-from tests.test_store import AS_ROOT, on_read_only_mount, problem_row, trace_row
+from tests.store_folders import (
+    AS_ROOT,
+    EACH,
+    PROBLEMS,
+    bodies,
+    execute,
+    fill,
+    filled_folder,
+    long_trace,
+    on_read_only_mount,
+    spoil,
+    treated,
+)
 from typer.testing import CliRunner
 
 from heal.cli.doctor import doctor as command
 from heal.errors import UserError
-from heal.records import Check, Finish, Origin, Problem, Trace, TrainResult, Verdict
-from heal.store import DATABASE, ProblemRow, SelectedRow, Store, Stored, TraceRow
+from heal.records import Problem, Trace, TrainResult
+from heal.store import DATABASE, ProblemRow, SelectedRow, Store, TraceRow
 from heal.store.doctor import doctor
-from heal.store.migrate import KEPT
 from heal.store.salvage import DAMAGED
 
 PAGE = 4096
-PROBLEMS, EACH = 12, 8
-LOG = f"{DATABASE}-wal"
-
-
-def trace(problem: str, number: int) -> Trace:
-    noise = np.random.default_rng(zlib.crc32(f"{problem}-{number}".encode()))
-    ids = noise.integers(0, 50_000, 20 + 90 * number).astype(np.int32)
-    key = f"{problem}-{number}"
-    text = f"trace {number} of {problem} " * 20
-    return Trace(key, problem, Origin.UNAIDED, number, ids, text, Finish.STOP, 9)
-
-
-def fill(store: Store, problem: str) -> None:
-    traces = [trace(problem, number) for number in range(EACH)]
-    rows = [Stored("sample", t.key, problem, t) for t in traces]
-    rows += [Stored("check", f"c-{t.key}", problem, Check(t.key, Verdict.WRONG)) for t in traces]
-    store.commit(rows, spent=sum(t.new_tokens for t in traces))
-    store.conclude(problem_row(problem, "set"), [trace_row(problem, t.key) for t in traces], [])
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A run with a report, whose problems are all settled."""
-    with Store.open(tmp_path / "run") as store:
-        names = [f"p{n:02d}" for n in range(PROBLEMS)]
-        store.set_problems([Problem(name, f"Q {name}", "7") for name in names])
-        for name in names:
-            fill(store, name)
-        store.set_meta("config", {"seed": 0})
-        store.set_meta("complete", "stamp")
-        store.write_text("report.html", "a page")
-        store.write_text("config.yaml", "seed: 0\n")
-    return tmp_path / "run"
-
-
-def bodies(folder: Path) -> dict[tuple[str, str, str], bytes]:
-    with Store.open(folder, write=False) as store:
-        query = "SELECT problem, stage, key, body FROM records"
-        return {(p, s, k): body for p, s, k, body in store.query(query)}
-
-
-def treated(folder: Path) -> tuple[bool, str]:
-    """What the doctor says; afterwards nothing may be wrong any more."""
-    said: list[str] = []
-    whole = doctor(folder, said.append)
-    again: list[str] = []
-    assert doctor(folder, again.append), again
-    assert again[-1] in ("whole", "nothing was stored here yet")
-    return whole, "\n".join(said)
-
-
-def execute(folder: Path, sql: str, *parameters: Any) -> None:
-    database = sqlite3.connect(folder / DATABASE, isolation_level=None)
-    database.execute(sql, parameters)
-    database.close()
-
-
-def spoil(file: Path, start: int, content: bytes) -> None:
-    with file.open("rb+") as opened:
-        opened.seek(start)
-        opened.write(content)
+    return filled_folder(tmp_path / "run")
 
 
 # --- whole ---------------------------------------------------------------------------------------
@@ -129,7 +77,7 @@ def test_a_form_of_tomorrow_is_refused_and_stays(folder: Path) -> None:
 
 def test_bodies_of_other_settings_and_requests_in_flight_are_counted(folder: Path) -> None:
     with Store.open(folder) as store:
-        store.put("sample", "p00-99", "p00", trace("p00", 99))
+        store.put("sample", "p00-99", "p00", long_trace("p00", 99))
         store.claim("sample", ["a", "b"])
     whole, said = treated(folder)
     assert whole
@@ -265,8 +213,8 @@ def test_without_its_head_a_database_is_read_page_by_page(folder: Path) -> None:
     assert "tables of which only a part was left: problems" in said
     assert bodies(folder) == before
     with Store.open(folder) as store:
-        drawn = PROBLEMS * sum(len(trace("p", number).ids) for number in range(EACH))
-        assert store.totals() == (drawn, 0)
+        drawn = PROBLEMS * sum(len(long_trace("p", number).ids) for number in range(EACH))
+        assert store.totals()[:2] == (drawn, 0)
 
 
 def test_a_damaged_index_costs_nothing(folder: Path) -> None:
@@ -331,142 +279,6 @@ def test_whatever_bytes_are_damaged_every_reader_says_it_in_words(folder: Path, 
         read(store)
         fill(store, "p03")
         assert len([key for key, _ in store.live("sample", Trace)]) >= EACH
-
-
-# --- runs that were cut off, and copies ----------------------------------------------------------
-
-CUT_OFF = """
-import os, sys
-from pathlib import Path
-from heal.store import Store
-from tests.test_doctor import fill
-store = Store.open(Path(sys.argv[1]))
-for number in range(12, 18):
-    fill(store, f"p{number}")
-os._exit(0)
-"""
-ROOT = Path(__file__).parent.parent
-
-
-def cut_off(folder: Path) -> Path:
-    subprocess.run([sys.executable, "-c", CUT_OFF, str(folder)], cwd=ROOT, check=True)
-    assert (folder / LOG).stat().st_size
-    return folder
-
-
-def test_a_run_that_was_cut_off_is_whole(folder: Path) -> None:
-    whole, said = treated(cut_off(folder))
-    assert whole, said
-    assert sum(stage == "sample" for _, stage, _ in bodies(folder)) == 18 * EACH
-
-
-def test_a_copy_without_the_log_may_lack_what_came_last(folder: Path, tmp_path: Path) -> None:
-    cut_off(folder)
-    shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns(f"{DATABASE}-*"))
-    whole, said = treated(tmp_path / "copy")
-    assert not whole
-    assert f"{LOG} is not there" in said
-    assert sum(stage == "sample" for _, stage, _ in bodies(tmp_path / "copy")) >= PROBLEMS * EACH
-
-
-def test_a_log_cut_anywhere_keeps_every_batch_before_it(folder: Path, tmp_path: Path) -> None:
-    cut_off(folder)
-    content = (folder / LOG).read_bytes()
-    counts = []
-    for place in np.linspace(0, len(content), 14).astype(int).tolist():
-        copy = tmp_path / f"copy{place}"
-        shutil.copytree(folder, copy)
-        (copy / LOG).write_bytes(content[:place] + os.urandom(min(50, len(content) - place)))
-        whole, said = treated(copy)
-        assert whole, said
-        found = sum(stage == "sample" for _, stage, _ in bodies(copy))
-        assert found % EACH == 0
-        counts.append(found)
-    assert counts == sorted(counts)
-    assert (counts[0], counts[-1]) == (PROBLEMS * EACH, 18 * EACH)
-
-
-def test_of_a_damaged_run_that_was_cut_off_the_log_is_read_too(folder: Path) -> None:
-    cut_off(folder)
-    spoil(folder / DATABASE, 0, bytes(100))
-    spoil(folder / LOG, 0, bytes(32))
-    doctor(folder, lambda line: None)
-    assert sum(stage == "sample" for _, stage, _ in bodies(folder)) == 18 * EACH
-    assert (folder / f"{DAMAGED}-wal").exists()
-    assert not (folder / LOG).exists()
-
-
-def test_a_doctor_that_was_killed_is_called_again(folder: Path) -> None:
-    cut_off(folder)
-    spoil(folder / DATABASE, 0, bytes(100))
-    spoil(folder / LOG, 0, bytes(32))
-    os.link(folder / DATABASE, folder / DAMAGED)
-    (folder / LOG).rename(folder / f"{DAMAGED}-wal")
-    doctor(folder, lambda line: None)
-    assert sum(stage == "sample" for _, stage, _ in bodies(folder)) == 18 * EACH
-
-
-def test_a_doctor_that_was_killed_between_two_names_is_called_again(folder: Path) -> None:
-    before = bodies(folder)
-    spoil(folder / DATABASE, 0, bytes(100))
-    (folder / DATABASE).rename(folder / DAMAGED)
-    doctor(folder, lambda line: None)
-    assert bodies(folder) == before
-
-
-KILLED_CLOSING = """
-import os, signal, sqlite3, sys
-database = sqlite3.connect(sys.argv[1], isolation_level=None)
-database.execute("PRAGMA cache_size=2")
-database.execute("BEGIN")
-database.execute("DELETE FROM records")
-database.execute("UPDATE meta SET value='99'")
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_folder_whose_last_moment_was_cut_off_is_set_right(folder: Path) -> None:
-    before = bodies(folder)
-
-    def kill() -> None:
-        run = [sys.executable, "-c", KILLED_CLOSING, str(folder / DATABASE)]
-        assert subprocess.run(run).returncode == -signal.SIGKILL
-        assert (folder / f"{DATABASE}-journal").exists()
-
-    kill()
-    with pytest.raises(UserError, match="killed in the instant it closed"):
-        Store.open(folder, write=False)
-    assert treated(folder)[0]
-    assert bodies(folder) == before
-    kill()
-    Store.open(folder).close()
-    assert bodies(folder) == before
-
-
-# --- older folders -------------------------------------------------------------------------------
-
-
-def test_an_older_folder_is_brought_to_the_present_form(tmp_path: Path) -> None:
-    said: list[str] = []
-    old_folder(tmp_path / "run")
-    doctor(tmp_path / "run", said.append)
-    assert "brought from schema 1 to 2" in said[0]
-    assert len(bodies(tmp_path / "run")) > 30
-
-
-def test_of_a_damaged_older_folder_what_can_be_read_is_brought_over(tmp_path: Path) -> None:
-    long = {"note": "x" * 3_000}
-    extra = [("wishes", f"w{n}", "p", long, [""]) for n in range(60)]
-    folder = old_folder(tmp_path / "run", *extra)  # type: ignore[arg-type]
-    size = (folder / DATABASE).stat().st_size
-    spoil(folder / DATABASE, size - 3 * PAGE, os.urandom(PAGE))
-    said: list[str] = []
-    assert not doctor(folder, said.append)
-    assert any("brought from schema 1 to 2" in line for line in said), said
-    assert (folder / DAMAGED).exists()
-    assert (folder / KEPT).exists()
-    kept = {key for _, _, key in bodies(folder)}
-    assert len(kept) >= 0.8 * len({key for stage, key, *_ in RECORDS if stage != "selected"})
 
 
 # --- files ---------------------------------------------------------------------------------------

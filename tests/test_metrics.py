@@ -77,7 +77,7 @@ def test_correct_answers_vote_together_however_they_are_written():
 
 
 @pytest.mark.parametrize(
-    "wrong", [["1/2", "0.5", "\\frac12"], ["7", "7.0", "$7$"], ["x + 1", "x+1", "X+1."]]
+    "wrong", [["1/2", "0.5", "\\frac12"], ["7", "7.0", "$7$"], ["x + 1", "x+1", "$x+1.$"]]
 )
 def test_wrong_answers_vote_together_however_they_are_written(wrong):
     assert maj_at_k(["8", "8", *wrong], [True, True, False, False, False], 5) == 0

@@ -1,28 +1,23 @@
 """The page and the terminal's table: what they say, and that they hold whatever a run is like."""
 
-import io
 import random
 import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from rich.console import Console
+from tests.made_run import fill, lab_run
 from tests.report_fixture import (
+    UNREPAIRED,
+    Page,
     changed,
     evaluation,
-    fill,
-    lab_run,
     lab_view,
     minimal_view,
+    printed,
     rewrite,
 )
 
@@ -31,20 +26,17 @@ from heal.method.summary import Difference, EvalSummary
 from heal.records import (
     Drop,
     Finish,
-    Gate,
     Hint,
     HintKind,
     Problem,
-    PureScore,
     Split,
     Stratum,
     Trace,
     Verdict,
 )
-from heal.report import charts, numbers, words
+from heal.report import numbers, words
 from heal.report.html import MAX_STEP_CHARS, render_html
 from heal.report.load import load_view
-from heal.report.table import print_table
 from heal.report.view import (
     CutCount,
     ExtremeCount,
@@ -57,45 +49,6 @@ from heal.report.view import (
     YieldCount,
 )
 from heal.store import AttemptRow, Store
-
-VOID = {"meta", "br", "use", "path", "hr", "img", "rect"}
-
-
-class Page(HTMLParser):
-    """Tags that do not close, ids, and the text a reader sees."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.unbalanced: list[str] = []
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.elements: Counter[str] = Counter()
-        self.words: list[str] = []
-        self.feed(html)
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements[tag] += 1
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.addresses += [value or "" for name, value in attrs if name in ("href", "src")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in VOID:
-            return
-        if not self.open or self.open.pop() != tag:
-            self.unbalanced.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] not in ("style", "script"):
-            self.words.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +64,6 @@ def view(lab: Path) -> RunView:
 @pytest.fixture(scope="module")
 def html(view: RunView) -> str:
     return render_html(view)
-
-
-def printed(view: RunView, *, terminal: bool = False, encoding: str = "utf-8") -> str:
-    raw = io.BytesIO()
-    with io.TextIOWrapper(raw, encoding=encoding) as file:
-        print_table(view, Console(file=file, force_terminal=terminal, width=120))
-        file.flush()
-        return raw.getvalue().decode(encoding)
 
 
 def unaided(verdict: Verdict, traces: int) -> TraceCount:
@@ -137,12 +82,6 @@ def hopeless_view(problems: int = 4) -> RunView:
     )
 
 
-UNREPAIRED = (
-    "UPDATE traces SET gate = 'incorrect' WHERE gate IS NOT NULL",
-    "DELETE FROM selected WHERE pool <> 'D1'",
-    "DELETE FROM scores WHERE stage = 'pure'",
-)
-"""Every repair of a run refused by its gate."""
 EASY = (
     "UPDATE problems SET stratum = 'easy', correct = 30, rho = 1, truncated = 0",
     *(f"DELETE FROM {table}" for table in ("cuts", "hints", "selected")),
@@ -359,49 +298,6 @@ def test_a_run_that_stopped_anywhere_has_a_page(lab: Path, tmp_path: Path, state
     assert printed(lacking)
 
 
-def test_a_run_that_is_still_going_says_how_far_it_is(lab: Path, tmp_path: Path) -> None:
-    undone = (
-        "UPDATE meta SET value = 'null' WHERE name = 'complete'",
-        """INSERT INTO meta VALUES ('stopped', '"it was interrupted"')""",
-    )
-    changed(lab, tmp_path, *undone)
-    at = "2026-03-14T09:31:00+00:00"
-    with Store.open(tmp_path / "run") as writer:
-        assert "Still running; what is finished is below." in _both(tmp_path)
-        told = {"stage": "problems", "done": 1200, "owed": 4000, "at": at}
-        writer.set_meta("progress", told)
-        said = _both(tmp_path)
-        assert lab_view(tmp_path / "run").running == Progress("problems", 1200, 4000, at)
-        assert said.count("Still running: problems, 1,200 of 4,000; what is finished is") == 2
-        assert "interrupted" not in said and "HEAL repaired" in said
-        # its own report, once it has stopped: the lock is its own
-        assert load_view(writer).running is None
-    assert lab_view(tmp_path / "run").running is None
-    assert _both(tmp_path).count("omplete: it was interrupted") == 2
-
-
-def test_a_killed_run_is_not_called_running(lab: Path, tmp_path: Path) -> None:
-    changed(lab, tmp_path, "UPDATE meta SET value = 'null' WHERE name = 'complete'")
-    code = (
-        "import sys, time; from pathlib import Path; from heal.store import Store; "
-        "store = Store.open(Path(sys.argv[1])); "
-        "store.set_meta('progress', {'stage': 'problems', 'done': 1, 'owed': 9}); "
-        "print('held', flush=True); time.sleep(600)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "run")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
-        assert lab_view(tmp_path / "run").running == Progress("problems", 1, 9)
-        process.kill()
-    assert lab_view(tmp_path / "run").running is None
-
-
-def _both(folder: Path) -> str:
-    view = lab_view(folder / "run")
-    said = Page(render_html(view)).text + " " + " ".join(printed(view).split())
-    return said.replace("\u00a0", " ")
-
-
 def test_while_a_run_goes_on_nobody_is_told_to_start_it_again(view: RunView) -> None:
     for lacking in (minimal_view(), replace(view, traces=(), extreme=ExtremeCount(3))):
         running = replace(lacking, running=Progress("problems", 0, 9))
@@ -500,151 +396,12 @@ def test_one_thing_is_not_counted_in_the_plural(view: RunView) -> None:
     assert "The only try from this cut: 1 passed" in Page(render_html(lone)).text
 
 
-@given(st.floats(0, 1), st.floats(1e-6, 0.3), st.integers(1, 10**6))
-def test_an_interval_is_never_printed_without_width(low: float, width: float, n: int) -> None:
-    high = min(1.0, low + width)
-    if high - low < 1e-6:
-        return
-    interval = Interval((low + high) / 2, low, high, n)
-    texts = (
-        words.estimate_text(interval),
-        words.whole_text(interval),
-        words.points_text(interval),
-        words.share_text(numbers.Share(n // 2, n, low, high)),
-    )
-    for text in texts:
-        ends = re.split("–|, ", text[text.rindex("[") + 1 : text.rindex("]")])
-        assert len(ends) == 2 and ends[0] != ends[1], text
-
-
-def test_a_mean_that_is_the_same_everywhere_says_so_instead_of_an_interval() -> None:
-    assert words.mean_text(Interval(512.0, 512.0, 512.0, 9)) == "512 (each alike)"
-    assert words.mean_text(Interval(118.0, 110.2, 126.0, 9)) == "118 [110–126]"
-
-
 def test_importing_the_page_loads_no_heavy_library() -> None:
     code = (
         "import sys, heal.report.html, heal.report.table; "
         "sys.exit(bool({'matplotlib', 'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-# Counts
-
-
-def test_strata_add_up_to_the_problems(view: RunView) -> None:
-    for split in Split:
-        rows = numbers.strata(view, split)
-        assert sum(row.problems for row in rows) == view.problems[split]
-        assert all(row.solved <= row.problems for row in rows)
-
-
-FATES = st.lists(
-    st.tuples(
-        st.sampled_from([None, *Gate]),
-        st.sampled_from([None, *Drop]),
-        st.booleans(),
-        st.integers(0, 3),
-    ),
-    max_size=40,
-)
-
-
-@given(FATES)
-def test_every_drawn_trace_comes_out_of_the_funnel_or_is_counted_beside_it(
-    fates: list[tuple[Gate | None, Drop | None, bool, int]],
-) -> None:
-    counts = tuple(
-        TraceCount("repair", Split.TRAIN, failed, None, gate, drop, n)
-        for gate, drop, failed, n in fates
-        if gate is Gate.PASSED or drop is None
-    )
-    rows = numbers.candidate_funnel(minimal_view(traces=counts), "D3")
-    before = sum(count.traces for count in counts)
-    for row in rows:
-        assert row.traces is not None
-        assert row.traces + sum(n for _, n in row.lost) == before
-        before = row.traces
-    kept = sum(c.traces for c in counts if c.drop is Drop.KEPT and not c.failed)
-    assert before == kept if counts else rows == ()
-
-
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_interval_of_a_share_holds_the_share(case: tuple[int, int]) -> None:
-    share = numbers.share_of(*case)
-    assert 0 <= share.lo <= share.value <= share.hi <= 1
-    assert share.lo < share.hi
-
-
-def test_share_of_nothing_claims_nothing() -> None:
-    assert numbers.share_of(0, 0).hi == 1 and words.share_text(numbers.share_of(0, 0)) == "0 of 0"
-
-
-def test_a_share_short_of_all_never_reads_as_100_percent() -> None:
-    assert words.percent(999 / 1000) == "99.9 %" and words.percent(1) == "100 %"
-    assert words.percent(0.001) == "0.1 %" and words.percent(0) == "0 %"
-
-
-def test_held_out_extremes_are_not_in_the_ceiling(view: RunView) -> None:
-    (train, held_out) = (
-        next(row.problems for row in numbers.strata(view, split) if row.stratum is Stratum.EXTREME)
-        for split in (Split.TRAIN, Split.HELD_OUT)
-    )
-    assert view.extreme.problems == train and held_out
-
-
-def test_ceiling_never_falls(lab: Path, view: RunView, tmp_path: Path) -> None:
-    assert numbers.ceiling_before(view).hits <= numbers.ceiling_after(view).hits
-    unrepaired = changed(lab, tmp_path, *UNREPAIRED)
-    assert numbers.ceiling_before(unrepaired) == numbers.ceiling_after(unrepaired)
-
-
-def test_yields_cover_every_repair_once(view: RunView) -> None:
-    repairs = sum(count.traces for count in numbers.traces_of(view, "repair"))
-    assert sum(y.traces for y in numbers.hint_yields(view)) == repairs > 0
-
-
-def test_facts_of_zero_are_left_out_and_fallbacks_are_counted(view: RunView) -> None:
-    facts = numbers.all_facts(view)
-    assert all(fact.count for fact in facts)
-    assert any("fell back to another kind" in fact.text for fact in facts)
-
-
-# Figures
-
-
-def test_figure_of_the_same_numbers_is_the_same_bytes() -> None:
-    entropy = np.array([0.1, 0.9, 0.2], np.float32)
-    first = charts.entropy_chart(entropy, entropy + 0.1, [2], 2, "a")
-    assert first == charts.entropy_chart(entropy, entropy + 0.1, [2], 2, "a")
-    assert first.startswith("<svg") and "2000/svg" not in first
-
-
-@pytest.mark.parametrize("steps", [1, 2, 400])
-def test_figures_of_any_number_of_steps(steps: int) -> None:
-    values = np.linspace(0, 1, steps, dtype=np.float32)
-    unsure = np.full(steps + 1, np.nan, np.float32)
-    assert "<text" in charts.entropy_chart(values, values, [], 1, "e")
-    one_each = [10] * steps
-
-    def drawn(uncertainty: np.ndarray, surprisal: np.ndarray | None, commitment: int | None) -> str:
-        pure = PureScore("k", "p", "t", values, uncertainty, one_each, 1, [True] * steps, surprisal)
-        return charts.pure_chart(pure, commitment, "p")
-
-    assert "U (nats)" in drawn(unsure, None, None)
-    assert "answer, −ln p" in drawn(unsure, values, None)
-    assert "commits" in drawn(np.append(values, 0), values, steps)
-
-
-def test_figure_of_an_arm_without_an_interval_says_so() -> None:
-    nan = float("nan")
-    drawn = charts.interval_chart([charts.Bar("heal", 12.0, nan, nan)], "a", "arms")
-    assert "no interval" in drawn
-
-
-def test_dollar_signs_in_labels_are_not_mathematics() -> None:
-    assert "$x$" in charts.interval_chart([charts.Bar("$x$", 1.0, 0.5, 2.0)], "a", "arms")
 
 
 # The terminal

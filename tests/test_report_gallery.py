@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.report_fixture import BREAKPOINT, changed, lab_run, lab_view
+from tests.made_run import BREAKPOINT, lab_run
+from tests.report_fixture import changed, lab_view
 
 from heal.records import Drop, Gate
 from heal.report import numbers

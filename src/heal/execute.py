@@ -139,6 +139,8 @@ def overview(store: Store) -> Iterator[str]:
     for stage, count in store.counts().items():
         yield f"{stage:<12} {count:>11,}"
     totals, claimed = store.totals(), store.claimed()
+    kept = totals.received - totals.replaced
+    yield f"answers received {totals.received:,}: {kept:,} kept, {totals.replaced:,} thrown away"
     yield f"teacher tokens drawn and stored: {totals.spent:,}"
     yield f"in flight when a process ended, so paid for again at most: {totals.lost:,}"
     if claimed:

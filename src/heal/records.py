@@ -43,7 +43,7 @@ class Finish(StrEnum):
 
 
 class Stratum(StrEnum):
-    """A problem's difficulty for the unaided teacher; strata are disjoint (METHOD §1)."""
+    """A problem's difficulty for the unaided teacher; strata are disjoint (docs/method.md §1)."""
 
     EASY = "easy"
     HARD = "hard"
@@ -61,7 +61,7 @@ class Origin(StrEnum):
 
 
 class HintKind(StrEnum):
-    """What the teacher is told (METHOD §2)."""
+    """What the teacher is told (docs/method.md §2)."""
 
     ANSWER = "answer"
     GUIDED = "guided"
@@ -191,7 +191,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """How the unaided teacher fares on one problem (METHOD §1)."""
+    """How the unaided teacher fares on one problem (docs/method.md §1)."""
 
     problem_id: str
     n: int
@@ -221,7 +221,7 @@ class TokenScores:
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a failed trace broke. Steps are numbered from 1, as in METHOD §2."""
+    """Where a failed trace broke. Steps are numbered from 1, as in docs/method.md §2."""
 
     key: str
     problem_id: str
@@ -276,7 +276,7 @@ class HintDraw:
 
 @dataclass(frozen=True)
 class PureScore:
-    """The perplexity-uncertainty profile of one trace under the unhinted teacher (METHOD §3)."""
+    """A trace's perplexity-uncertainty profile under the unhinted teacher (docs/method.md §3)."""
 
     key: str
     problem_id: str

@@ -91,7 +91,7 @@ class Runner:
         """Make answers durable."""
         rows = [Stored(a.request.stage, a.key, a.owner.problem.id, a.record) for a in answers]
         spent = sum(tokens_of(a.record) for a in answers)
-        self.store.commit(rows, spent=spent)
+        self.store.commit(rows, spent=spent, answers=True)
         self._spent += spent
 
     def count(self, answers: list["_Answer"]) -> None:

@@ -9,7 +9,18 @@ from collections.abc import Callable
 
 import typer
 
-from heal.cli import audit, check, config, lab, report, run, show, stages
+from heal.cli import (
+    audit,
+    check,
+    config,
+    doctor,
+    lab,
+    report,
+    run,
+    show,
+    stages,
+    verify_answer,
+)
 
 app = typer.Typer(
     name="heal",
@@ -25,6 +36,8 @@ for _stage in stages.HELP:
 app.command()(check.check)
 app.command()(report.report)
 app.command()(show.show)
+app.command()(doctor.doctor)
+app.command()(verify_answer.verify_answer)
 app.command(name="config")(config.show_config)
 app.add_typer(lab.app, name="lab")
 app.add_typer(audit.app, name="audit")

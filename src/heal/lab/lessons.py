@@ -1,7 +1,7 @@
 """Lessons: what the lab's models are trained on, as text with loss flags.
 
 In: a seeded `random.Random` and the dials. Out: `Lesson`s. Each teacher lesson is one of the
-turns that METHOD asks of a teacher: solve alone, solve under an answer hint, write a guided hint,
+turns asked of a teacher: solve alone, solve under an answer hint, write a guided hint,
 continue a kept prefix under a hint, and judge (unhinted) which answer any prefix will reach.
 
 Two masks keep the ceiling where the dials set it. Right traces of rare and latent problems under

@@ -28,12 +28,14 @@ _THINK_END = "</think>"
 _TAG = re.compile(r"<(?P<closing>/?)answer>", re.IGNORECASE)
 
 _CUE = re.compile(
-    r"\banswers?\b|\b(?:correct|right|best) (?:option|choice)\b|答案|^####", re.I | re.M
+    r"\bans(?:wers?)?\b|\b(?:correct|right|best) (?:option|choice)\b|答案|^####", re.I | re.M
 )
 _LINK = re.compile(
     r"(?: (?:to|for|of) [^.\n:]{1,80}?)?[*_ ]{0,8}"
-    r"(?:\b(?:is|are|(?:should|must|would|will|has to) be)\b|[:：=]|是|为)"
-    r"(?: (?:therefore|thus|then|hence|simply|just|exactly|clearly|now)\b)?[*_:： \t]{0,8}",
+    r"(?: as follows|,? (?:then|therefore|thus|hence|we get|(?:comes|turns|works) out),?)?"
+    r"[*_ ]{0,8}"
+    r"(?:\b(?:is|are|(?:should|must|would|will|has to|to) be|equals|as)\b|[:：=]|是|为)"
+    r"(?: (?:therefore|thus|then|hence|simply|just|exactly|clearly|now|indeed)\b)?[*_:： \t]{0,8}",
     re.IGNORECASE,
 )
 _HEADING_BEFORE = re.compile(r"[#*_> \t]*(?:the )?(?:final |correct )?", re.IGNORECASE)
@@ -52,7 +54,7 @@ _LINE = re.compile(r"\s{0,2}(?=\S)")
 # a full stop that ends a sentence, or words that open a reason or another clause
 _SENTENCE_END = re.compile(
     r"[.?](?=[\s*_\"')]|$)|[!。](?= [A-Z]|$)|,? (?:because|since|as|which|where|so|when)\b"
-    r"|, (?:and|but) (?=[a-z]{3})|,? and (?=(?:the|this|it|we|that|hence|thus|therefore)\b)",
+    r"|, (?:and|but) (?=[a-z]{3})|, I\b|,? and (?=(?:the|this|it|we|that|hence|thus|therefore)\b)",
     re.MULTILINE,
 )
 
@@ -65,10 +67,11 @@ _INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 _NUMBER = re.compile(rf"(?P<sign>[+-]?)[$€£¥]?(?P<whole>{_INTEGER})?(?P<decimals>\.\d*)?")
 _FRACTION = re.compile(r"([+-]?)(?:\\frac\{(\d+)\}\{(\d+)\}|(\d+)/(\d+))")
 _LETTERS = re.compile(r"(?<!\\)(?<![^\W\d_])[^\W\d_]+")
-_NAMES = frozenset("ABCDEFGHMNPQRSTXYZ")
+_PAIRS = re.compile(r"(?:(\w)\1)+")
 _SHORT_WORDS = frozenset(
     ["no", "on", "or", "if", "in", "at", "as", "of", "to", "an", "by", "up", "it", "is", "he", "we"]
 )
+_OPTION = re.compile(r"(?:option |choice )?\(?[A-J]\)?")
 _DIGIT = re.compile(r"\d")
 _NUMERAL = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 _WEAK_LINK = re.compile(r"\b(?:is|are|equals|gives|get)\b|=", re.IGNORECASE)
@@ -77,9 +80,20 @@ _LONGEST_NUMBER = 1000  # Python refuses to read integers of more than 4,300 dig
 
 
 def extract_answer(text: str) -> str | None:
-    """The final answer a trace states, or None. What follows `</think>` counts first."""
+    """The final answer a trace states, or None. What follows `</think>` counts first.
+
+    A box is the answer, unless an option is named after it: `\\boxed{x = 2}, so the answer is (D)`.
+    """
     stated = _final(text)
-    return stated[-1] if stated else None
+    if not stated:
+        return None
+    return _option_after_box(text) or stated[-1]
+
+
+def _option_after_box(text: str) -> str | None:
+    at = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    said = _phrased(text[at:].partition("}")[2]) if at >= 0 else []
+    return said[-1] if said and _OPTION.fullmatch(said[-1]) else None
 
 
 def count_final_answers(text: str) -> int:
@@ -282,8 +296,10 @@ def folded_word(word: str) -> str:
 
 
 def _is_of_names(word: str) -> bool:
-    # points, sets and alleles are named by these
-    return _NAMES.issuperset(word)
+    # points are named by neighbours in the alphabet, ABCD; alleles come in pairs, RRYY
+    letters = sorted(set(word))
+    are_neighbours = ord(letters[-1]) - ord(letters[0]) < len(letters)
+    return are_neighbours or _PAIRS.fullmatch(word) is not None
 
 
 def _folded_letters(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Gates: what a hinted or repaired trace must not show before PURE looks at it (METHOD §2).
+"""Gates: what a hinted or repaired trace must not show before PURE looks at it (docs/method.md §2).
 
 In: texts, verdicts and the settings of GEAR. Out: the first gate that refused, by name. The
 phrases of `HINT_TALK` and the spelled-out numbers are English: `speaks_english` says whether they

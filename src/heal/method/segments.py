@@ -1,4 +1,4 @@
-"""Steps: a trace's tokens, cut at blank lines (METHOD §2).
+"""Steps: a trace's tokens, cut at blank lines (docs/method.md §2).
 
 In: the bytes of each token. Out: token indices, one past each step's end. Token ids are never
 joined and tokenised again, so a step may end a few bytes late, where a token straddles the

@@ -94,7 +94,7 @@ def share_of(hits: int, n: int) -> Share:
 
 
 def strata(view: RunView, split: Split) -> tuple[StratumRow, ...]:
-    """Every stratum of one split, in METHOD's order, empty ones included."""
+    """Every stratum of one split, in the method's order, empty ones included."""
     found = view.strata.get(split, {})
     none = StratumCount(0, 0, 0)
     return tuple(StratumRow(stratum, *found.get(stratum, none)[:2]) for stratum in Stratum)

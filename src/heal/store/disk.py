@@ -172,6 +172,23 @@ def connect_to_read(file: Path) -> sqlite3.Connection:
         return _opened(f"{file.absolute().as_uri()}?mode=ro&immutable=1")
 
 
+def connect_to_look(file: Path) -> sqlite3.Connection:
+    """A connection for an instant, which leaves nothing behind.
+
+    A database that wants a log and has none would be given one, by a reader, too.
+    """
+    if not wants_log(file) or file.with_name(f"{file.name}-wal").exists():
+        return connect_to_read(file)
+    with disk_errors(file.parent):
+        return _opened(f"{file.absolute().as_uri()}?mode=ro&immutable=1")
+
+
+def wants_log(file: Path) -> bool:
+    """Whether a database was last written to by a process that did not close it."""
+    with disk_errors(file.parent), file.open("rb") as opened:
+        return opened.read(20)[18:] == b"\x02\x02"
+
+
 def _opened(address: str) -> sqlite3.Connection:
     database = sqlite3.connect(address, uri=True, isolation_level=None, timeout=BUSY_S)
     try:

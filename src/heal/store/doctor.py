@@ -31,6 +31,7 @@ from heal.store.disk import (
     fold_in,
     roll_back,
     take_lock,
+    wants_log,
     written_whole,
 )
 from heal.store.kinds import KINDS
@@ -43,6 +44,7 @@ from heal.store.opening import (
     refuse_other,
     require_tables,
     schema_of,
+    stored_schema,
 )
 from heal.store.salvage import FORGET, SMALL, Salvaged, is_whole, resume, salvage
 
@@ -140,7 +142,7 @@ def _examined(patient: _Patient) -> bool:
         _treat(patient, trouble)
     if trouble is not None and not patient.mend:
         return False
-    if _schema(folder) == OLD_SCHEMA:
+    if stored_schema(folder) == OLD_SCHEMA:
         if not patient.mend:
             say(f"{DATABASE}: of an older HEAL (schema {OLD_SCHEMA}), with every page in order")
             return True
@@ -151,7 +153,7 @@ def _examined(patient: _Patient) -> bool:
         _check_bodies(patient, database)
         _check_rows(patient, database)
         _check_files(patient, database)
-    if patient.mend and _wants_log(folder / DATABASE):
+    if patient.mend and wants_log(folder / DATABASE):
         with closing(connect_to_write(folder / DATABASE)) as database:
             fold_in(database)
     say("whole" if patient.whole else _outlook(patient))
@@ -170,22 +172,16 @@ def _outlook(patient: _Patient) -> str:
 def _check_log(patient: _Patient) -> None:
     """A run that was cut off left its log; a copy without it lacks what was stored last."""
     log = patient.folder / f"{DATABASE}-wal"
-    if not _wants_log(patient.folder / DATABASE) or log.exists():
+    if not wants_log(patient.folder / DATABASE) or log.exists():
         return
     try:
-        if _schema(patient.folder) == OLD_SCHEMA:  # which closed its folders so
+        if stored_schema(patient.folder) == OLD_SCHEMA:  # which closed its folders so
             return
     except UserError:
         pass
     patient.lost(
         f"{log.name} is not there: the run was cut off, and this copy may lack what it stored last"
     )
-
-
-def _wants_log(file: Path) -> bool:
-    """Whether a database was last written to by a process that did not close it."""
-    with file.open("rb") as opened:
-        return opened.read(20)[18:] == b"\x02\x02"
 
 
 def _trouble(folder: Path) -> str | None:
@@ -212,11 +208,6 @@ def _read_rows(database: sqlite3.Connection) -> None:
             pass
     for _ in database.execute("SELECT problem, stage, key FROM records"):
         pass
-
-
-def _schema(folder: Path) -> int:
-    with closing(connect_to_read(folder / DATABASE)) as database:
-        return schema_of(database, folder)
 
 
 def _treat(patient: _Patient, trouble: str) -> None:

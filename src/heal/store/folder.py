@@ -49,6 +49,7 @@ from heal.store.opening import Say, make_room, open_to_read, open_to_write
 Record = TypeVar("Record")
 
 _PUT = "INSERT OR REPLACE INTO records (problem, stage, key, body) VALUES (?, ?, ?, ?)"
+_RECEIVED = "UPDATE totals SET received = received + ?, replaced = replaced + ?"
 _LIVE = "INSERT OR IGNORE INTO live (stage, tag, key, problem) VALUES (?, ?, ?, ?)"
 _EXPECT = """
 INSERT INTO problems (problem, place, split, family, n, correct, truncated, unverifiable, stratum,
@@ -75,7 +76,11 @@ class Totals(NamedTuple):
     spent: int
     """Teacher tokens sampled and stored."""
     lost: int
-    """Requests in flight when a process died: paid for again, at most."""
+    """Answers in flight when a process died: paid for again, at most."""
+    received: int
+    """Answers that engines and verifiers gave."""
+    replaced: int
+    """Those of them that took the place of an earlier one: it had failed, or was asked twice."""
 
 
 class Store:
@@ -129,10 +134,16 @@ class Store:
         """Store one record and release its claim."""
         self.commit([Stored(stage, key, problem_id, record)])
 
-    def commit(self, rows: Iterable[Stored], *, spent: int = 0) -> None:
-        """Store records and release their claims, in one transaction; `spent` teacher tokens."""
+    def commit(self, rows: Iterable[Stored], *, spent: int = 0, answers: bool = False) -> None:
+        """Store records and release their claims, in one transaction; `spent` teacher tokens.
+
+        `answers`: they came from an engine or a verifier, and are counted as received.
+        """
         encoded = [(row.problem_id, row.stage, row.key, encode(row.record)) for row in rows]
         with self._writing():
+            if answers:
+                replaced = sum(self._has(*row[:3]) for row in encoded)
+                self._database.execute(_RECEIVED, (len(encoded), replaced))
             self._database.executemany(_PUT, encoded)
             self._database.executemany(
                 "DELETE FROM claims WHERE stage=? AND key=?",
@@ -140,6 +151,10 @@ class Store:
             )
             if spent:
                 self._database.execute("UPDATE totals SET spent = spent + ?", (spent,))
+
+    def _has(self, problem_id: str, stage: str, key: str) -> bool:
+        query = "SELECT 1 FROM records WHERE problem=? AND stage=? AND key=?"
+        return self._database.execute(query, (problem_id, stage, key)).fetchone() is not None
 
     def claim(self, stage: str, keys: Collection[str]) -> None:
         """Note that these were handed to an engine and may have to be paid for again."""
@@ -168,7 +183,8 @@ class Store:
     def totals(self) -> Totals:
         """What this folder has cost so far."""
         with disk_errors(self.folder):
-            return Totals(*self._database.execute("SELECT spent, lost FROM totals").fetchone())
+            query = f"SELECT {', '.join(Totals._fields)} FROM totals"
+            return Totals(*self._database.execute(query).fetchone())
 
     def bodies(self, problem_id: str) -> dict[tuple[str, str], bytes]:
         """Every body stored for a problem, by (stage, key)."""

@@ -13,6 +13,7 @@ from heal.store.columns import DDL, TABLES
 from heal.store.disk import (
     BESIDE,
     DATABASE,
+    connect_to_look,
     connect_to_read,
     connect_to_write,
     damaged,
@@ -39,9 +40,10 @@ CREATE TABLE IF NOT EXISTS claims (
     stage TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (stage, key)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS totals (
-    one INTEGER PRIMARY KEY CHECK (one = 1), spent INTEGER NOT NULL, lost INTEGER NOT NULL
+    one INTEGER PRIMARY KEY CHECK (one = 1), spent INTEGER NOT NULL, lost INTEGER NOT NULL,
+    received INTEGER NOT NULL, replaced INTEGER NOT NULL
 );
-INSERT OR IGNORE INTO totals VALUES (1, 0, 0);
+INSERT OR IGNORE INTO totals VALUES (1, 0, 0, 0, 0);
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 """Bodies stand in a table with row numbers, on pages of SQLite's own size (4,096). By measurement
@@ -56,15 +58,15 @@ def open_to_read(folder: Path) -> sqlite3.Connection:
     """A connection that writes nothing and makes nothing. Raises: UserError."""
     if not (folder / DATABASE).is_file():
         raise UserError(f"{folder}: not a run folder", hint="heal run -c FILE.yaml makes one")
+    found = stored_schema(folder)
+    if found == OLD_SCHEMA:
+        raise UserError(
+            f"{folder}: written by an older HEAL (schema {found}, not {SCHEMA})",
+            hint=f"heal doctor {folder} brings it to the present form; so does heal run",
+        )
+    refuse_other(folder, found)
     database = connect_to_read(folder / DATABASE)
     try:
-        found = schema_of(database, folder)
-        if found == OLD_SCHEMA:
-            raise UserError(
-                f"{folder}: written by an older HEAL (schema {found}, not {SCHEMA})",
-                hint=f"heal doctor {folder} brings it to the present form; so does heal run",
-            )
-        refuse_other(folder, found)
         require_tables(database, folder)
     except BaseException:
         database.close()
@@ -112,7 +114,7 @@ def make_room(folder: Path) -> None:
 
 def stored_schema(folder: Path) -> int:
     """Which form a folder's database has. Raises: UserError where it has none: it is damaged."""
-    database = connect_to_read(folder / DATABASE)
+    database = connect_to_look(folder / DATABASE)
     try:
         return schema_of(database, folder)
     finally:
@@ -138,7 +140,7 @@ def is_new(folder: Path) -> bool:
             return False
         if not (folder / DATABASE).exists():
             return True
-        database = connect_to_read(folder / DATABASE)
+        database = connect_to_look(folder / DATABASE)
         try:
             (tables,) = database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
         finally:

@@ -247,10 +247,11 @@ def is_whole(problem: str, stage: str, key: str, body: bytes) -> bool:
 
 def _spent(target: sqlite3.Connection) -> int:
     """Teacher tokens of the traces and hints that are there."""
-    stages = (*TRACES, "hint")
+    drawn = target.execute("SELECT 1 FROM records WHERE stage='hint_draw' LIMIT 1").fetchone()
+    stages = (*TRACES, "hint_draw" if drawn else "hint")  # a folder of before has hints alone
     marks = ", ".join("?" * len(stages))
-    drawn = target.execute(f"SELECT stage, body FROM records WHERE stage IN ({marks})", stages)
-    return sum(decode(KINDS[stage], body).new_tokens for stage, body in drawn)
+    found = target.execute(f"SELECT stage, body FROM records WHERE stage IN ({marks})", stages)
+    return sum(decode(KINDS[stage], body).new_tokens for stage, body in found)
 
 
 def _set_aside(folder: Path) -> str:

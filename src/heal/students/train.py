@@ -1,4 +1,4 @@
-"""Train: one student per arm and seed, in chained stages (METHOD §4).
+"""Train: one student per arm and seed, in chained stages (docs/method.md §4).
 
 In: a plan of explicit batches, the examples it names and the untrained student. Out: one
 `TrainResult` per stage, once that stage is whole on disk; the student lies in the last stage's

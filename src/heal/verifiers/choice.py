@@ -14,11 +14,13 @@ from heal.verifiers.base import Finding
 
 _LETTERS = frozenset("ABCDEFGHIJ")
 _WORD = re.compile(r"[^\W_]+")
-_SEPARATORS = frozenset(" ,;&/|+()[]*_.:、，；$\"'")
+_JOINING = frozenset(["and", "or", "both", "either"])
+_SEPARATORS = frozenset(" ,;&/|+()[]*_.:、，；$\"'\\")
 _RUN = re.compile(r"[A-J]{2,10}")
 # a lower-case letter, or one with words behind it, must be marked as an option: "a cat" is not A
 _MARKED = (
-    r"(?:\(([A-J])\)|\[([A-J])\]|([A-J])(?:[)\]]|[.:](?![A-Za-z])| ?[-–—](?= )|(?= because\b)))"
+    r"(?:\(([A-J])\)|\[([A-J])\]|([A-J])(?:[)\]]|[.:](?![A-Za-z])| ?[-–—](?= ))"
+    r"|(?-i:([A-J]))(?= \(|,? (?:is|because|since|as)\b))"
 )
 _HEAD = re.compile(
     r"[\s*\"'_]{0,8}(?:the )?(?:correct |right |best )?(?:option|choice|answer|letter)\b"
@@ -27,8 +29,11 @@ _HEAD = re.compile(
 )
 _FIRST = re.compile(rf"[\s*\"'_]{{0,8}}{_MARKED}", re.IGNORECASE)
 _ANOTHER = re.compile(rf"(?:\bor|\band|[,;/&]) {_MARKED}")
-_SAID_CORRECT = re.compile(
-    r"\b(?:option|choice|answer|letter) \(?([A-J])\)? is (?:the )?(?:correct|right|best)\b",
+_LAST = re.compile(r"\(([A-J])\)[\s.*]{0,4}$")
+_SAID = re.compile(
+    r"(?:\b(?:option|choice|answer|letter) \(?([A-J])\)? is (?:the )?(?:correct|right|best)\b"
+    r"|(?-i:\(?\b([A-J])\)?) is (?:the )?(?:correct|right|best)\b"
+    r"|\b(?:choose|select|pick|go with|going with) (?:option |choice |answer )?(?-i:\(?([A-J])\b))",
     re.IGNORECASE,
 )
 
@@ -37,14 +42,9 @@ def read(text: str, problem: Problem) -> Finding:
     """Compare the letters a trace ends on with the gold letters."""
     if letters(problem.answer) is None:
         return Finding(Verdict.UNVERIFIABLE, detail=_not_letters(problem.answer))
-    answer = extract_answer(text)
+    answer = extract_answer(text) or _option_of_last_line(text)
     if answer is None:
-        answer = _last_line(text)
-        said = _SAID_CORRECT.search(answer)
-        if said is not None:
-            answer = said[1]
-        if len(_WORD.findall(answer)) != 1:
-            return Finding(Verdict.NO_ANSWER, detail="no final answer is stated")
+        return Finding(Verdict.NO_ANSWER, detail="no final answer is stated")
     return compare_now(answer, problem.answer)
 
 
@@ -74,12 +74,12 @@ def letters(answer: str) -> frozenset[str] | None:
     if _RUN.fullmatch(tight) and list(tight) == sorted(set(tight)):
         return frozenset(tight)
     text = _spelled(answer)
-    return _listed(text) or _leading(text)
+    return _listed(text) or _leading(text) or _trailing(text)
 
 
 def _listed(text: str) -> frozenset[str] | None:
     """Letters with nothing but separators, "and" and "or" between them."""
-    words = [word for word in _WORD.findall(text) if word.casefold() not in ("and", "or")]
+    words = [word for word in _WORD.findall(text) if word.casefold() not in _JOINING]
     named = frozenset(word.upper() for word in words)
     if not named or not named <= _LETTERS:
         return None
@@ -96,6 +96,12 @@ def _leading(text: str) -> frozenset[str] | None:
     return frozenset(_letter(mark) for mark in marks)
 
 
+def _trailing(text: str) -> frozenset[str] | None:
+    """12 (B)"""
+    last = _LAST.search(text)
+    return frozenset(last[1]) if last else None
+
+
 def _letter(mark: re.Match[str]) -> str:
     return next(group for group in mark.groups() if group).upper()
 
@@ -105,9 +111,14 @@ def _spelled(answer: str) -> str:
     return cleaned(unicodedata.normalize("NFKC", answer))
 
 
-def _last_line(text: str) -> str:
-    lines = text.rstrip().rsplit("\n", 1)
-    return lines[-1].strip()
+def _option_of_last_line(text: str) -> str | None:
+    """A last line that is only a letter or an option, or that says which one is correct."""
+    line = text.rstrip().rpartition("\n")[2].strip()
+    if said := _SAID.search(line):
+        return _letter(said)
+    head = _HEAD.match(line)
+    is_option = head is not None and not _WORD.search(line, head.end())
+    return line if is_option or len(_WORD.findall(line)) == 1 else None
 
 
 def _not_letters(gold: str) -> str:

@@ -7,7 +7,7 @@ function that decides, or passes the pair on by returning None.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from heal.verifiers.equality import values
@@ -39,8 +39,10 @@ from heal.verifiers.equality.regions import Region, same_region
 from heal.verifiers.equality.spelling import tokens
 from heal.verifiers.equality.units import NOTHING, Unit
 
+_MINUS_ONE: Tree = ("negative", number(1))
 _MOST_PAIRS = 400
 _UNORDERED = ("list", "set")
+_FUNCTIONS = frozenset(["sin", "cos", "tan", "sec", "csc", "cot", "ln", "absolute"])
 _SUM_LIKE = frozenset(["symbol", "number", "constant", "add", "multiply", "negative", "divide"])
 
 
@@ -59,9 +61,16 @@ def compare(one: str, other: str) -> Decision:
 
 def _decided(one: Form, other: Form) -> Decision:
     try:
-        return decide(one, other)
+        return decide(_only_member(one), _only_member(other))
     except (UnreadableError, RecursionError, ArithmeticError) as error:
         return Decision(None, f"cannot be compared: {error}"[:200])
+
+
+def _only_member(form: Form) -> Form:
+    """The solution set {5} is the solution 5."""
+    if isinstance(form, Row) and form.kind == "set" and len(form.items) == 1:
+        return form.items[0] if isinstance(form.items[0], Value) else form
+    return form
 
 
 def is_readable(answer: str) -> bool:
@@ -93,6 +102,8 @@ def _simplified(form: Form) -> Form:
         return _simplified_relation(form)
     if isinstance(form, Row) and form.kind == "list":
         return _simplified_list(form)
+    if isinstance(form, Row) and form.kind == "set":
+        return Row("set", _flat([signs_expanded(item) for item in form.items]))
     return form
 
 
@@ -105,22 +116,29 @@ def _simplified_relation(form: Relation) -> Form:
     if len(constants) == len(form.sides):
         return form.sides[-1]
     if len(form.sides) == 2 and _constant(form.sides[0]) is not None:
-        return Relation(form.operators, form.sides[::-1])
+        form = Relation(form.operators, form.sides[::-1])
+    several = signs_expanded(form.sides[-1])
+    if len(form.sides) == 2 and isinstance(several, Row) and several is not form.sides[-1]:
+        return Row("list", tuple(Relation(("=",), (form.sides[0], v)) for v in several.items))
     if len(form.sides) > 2 and constants and form.sides[-1] in constants:
         return Relation(("=",), (form.sides[0], form.sides[-1]))
     return form
 
 
 def _simplified_list(form: Row) -> Form:
-    items = [_simplified(item) for item in form.items]
-    flat: list[Form] = []
-    for item in items:
-        flat += item.items if isinstance(item, Row) and item.kind == "list" else [item]
+    flat = _flat([_simplified(item) for item in form.items])
     first = flat[0]
     if _is_equation(first) and len(flat) > 1 and all(isinstance(f, Value) for f in flat[1:]):
         assert isinstance(first, Relation)  # x = 5, 7
-        flat = [first, *(Relation(("=",), (first.sides[0], f)) for f in flat[1:])]
-    return flat[0] if len(flat) == 1 else Row("list", tuple(flat))
+        flat = (first, *(Relation(("=",), (first.sides[0], f)) for f in flat[1:]))
+    return flat[0] if len(flat) == 1 else Row("list", flat)
+
+
+def _flat(items: Sequence[Form]) -> tuple[Form, ...]:
+    found: list[Form] = []
+    for item in items:
+        found += item.items if isinstance(item, Row) and item.kind == "list" else [item]
+    return tuple(found)
 
 
 def _is_equation(form: Form) -> bool:
@@ -178,6 +196,8 @@ def words_rule(one: Form, other: Form) -> Decision | None:
     if not isinstance(one, Words):
         return None
     same = isinstance(other, Words) and one.words == other.words
+    if isinstance(other, Words) and one.of and other.of:
+        same = same and one.of == other.of
     if isinstance(other, Words | Value):
         return Decision(same, "same words" if same else "different words")
     return None
@@ -344,9 +364,12 @@ def _names_its_value(name: Form, value: Form) -> bool:
     tree = name.tree
     if tree[0] == "symbol":
         return True
-    if tree[0] == "multiply" and isinstance(tree[1], tuple) and tree[1][0] == "symbol":
-        return True
-    return operations(tree) <= _SUM_LIKE and _constant(value) is not None
+    if tree[0] == "multiply" and isinstance(tree[1], tuple):
+        function = tree[1]
+        if function[0] == "symbol" or (function[0] == "power" and function[2] == _MINUS_ONE):
+            return True  # f(x), f^{-1}(x)
+    is_simple = operations(tree) <= _SUM_LIKE or tree[0] in _FUNCTIONS
+    return is_simple and _constant(value) is not None
 
 
 def assignments_rule(one: Form, other: Form) -> Decision | None:
@@ -376,6 +399,10 @@ def _assignments(form: Form) -> list[tuple[str, Form]] | None:
         if len(rows) == 2 and len(rows[0].items) == len(rows[1].items):
             pairs = zip(rows[0].items, rows[1].items, strict=True)
             form = Row("list", tuple(Relation(("=",), pair) for pair in pairs))
+    if isinstance(form, Relation) and form.operators == ("\\in",):
+        name, members = form.sides
+        if isinstance(members, Row) and members.kind == "set":
+            form = Row("list", tuple(Relation(("=",), (name, item)) for item in members.items))
     if not isinstance(form, Row) or form.kind != "list":
         return None
     found: list[tuple[str, Form]] = []
@@ -407,6 +434,8 @@ def rows_rule(one: Form, other: Form) -> Decision | None:
     """Lists and sets in any order, tuples and matrices in theirs; no set is a pair."""
     if not (isinstance(one, Row) and isinstance(other, Row)):
         return None
+    if one.kind == other.kind and " joined by " in one.kind:
+        return Decision(_same_items(one, other), f"compared as {one.kind}")
     if one.kind in _UNORDERED and other.kind in _UNORDERED:
         same = _same_items(one, other)
         return Decision(same, "same list" if same else "different lists")
@@ -456,8 +485,6 @@ def _exact_values(row: Row) -> set[Fraction | None] | None:
 def one_of_many_rule(one: Form, other: Form) -> Decision | None:
     """A list is not one value."""
     if isinstance(one, Row) and one.kind in _UNORDERED and isinstance(other, Value | Words):
-        if len(one.items) == 1:
-            return decide(one.items[0], other)
         if one.kind == "list" and all_of([_same(item, other) for item in one.items]):
             return Decision(True, "the same value again and again")
         return Decision(False, "a list is not one value")

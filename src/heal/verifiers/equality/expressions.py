@@ -21,6 +21,7 @@ SIGN: Tree = ("symbol", "±")
 _DEEPEST = 80
 _LONGEST = 1500
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
+_ONE_ARGUMENT = {"abs": "absolute", "floor": "floor", "ceil": "ceil"}
 _FLOORS = {"\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil")}
 _CONSTANTS = {"e": E, "i": I, "\\pi": PI, "\\infty": INFINITY}
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "sinh": "arcsinh", "cosh": "arccosh"}
@@ -62,6 +63,11 @@ def symbols(tree: Tree) -> frozenset[str]:
     """Names of the symbols in an expression."""
     if tree[0] == "symbol":
         return frozenset([str(tree[1])])
+    if tree[0] in ("sum", "prod"):
+        _, index, first, last, body = tree
+        assert isinstance(first, tuple) and isinstance(last, tuple) and isinstance(body, tuple)
+        bound = frozenset([str(index[1])]) if isinstance(index, tuple) else frozenset()
+        return symbols(first) | symbols(last) | (symbols(body) - bound)
     parts = (symbols(part) for part in tree[1:] if isinstance(part, tuple))
     return frozenset().union(*parts)
 
@@ -74,9 +80,20 @@ def operations(tree: Tree) -> frozenset[str]:
 
 def substitute(tree: Tree, name: str, by: Tree) -> Tree:
     """The expression with a symbol replaced."""
-    if tree == ("symbol", name):
+    return _replaced(tree, ("symbol", name), by)
+
+
+def _replaced(tree: Tree, part: Tree, by: Tree) -> Tree:
+    if tree == part:
         return by
-    return tuple(substitute(p, name, by) if isinstance(p, tuple) else p for p in tree)
+    return tuple(_replaced(p, part, by) if isinstance(p, tuple) else p for p in tree)
+
+
+def _constants(tree: Tree) -> frozenset[str]:
+    if tree[0] == "constant":
+        return frozenset([str(tree[1])])
+    parts = (_constants(part) for part in tree[1:] if isinstance(part, tuple))
+    return frozenset().union(*parts)
 
 
 def _letters_apart(tokens: Sequence[Token]) -> list[Token]:
@@ -180,6 +197,8 @@ class _Parser:
         text, kind = self.peek(), self.kind()
         if text == "|":
             return not self._bars
+        if kind == "number":
+            return self._tokens[self._at - 1].text == "!"  # 3!7!
         if kind in ("letters", "based") or text in ("(", "[", "{", "\\lfloor", "\\lceil"):
             return kind != "based"
         return kind == "command" and _is_operand(text)
@@ -221,6 +240,8 @@ class _Parser:
         self._at += 1
         bars, self._bars = self._bars, 0
         inner = self.sum()
+        if self.take("\\choose"):
+            inner = ("binomial", inner, self.sum())
         self._bars = bars
         self.expect(closing)
         return inner
@@ -372,12 +393,16 @@ class _Parser:
             if top == ("symbol", "d") and "d" in symbols(bottom):
                 raise UnreadableError("a derivative")
             return ("divide", top, bottom)
+        if name in ("sum", "prod"):
+            return self._series(name)
         if name == "binom":
             return ("binomial", self._argument(), self._argument())
         if name in ("sqrt", "surd", "cbrt", "cuberoot"):
             return self._root(name)
         if name in ("gcd", "lcm", "min", "max"):
             return self._of_several(name)
+        if name in _ONE_ARGUMENT:
+            return (_ONE_ARGUMENT[name], self._group())
         if name in _FUNCTIONS:
             return self._function(name)
         raise UnreadableError(f"at {text!r}")
@@ -397,6 +422,21 @@ class _Parser:
         is_group = self.peek() in ("{", "(")
         inside = self._group() if is_group else self._atom_without_mixing()
         return ("root", degree, inside)
+
+    def _series(self, name: str) -> Tree:
+        r"""\sum_{k=1}^{n} of the product that follows; `sum` and `prod` hold four operands."""
+        self.expect("_")
+        index, *first = self._argument_tokens()
+        if index.kind != "letters" or len(first) < 2 or first[0].text != "=":
+            raise UnreadableError(f"a {name} without its first term")
+        self.expect("^")
+        last = self._exponent()
+        body = self._product()
+        if index.text == "i":
+            body = _replaced(body, I, ("symbol", "i"))
+        if "infinity" in _constants(last) or index.text in symbols(last):
+            raise UnreadableError(f"an infinite {name}")
+        return (name, ("symbol", index.text), parse(first[1:]), last, body)
 
     def _of_several(self, name: str) -> Tree:
         closing = _CLOSING.get(self.peek())
@@ -450,7 +490,7 @@ def _is_operand(command: str) -> bool:
     name = command[1:]
     operators = ("frac", "binom", "sqrt", "surd", "cbrt", "cuberoot", "gcd", "lcm", "min", "max")
     known = name in _FUNCTIONS or name in _SYMBOL_COMMANDS or command in _CONSTANTS
-    return known or name in operators
+    return known or name in operators or name in _ONE_ARGUMENT
 
 
 def _one_name(name: str) -> str:

@@ -31,9 +31,11 @@ class Value:
 
 @dataclass(frozen=True)
 class Words:
-    """Words alone, without fillers, folded; `negated` ones keep their "not"."""
+    """Words alone, without fillers, folded; a "not" stays."""
 
     words: tuple[str, ...]
+    of: tuple[str, ...] = ()
+    """What a sentence says them of: "n" in "n is even"."""
 
 
 @dataclass(frozen=True)

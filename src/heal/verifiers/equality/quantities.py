@@ -8,6 +8,7 @@ import re
 from heal.method.final_answers import folded_word
 from heal.verifiers.equality.expressions import INFINITY, UnreadableError, number, parse
 from heal.verifiers.equality.forms import Form, Row, Value, Words
+from heal.verifiers.equality.numerals import numeral
 from heal.verifiers.equality.outline import depth_change
 from heal.verifiers.equality.spelling import Token
 from heal.verifiers.equality.units import Unit, find_unit, read_unit
@@ -16,18 +17,14 @@ from heal.verifiers.equality.units import Unit, find_unit, read_unit
 FILLERS = frozenset([
     "the", "a", "an", "about", "approximately", "approx", "roughly", "around", "exactly", "nearly",
     "answer", "final", "option", "choice", "result", "is", "are", "it", "that", "value", "of",
-    "has", "be", "there",
+    "has", "be", "there", "total", "sum", "number", "year", "equals", "amount", "was", "were",
 ])
-_NUMERALS = {name: i for i, name in enumerate([
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
-    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-])} | {name: 10 * (i + 2) for i, name in enumerate([
-    "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
-])}
 _SHORT_WORDS = frozenset([
     "no", "on", "or", "if", "in", "at", "as", "of", "to", "an", "by", "up", "it", "is", "he", "we",
 ])
-_CURRENCIES = frozenset(["euros", "pounds", "yen", "rupees", "cents"])
+_COPULAS = frozenset(["is", "are", "was", "were"])
+_CURRENCIES = frozenset(["euros", "pounds", "yen", "rupees", "cents", "USD", "EUR", "GBP", "Rs"])
+_DOLLAR_PREFIXES = frozenset(["US", "A", "C", "HK", "NZ"])
 _BESIDE_WORDS = frozenset("-'.()!?\"")
 _OPERATORS = frozenset(["^", "_", "\\cdot", "\\times", "*", "/", "+", "-"])
 _TRIGONOMETRIC = frozenset(["\\sin", "\\cos", "\\tan", "\\sec", "\\csc", "\\cot"])
@@ -46,42 +43,44 @@ def words_alone(tokens: list[Token]) -> Form | None:
     words = [part for t in tokens if _could_be_word(t) for part in t.text.split("-")]
     if not words or words == [words[0][:1]]:
         return None
-    if len(tokens) == 1 and tokens[0].kind == "letters" and not _is_lone_word(tokens[0]):
+    if len(tokens) == 1 and tokens[0].kind == "letters" and not _is_lone_word(tokens[0].text):
         return None
     if len(words) > 1 and not any(len(w) > 2 for w in words):
         return None
     folded = [folded_word(word.strip(".")) for word in words]
-    if (value := _numeral([w.casefold() for w in folded])) is not None:
+    low = [word.casefold() for word in folded]
+    if (value := numeral(low)) is not None:
         return Value(number(value))
-    if [w.casefold() for w in folded] in (["infinity"], ["infinite"]):
+    if low in (["infinity"], ["infinite"]):
         return Value(INFINITY)
-    return Words(_core(folded))
+    return _sentence(folded)
 
 
-def _core(words: list[str]) -> tuple[str, ...]:
-    """A sentence's last part, after its "is"; without articles."""
-    low = [word.casefold() for word in words]
-    start = max((i + 1 for i, word in enumerate(low) if word in ("is", "are", "was")), default=0)
-    core = words[start:] or words
-    kept = tuple(word for word in core if word.casefold() not in FILLERS or len(word) == 1)
-    return kept or tuple(words)
+def _sentence(words: list[str]) -> Words:
+    """What a sentence says after its "is", and of what; without articles."""
+    at = max((i for i, word in enumerate(words) if word.casefold() in _COPULAS), default=-1)
+    said, of = words[at + 1 :], words[: max(at, 0)]
+    if not said:
+        said, of = words, []
+    return Words(_without_fillers(said) or tuple(said), _without_fillers(of))
+
+
+def _without_fillers(words: list[str]) -> tuple[str, ...]:
+    return tuple(word for word in words if word.casefold() not in FILLERS or len(word) == 1)
+
+
+def is_copula(token: Token) -> bool:
+    """Whether a token is "is" or the like."""
+    return is_word(token, _COPULAS)
 
 
 def _could_be_word(token: Token) -> bool:
     return token.kind in ("word", "letters")
 
 
-def _is_lone_word(token: Token) -> bool:
-    return len(token.text) > 2 or token.text.casefold() in _SHORT_WORDS
-
-
-def _numeral(words: list[str]) -> int | None:
-    if len(words) == 1 and words[0] in _NUMERALS:
-        return _NUMERALS[words[0]]
-    if len(words) == 2 and all(w in _NUMERALS for w in words):
-        tens, ones = (_NUMERALS[w] for w in words)
-        return tens + ones if tens >= 20 and 0 < ones < 10 else None
-    return None
+def _is_lone_word(text: str) -> bool:
+    """Whether letters alone are a word: CO and IV are no products whose order is free."""
+    return len(text) > 2 or text.casefold() in _SHORT_WORDS or (len(text) > 1 and text.isupper())
 
 
 def quantity(tokens: list[Token]) -> Form:
@@ -98,10 +97,11 @@ def quantity(tokens: list[Token]) -> Form:
 def _currency(tokens: list[Token]) -> tuple[list[Token], list[Token]]:
     """A currency sign before the number, taken off; a minus sign may stand before it."""
     at = 1 if tokens and tokens[0].text == "-" else 0
-    sign = tokens[at] if at < len(tokens) else None
-    if sign and (sign.text == "$" or (sign.is_text and sign.text in _CURRENCIES)):
-        return tokens[:at] + tokens[at + 1 :], [sign]
-    return tokens, []
+    before = tokens[at : at + 2]
+    if len(before) == 2 and before[0].text in _DOLLAR_PREFIXES and before[1].text == "$":
+        return tokens[:at] + tokens[at + 2 :], [before[1]]
+    is_currency = before and (before[0].text == "$" or before[0].text in _CURRENCIES)
+    return (tokens[:at] + tokens[at + 1 :], before[:1]) if is_currency else (tokens, [])
 
 
 def _one_quantity(tokens: list[Token], currency: list[Token]) -> tuple[Value, list[Token]]:
@@ -140,11 +140,11 @@ def _begins_next(tokens: list[Token], i: int) -> bool:
 
 def _without_gloss(unit: Unit, amount: list[Token]) -> Unit:
     """5 (five) is 5."""
-    if unit.words and len(amount) == 1 and amount[0].text.isdecimal():
-        numeral = _numeral([word.casefold() for word in unit.words])
-        if numeral == int(amount[0].text[:9]):
-            return Unit(unit.scale, unit.factor, unit.dimensions)
-    return unit
+    if not unit.words or len(amount) != 1 or not amount[0].text.isdecimal():
+        return unit
+    said = numeral([word.casefold() for word in unit.words])
+    is_gloss = said == int(amount[0].text[:9])
+    return Unit(unit.scale, unit.factor, unit.dimensions) if is_gloss else unit
 
 
 def _decimal(tokens: list[Token]) -> tuple[int | None, int]:

@@ -20,7 +20,7 @@ from heal.verifiers.equality.forms import (
     Value,
 )
 from heal.verifiers.equality.outline import encloses, spelled, split, split_at, tidied
-from heal.verifiers.equality.quantities import FILLERS, is_word, quantity, words_alone
+from heal.verifiers.equality.quantities import FILLERS, is_copula, is_word, quantity, words_alone
 from heal.verifiers.equality.regions import REALS, Interval, Region, apply, combine
 from heal.verifiers.equality.special import based, clock, day, formula, residues
 from heal.verifiers.equality.spelling import Token
@@ -34,6 +34,9 @@ _UNREAD = frozenset(["\\neg", "\\forall", "\\exists"])
 _APPROXIMATE = frozenset([
     "about", "approximately", "approx", "roughly", "around", "nearly", "almost",
 ])
+_MINUS, _PLUS = frozenset(["negative", "minus"]), frozenset(["positive", "plus"])
+_NEGATIONS = frozenset(["not", "no", "never", "neither", "nor", "less", "more"])
+_EXCEPT = frozenset(["except", "but"])
 _NOTHING = frozenset([
     ("\\emptyset",), ("empty", "set"), ("no", "solution"), ("no", "solutions"),
     ("no", "real", "solution"), ("no", "real", "solutions"),
@@ -42,7 +45,9 @@ _REALS = frozenset([
     ("\\mathbbr",), ("all", "real", "numbers"), ("all", "reals"), ("real", "numbers"),
 ])
 _ENVIRONMENT = re.compile(r"[pbvBV]?matrix|smallmatrix|array")
-_BRACKETS = {"(": "tuple", "[": "bracket", "\\{": "set", "\\langle": "tuple"}
+_SET_ENDS = frozenset(["\\mathbbR", ")", "]", "\\}"])
+_LINES = frozenset(["aligned", "align", "gathered", "split", "cases"])
+_BRACKETS = {"{": "set", "(": "tuple", "[": "bracket", "\\{": "set", "\\langle": "tuple"}
 # fmt: on
 
 
@@ -82,7 +87,7 @@ def _joined(forms: list[Form], connectives: list[str]) -> Form:
     if (compound := _compound(forms)) is not None:
         return compound
     regions = [as_region(form) if isinstance(form, Relation) else None for form in forms]
-    if all(region is not None for region in regions):
+    if all(region is not None for region in regions) and _of_one_symbol(forms):
         how = _how(connectives)
         return combine([region for region in regions if region is not None], how)
     if any(is_order(form) for form in forms):
@@ -91,6 +96,12 @@ def _joined(forms: list[Form], connectives: list[str]) -> Form:
     if "land" in connectives or "lor" in connectives:
         return Row(f"statements joined by {connectives[0]}", tuple(forms))
     return Row("list", tuple(forms))
+
+
+def _of_one_symbol(forms: list[Form]) -> bool:
+    sides = [side for form in forms if isinstance(form, Relation) for side in form.sides]
+    trees = [side.tree for side in sides if isinstance(side, Value)]
+    return len(frozenset().union(*map(expressions.symbols, trees))) == 1
 
 
 def _how(connectives: list[str]) -> str:
@@ -109,8 +120,8 @@ def _compound(forms: list[Form]) -> Form | None:
 
 
 def _read_one(tokens: list[Token]) -> Form:
-    tokens = _without_opening(_without_approximation(tokens))
-    for reader in (_labelled, _relation, _set_operation, _bracketed, _matrix, _ratio, _named_set):
+    tokens = _with_sign(_without_opening(_without_approximation(tokens)))
+    for reader in (_labelled, _set_operation, _relation, _bracketed, _matrix, _ratio, _named_set):
         if (form := reader(tokens)) is not None:
             return form
     return words_alone(tokens) or quantity(tokens)
@@ -128,12 +139,30 @@ def _without_approximation(tokens: list[Token]) -> list[Token]:
 
 
 def _without_opening(tokens: list[Token]) -> list[Token]:
-    """ "The value is 12" is 12."""
+    """ "The value is 12" and "the slope is 12" are 12."""
     start = 0
-    while start < len(tokens) and len(tokens[start].text) > 1 and is_word(tokens[start], FILLERS):
+    said = next((i + 1 for i, token in enumerate(tokens) if is_copula(token)), 0)
+    if 0 < said < len(tokens) and all(t.kind in ("word", "letters") for t in tokens[:said]):
+        start = 0 if any(is_word(t, _NEGATIONS) for t in tokens) else said
+    while start < len(tokens) and is_word(tokens[start], FILLERS):
+        if len(tokens[start].text) == 1 and not _is_long_word(tokens[start + 1 : start + 2]):
+            break  # the letter a, not an article
         start += 1
     follows = tokens[start].kind if start < len(tokens) else "word"
     return tokens[start:] if follows not in ("word", "letters") or start == 0 else tokens
+
+
+def _with_sign(tokens: list[Token]) -> list[Token]:
+    """ "Negative 7" and "minus infinity" have a sign; a positive number needs none."""
+    if len(tokens) < 2 or tokens[1].kind in ("word", "letters"):
+        return tokens
+    if is_word(tokens[0], _MINUS):
+        return [Token("sign", "-"), *tokens[1:]]
+    return tokens[1:] if is_word(tokens[0], _PLUS) else tokens
+
+
+def _is_long_word(tokens: list[Token]) -> bool:
+    return any(t.kind in ("word", "letters") and len(t.text) > 1 for t in tokens)
 
 
 def _labelled(tokens: list[Token]) -> Form | None:
@@ -154,18 +183,51 @@ def _relation(tokens: list[Token]) -> Form | None:
         return None
     if not all(sides):
         raise UnreadableError("a relation with an empty side")
-    return Relation(tuple(operators), tuple(_read(side) for side in sides))
+    return Relation(tuple(operators), tuple(_read_side(side) for side in sides))
+
+
+def _read_side(tokens: list[Token]) -> Form:
+    """One side of a relation; a name such as an angle's is kept as it is written."""
+    try:
+        return _read(tokens)
+    except UnreadableError:
+        if any(token.kind == "word" or token.text == "\\ldots" for token in tokens):
+            raise
+        return Unread(spelled(tokens))
 
 
 def _set_operation(tokens: list[Token]) -> Form | None:
-    parts, signs = split_at(tokens, ("\\cup", "\\cap", "\\setminus"))
+    parts, signs = split_at(_with_set_minus(tokens), ("\\cup", "\\cap", "\\setminus"))
     if not signs:
         return None
-    regions = [as_interval(_read(part)) for part in parts]
+    related = [any(token.text in _RELATIONS for token in part) for part in parts]
+    if any(related) and not all(related):
+        return None
+    read = [_read(_as_set(part)) for part in parts]
+    regions = [as_region(f) if isinstance(f, Relation) else as_interval(f) for f in read]
     known = [region for region in regions if region is not None]
     if len(known) < len(regions):
         raise UnreadableError("a set that is no interval")
     return apply(known, signs)
+
+
+def _with_set_minus(tokens: list[Token]) -> list[Token]:
+    r"""\mathbb{R} - \{2\}: between sets, a minus takes away."""
+    found: list[Token] = []
+    for i, token in enumerate(tokens):
+        is_between = token.text == "-" and 0 < i < len(tokens) - 1
+        if is_between and tokens[i + 1].text == "\\{" and tokens[i - 1].text in _SET_ENDS:
+            found.append(Token("command", "\\setminus", token.gap))
+        else:
+            found.append(token)
+    return found
+
+
+def _as_set(tokens: list[Token]) -> list[Token]:
+    """Braces without their backslash, as they are typed: {2}."""
+    if len(tokens) < 3 or tokens[0].text != "{" or tokens[-1].text != "}":
+        return tokens
+    return [Token("sign", "\\{"), *tokens[1:-1], Token("sign", "\\}")]
 
 
 def _bracketed(tokens: list[Token]) -> Form | None:
@@ -180,8 +242,10 @@ def _bracketed(tokens: list[Token]) -> Form | None:
     parts, connectives = split(inner)
     if set(connectives) - {","} or not all(parts):
         raise UnreadableError("words or nothing between brackets")
-    if len(parts) == 1 and opening in ("(", "["):
-        return _read(inner) if opening == "(" else None
+    if len(parts) == 1 and opening in ("(", "[", "{"):
+        is_binomial = any(token.text == "\\choose" for token in inner)
+        is_bracket = opening == "[" and inner[0].text != "\\begin"
+        return None if is_bracket or is_binomial else _read(inner)
     items = tuple(_read(part) for part in parts)
     if opening + closing in ("(]", "[)"):
         return _half_open(items, opening == "[")
@@ -213,6 +277,8 @@ def _matrix(tokens: list[Token]) -> Form | None:
     if tokens[0].text != "\\begin" or len(tokens) < 8:
         return None
     name, inner = tokens[2].text, tokens[4:-4]
+    if name in _LINES:
+        return _lines(inner)
     if not _ENVIRONMENT.fullmatch(name) or tokens[-4].text != "\\end":
         raise UnreadableError(name)
     if name == "array" and inner and inner[0].text == "{":
@@ -224,13 +290,33 @@ def _matrix(tokens: list[Token]) -> Form | None:
     return Row("determinant" if name[0] in "vV" else "matrix", read)
 
 
+def _lines(inner: list[Token]) -> Form:
+    """Equations below each other are a list of them; a definition by cases is not read."""
+    rows, _ = split_at(inner, ("\\\\",))
+    joined: list[Token] = []
+    for row in rows:
+        cells, _ = split_at(row, ("&",))
+        follows = cells[1][0].text if len(cells) > 1 and cells[1] else "="
+        if len(cells) > 2 or follows not in _RELATIONS:
+            raise UnreadableError("cases")
+        joined += [Token("sign", ","), *(token for cell in cells for token in cell)]
+    return _read(tidied(joined[1:]))
+
+
 def _ratio(tokens: list[Token]) -> Form | None:
     parts, signs = split_at(tokens, (":",))
     return Row("ratio", tuple(quantity(part) for part in parts)) if signs else None
 
 
 def _named_set(tokens: list[Token]) -> Form | None:
-    texts = tuple(t.text.casefold() for t in tokens if not is_word(t, FILLERS))
+    except_at = next((i for i, t in enumerate(tokens) if is_word(t, _EXCEPT)), len(tokens))
+    named = tokens[:except_at]
+    texts = tuple(t.text.casefold() for t in named if not is_word(t, FILLERS))
+    if texts in _REALS and except_at < len(tokens) - 1:
+        left_out = as_interval(Row("set", (_read(tokens[except_at + 1 :]),)))
+        if left_out is None:
+            raise UnreadableError("an exception that is no number")
+        return apply([REALS, left_out], ["\\setminus"])
     if texts in _REALS:
         return REALS
     return NOTHING_SOLVES if texts in _NOTHING else None

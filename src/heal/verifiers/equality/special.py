@@ -40,8 +40,10 @@ _ELEMENTS = frozenset([
 _ISO = re.compile(r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})")
 _OTHER_DATE = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})")
 _BESIDE_DAY = frozenset(["the", "of", "th", "st", "nd", "rd", ",", "."])
-_CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?(am|pm|noon)?(?:o'clock)?")
-_BASED = re.compile(r"([0-9A-F]+)_\{?(\d+)\}?")
+_CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?(am|pm|noon|oclock)?(?:oclock)?")
+_BASED = re.compile(r"\(?([0-9A-F]+)\)?(?:_\{?(?:base)?|\(?base)(\d+|[a-z]+)[})]?")
+_BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+          "ten": 10, "twelve": 12, "sixteen": 16}  # fmt: skip
 _ATOMS = re.compile(r"([A-Z][a-z]?)(\d*)")
 _CHARGE = re.compile(r"\^\{?(\d*[+-])\}?")
 
@@ -78,10 +80,11 @@ def clock(tokens: list[Token]) -> Form | None:
     if match is None or not (match[2] or match[4]):
         return None
     hour, minute, second = (int(part or 0) for part in match.groups()[:3])
-    half = match[4] or ("pm" if hour > 12 else "")
-    if hour > 24 or minute > 59 or second > 59 or (match[4] and hour > 12):
+    named = match[4] if match[4] != "oclock" else None
+    half = named or ("pm" if hour > 12 else "")
+    if hour > 24 or minute > 59 or second > 59 or (named and hour > 12):
         return None
-    if match[4]:
+    if named:
         hour = hour % 12 + (0 if half == "am" else 12)
     minutes = Fraction(60 * hour + minute) + Fraction(second, 60)
     parts = [Value(number(int(part))) for part in match.groups()[:3] if part]
@@ -94,9 +97,12 @@ def based(tokens: list[Token]) -> Form | None:
         text = tokens[0].text
         return Based(int(text, 0), 16 if text[1] == "x" else 2)
     match = _BASED.fullmatch("".join(t.text for t in tokens))
-    if match is None or len(match[2]) > 2 or not 2 <= int(match[2]) <= 36:
+    if match is None:
         return None
-    digits, base = match[1], int(match[2])
+    digits, named = match[1], match[2]
+    base = int(named[:3]) if named.isdecimal() else _BASES.get(named, 0)
+    if not 2 <= base <= 36:
+        return None
     if digits.isalpha() and (base != 16 or len(digits) < 2):
         return None  # a symbol with an index
     if any(int(digit, 36) >= base for digit in digits):

@@ -32,7 +32,8 @@ _GREEK = [
 _GREEK_LETTERS = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", _GREEK, strict=True))
 _SIGNS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ",
-    "·": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": "/", "∕": "/", "⁄": "/", "√": r"\surd ",
+    "·": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": "/", "∶": ":", "∕": "/", "⁄": "/",
+    "√": r"\surd ",
     "∛": r"\cuberoot ", "∞": r"\infty ", "°": r"^\circ ", "º": r"^\circ ", "℃": r"^\circ C",
     "℉": r"^\circ F", "≤": r"\leq ", "≥": r"\geq ", "⩽": r"\leq ", "⩾": r"\geq ", "≠": r"\neq ",
     "≈": r"\approx ", "≃": r"\approx ", "≅": r"\cong ", "≡": r"\equiv ", "±": r"\pm ",
@@ -70,7 +71,7 @@ _SAME_COMMANDS = {
 _LAYOUT = frozenset([
     "left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl",
     "biggr", "Biggl", "Biggr", "displaystyle", "textstyle", "limits", "nolimits", "mathbf",
-    "boldsymbol", "bm", "mathit", "mathsf", "mathcal", "mathnormal", "underline", "boxed",
+    "boldsymbol", "bm", "mathit", "mathsf", "mathcal", "mathnormal", "underline", "boxed", "fbox",
     "hbox", "bf", "rm", "it",
 ])
 _SPACES = frozenset(["quad", "qquad", "enspace", "thinspace", "hspace", "medspace", "space"])
@@ -81,7 +82,7 @@ _TEXT = frozenset([
 _FUNCTIONS = frozenset([
     "sin", "cos", "tan", "sec", "csc", "cot", "arcsin", "arccos", "arctan", "arcsec", "arccsc",
     "arccot", "sinh", "cosh", "tanh", "coth", "ln", "log", "lg", "exp", "sqrt", "cbrt", "gcd",
-    "lcm", "min", "max", "det", "arg",
+    "lcm", "min", "max", "det", "arg", "abs", "floor", "ceil",
 ])
 _NAMED = {
     "infinity": "infty", "inf": "infty", "asin": "arcsin", "acos": "arccos", "atan": "arctan",
@@ -91,12 +92,18 @@ _NAMED = {
 _PRODUCT_OF_NAMES = re.compile(r"(sin|cos|tan|ln|log|exp|sqrt)([a-z])|([a-z])(sin|cos|tan|ln|exp)")
 # fmt: on
 
+_UNSEEN = frozenset(["color", "textcolor", "phantom", "hphantom", "vphantom", "tag", "label"])
+# a function only before its argument: 7 min, 5 sec, max
+_ALSO_WORDS = frozenset(["min", "max", "sec", "arg", "det", "floor", "ceil", "abs"])
+_OPENS_ARGUMENT = re.compile(r"\s*(?:[({^_|]|\\left|\\\{)")
+_OCLOCK = re.compile(r"\bo'? ?clock\b", re.IGNORECASE)
+
 _RAISED_RUN = re.compile(f"[{''.join(_RAISED)}]+")
 _LOWERED_RUN = re.compile(f"[{''.join(_LOWERED)}]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _THIN_THOUSANDS = re.compile(r"(?<=\d)(?:\\,|\{,\}|,\\! ?)(?=\d{3}(?!\d))")
 _BRACKETED_PERIOD = re.compile(r"(\d\.\d*)\((\d+)\)$")
-_SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,])")
+_SPACED_THOUSANDS = re.compile(r"(?<![\d.,_^])\d{1,3}(?: \d{3})+(?![\d.,])")
 _THOUSANDS = r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)(?:\.\d+)?"
 _PLAIN_NUMBER = (
     r"(?:\d+(?:\.\d+|\.(?=\s?\\(?:overline|bar|dot)\b))?|(?<!\d)\.\d+)(?:[eE][+-]?\d+(?![\w.]))?"
@@ -130,7 +137,7 @@ def _one_spelling(answer: str, commas_group: bool) -> str:
     text = _LOWERED_RUN.sub(lambda m: "_{" + "".join(_LOWERED[c] for c in m[0]) + "}", text)
     text = _VULGAR.sub(_vulgar_fraction, text)
     text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)
-    text = _delimiters_off(text)
+    text = _OCLOCK.sub("oclock", _delimiters_off(text))
     text = _BRACKETED_PERIOD.sub(r"\1\\overline{\2}", text.strip())
     text = _THIN_THOUSANDS.sub("," if commas_group else "", text)
     if commas_group:
@@ -188,11 +195,17 @@ def _read_letters(
     """A run of letters outside commands: a name such as `sin` or `pi`, a word, or letters."""
     word = _WORD.match(text, match.start())
     assert word is not None
-    if is_text or len(word[0]) > len(match[0]) > 1:
+    run = match[0]
+    is_function = run in _FUNCTIONS and (
+        run not in _ALSO_WORDS or _OPENS_ARGUMENT.match(text, match.end()) is not None
+    )
+    if is_text and run == word[0] and (is_function or run == "infinity"):
+        found.append(Token("command", "\\" + _NAMED.get(run, run), gap))
+        return match.end()
+    if is_text or len(word[0]) > len(run) > 1:
         found.append(Token("word", word[0], gap, is_text))
         return word.end()
-    run = match[0]
-    if run in _FUNCTIONS or run in _GREEK or run in _NAMED:
+    if is_function or run in _GREEK or run in _NAMED:
         found.append(Token("command", "\\" + _NAMED.get(run, run), gap))
     elif product := _PRODUCT_OF_NAMES.fullmatch(run):
         for part in (part for part in product.groups() if part):
@@ -223,6 +236,8 @@ def _read_command(
     if name == "mathbb" and (letter := re.compile(r"\s*\{?\s*([A-Z])\s*\}?").match(text, at)):
         found.append(Token("command", f"\\mathbb{letter[1]}", gap))
         return letter.end(), False
+    if name in _UNSEEN and (end := _group_end(text, at)) is not None:
+        return end, gap
     if name in _LAYOUT or name == "!":
         # "\left." is no bracket at all
         empty = re.compile(r"\s*\.").match(text, at) if name in ("left", "right") else None

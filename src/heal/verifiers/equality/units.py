@@ -57,7 +57,7 @@ _PREFIXED = {  # symbol: (names, dimensions)
     "mol": (("mole",), {"mol": 1}), "L": (("liter", "litre"), {"L": 1}), "l": ((), {"L": 1}),
     "C": (("coulomb",), {"C": 1}), "F": (("farad",), {"F": 1}), "T": (("tesla",), {"T": 1}),
     "cal": (("calorie",), {"cal": 1}), "bar": ((), {"bar": 1}), "B": (("byte",), {"byte": 1}),
-    "K": (("kelvin",), {"K": 1}), "H": (("henry",), {"H": 1}), "ohm": ((), {"ohm": 1}),
+    "K": (("kelvin",), {"K": 1}), "H": (("henry",), {"H": 1}), "ohm": (("ohm",), {"ohm": 1}),
 }
 _LONE: dict[str, tuple[int | Fraction, dict[str, int]]] = {
     "min": (60, {"s": 1}), "minute": (60, {"s": 1}), "h": (3600, {"s": 1}), "hr": (3600, {"s": 1}),
@@ -131,7 +131,10 @@ def find_unit(tokens: Sequence[Token], at: int) -> bool:
             return token.gap and all(_is_part_of_unit(t) for t in tokens[at:])
         if token.text in _ORDINALS:
             return not token.gap
-        return _is_unit(token.text) or (len(token.text) > 2 and token.gap)
+        is_known = _is_unit(token.text) or token.text in _AREA
+        return is_known or (len(token.text) > 2 and token.gap)
+    if token.text in ("\\Omega", "\\mu"):
+        return token.gap and all(_is_part_of_unit(t) for t in tokens[at + 1 :])
     if token.text == "(":
         return _is_remark(tokens[at:])
     return token.text == "\\frac" and any(t.kind == "word" for t in tokens[at : at + 3])
@@ -263,6 +266,8 @@ def _is_unit(text: str) -> bool:
 
 def _singular(word: str) -> str:
     # the case of a short word may be its meaning: kJ, Co, N
+    if word.endswith("s") and word[:-1].casefold() in _LONE and word.casefold() not in _LONE:
+        return word[:-1].casefold()
     low = word.casefold() if len(word) > 3 or word.casefold() in _LONE else word
     if low.casefold() in _IRREGULAR:
         return _IRREGULAR[low.casefold()]

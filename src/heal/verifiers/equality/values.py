@@ -97,7 +97,8 @@ def _equal_at_points(one: Tree, other: Tree, names: list[str]) -> bool | None:
     if used & {"absolute", "floor", "ceil"}:
         points += [{n: -v * 1.137 for n, v in env.items()} for env in points]
     verdict = _agreement(one, other, points)
-    if verdict is not True and set(names) <= _COUNTING and _alternates(one, other):
+    is_for_whole = used & {"sum", "prod"} or _alternates(one, other)
+    if verdict is not True and set(names) <= _COUNTING and is_for_whole:
         counts = range(1, 6) if len(names) < 3 else range(1, 4)
         whole = [
             dict(zip(names, values, strict=True)) for values in product(counts, repeat=len(names))
@@ -229,7 +230,7 @@ def _exact(tree: Tree) -> Fraction | None:
     if operation == "number":
         assert isinstance(tree[1], Fraction)
         return tree[1]
-    if operation in ("symbol", "constant", "root"):
+    if operation in ("symbol", "constant", "root", "sum", "prod"):
         return None
     parts = [_exact(part) for part in tree[1:] if isinstance(part, tuple)]
     known = [part for part in parts if part is not None]
@@ -316,8 +317,23 @@ def _compute(tree: Tree, env: Env) -> Any:
         return env[str(tree[1])]
     if operation == "constant":
         return _CONSTANTS[str(tree[1])]()
+    if operation in ("sum", "prod"):
+        return _series(tree, env)
     parts = [_compute(part, env) for part in tree[1:] if isinstance(part, tuple)]
     return _OPERATIONS[operation](*parts)
+
+
+def _series(tree: Tree, env: Env) -> Any:
+    operation, index, first, last, body = tree
+    assert isinstance(index, tuple) and isinstance(body, tuple)
+    ends = [_compute(end, env) for end in (first, last) if isinstance(end, tuple)]
+    if not all(mpmath.isint(end) for end in ends) or abs(ends[1] - ends[0]) > _MOST_FACTORS:
+        raise ValueError("bounds that are not whole numbers near each other")
+    terms = (
+        _compute(body, {**env, str(index[1]): mpmath.mpf(k)})
+        for k in range(int(ends[0]), int(ends[1]) + 1)
+    )
+    return sum(terms, mpmath.mpf(0)) if operation == "sum" else mpmath.fprod(terms)
 
 
 def _power(base: Any, exponent: Any) -> Any:
