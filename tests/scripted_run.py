@@ -387,9 +387,9 @@ def dying_at(stage: str, k: int) -> Iterator[None]:
         if stage in stages and count >= k:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def counted(self: Store, rows: Iterable[Any], *, spent: int = 0) -> None:
+    def counted(self: Store, rows: Iterable[Any], **counts: Any) -> None:
         listed = list(rows)
-        commit(self, listed, spent=spent)
+        commit(self, listed, **counts)
         die_if([row.stage for row in listed])
 
     def concluded(self: Store, found: ProblemRow, rows: Any, records: Any) -> None:

@@ -5,6 +5,7 @@ Local engines are also held to a plain transformers forward over the same weight
 
 import copy
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -453,3 +454,176 @@ def test_sampled_tokens_score_as_likely_as_a_plain_forward_says(subject: Subject
         scored = score_one(engine, ScoreRequest("t", asked.prompt_ids, ids))
         logprob, _ = plain_values(subject.reference, asked.prompt_ids, ids)
         np.testing.assert_allclose(scored.logprob, logprob, atol=subject.tolerance)
+
+
+# ── nothing for the moment ──────────────────────────────────────────────────────────────────────
+
+
+class Source:
+    """Requests given bit by bit; None whenever there is none."""
+
+    def __init__(self, *given: Any) -> None:
+        self.waiting, self.ended, self.asked = list(given), False, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        while not self.ended:
+            self.asked += 1
+            yield self.waiting.pop(0) if self.waiting else None
+
+
+def until_quiet(stream: Iterator[Any], owed: int, seconds: float = 60.0) -> list[Any]:
+    """What comes until so many answers are there."""
+    found: list[Any] = []
+    until = time.monotonic() + seconds
+    for answer in stream:
+        assert time.monotonic() < until, "it says nothing and never stops saying it"
+        if answer is None:
+            time.sleep(0.001)
+            continue
+        found.append(answer)
+        if len(found) == owed:
+            return found
+    raise AssertionError("the stream ended although its source had not")
+
+
+LANES = ["generate", "score"]
+
+
+def requests_of(engine: Engine, lane: str, *names: str) -> list[Any]:
+    make = request if lane == "generate" else example
+    return [make(engine, name) for name in names]
+
+
+def owed_by(lane: str, asked: list[Any]) -> int:
+    return sum(len(r.seeds) for r in asked) if lane == "generate" else len(asked)
+
+
+def as_text(answer: Any) -> tuple[Any, ...]:
+    """An answer without its last bits, which may hang on who shared a batch."""
+    if isinstance(answer, Generated):
+        return answer.request, answer.index, tuple(answer.ids.tolist()), answer.finish
+    return answer.request, len(answer.logprob), answer.error
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_a_source_that_has_nothing_gets_nothing_back_at_once(engine: Engine, lane: str) -> None:
+    source = Source()
+    stream = getattr(engine, lane)(iter(source))
+    for turn in range(1, 4):
+        assert next(stream) is None
+        assert source.asked == turn
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_requests_given_later_are_answered_and_none_is_lost(engine: Engine, lane: str) -> None:
+    early, late = requests_of(engine, lane, "a", "b"), requests_of(engine, lane, "c", "d")
+    source = Source(*early)
+    stream = getattr(engine, lane)(iter(source))
+    found = until_quiet(stream, owed_by(lane, early))
+    assert next(stream) is None
+    source.waiting += late
+    found += until_quiet(stream, owed_by(lane, late))
+    source.ended = True
+    assert [answer for answer in stream if answer is not None] == []
+    plain = getattr(engine, lane)([*early, *late])
+    assert sorted(map(as_text, found)) == sorted(map(as_text, plain))
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_a_source_that_ends_while_work_is_under_way_gets_all_of_it(
+    engine: Engine, lane: str
+) -> None:
+    asked = requests_of(engine, lane, "a", "b", "c")
+    found = list(getattr(engine, lane)(iter([None, *asked[:2], None, None, asked[2]])))
+    assert len([answer for answer in found if answer is not None]) == owed_by(lane, asked)
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_a_plain_source_never_sees_a_none(engine: Engine, lane: str) -> None:
+    asked = requests_of(engine, lane, *"abcdef")
+    assert None not in list(getattr(engine, lane)(iter(asked)))
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_a_refused_request_is_answered_between_nones(engine: Engine, lane: str) -> None:
+    bad = (
+        GenRequest("bad", (), (1,), Sampling())
+        if lane == "generate"
+        else ScoreRequest("bad", (), (1,))
+    )
+    source = Source(None, bad)
+    stream = getattr(engine, lane)(iter(source))
+    assert next(stream) is None
+    (found,) = until_quiet(stream, 1)
+    assert (found.request, found.error is None) == ("bad", False)
+
+
+def test_writing_and_scoring_are_served_in_turn_and_both_go_on(engine: Engine) -> None:
+    """One engine, two streams, one thread: neither waits for the other's end."""
+    names = [f"n{k}" for k in range(ROWS + 3)]
+    writing = [request(engine, name, n=2, max_new_tokens=24) for name in names]
+    scoring = [example(engine, name, words="so " * (1 + k)) for k, name in enumerate(names)]
+    streams = {
+        "generate": engine.generate(iter(Source(None, *writing))),
+        "score": engine.score(iter(Source(None, *scoring))),
+    }
+    owed = {"generate": owed_by("generate", writing), "score": len(scoring)}
+    found: dict[str, list[Any]] = {"generate": [], "score": []}
+    until = time.monotonic() + 60
+    while any(len(found[lane]) < owed[lane] for lane in owed):
+        assert time.monotonic() < until, "they starve each other"
+        answers = {lane: next(s) for lane, s in streams.items() if len(found[lane]) < owed[lane]}
+        for lane, answer in answers.items():
+            found[lane] += [answer] if answer is not None else []
+        if all(answer is None for answer in answers.values()):
+            time.sleep(0.001)
+    for lane, asked in (("generate", writing), ("score", scoring)):
+        plain = getattr(engine, lane)(asked)
+        assert sorted(map(as_text, found[lane])) == sorted(map(as_text, plain))
+
+
+@pytest.mark.parametrize("kind", LOCAL)
+def test_a_local_engine_gives_the_others_a_turn_after_every_step(
+    opened: Callable[[str], Subject], kind: str
+) -> None:
+    engine = opened(kind).engine
+    asked = request(engine, n=2, max_new_tokens=24)
+    stream, quiet, found = engine.generate(iter(Source(None, asked))), 0, []
+    while len(found) < 2:
+        answer = next(stream)
+        quiet += answer is None
+        found += [answer] if answer is not None else []
+    assert quiet >= max(len(g.ids) for g in found) - 1
+
+
+@pytest.mark.parametrize("kind", LOCAL)
+def test_a_local_engine_gives_the_others_a_turn_after_every_batch(
+    opened: Callable[[str], Subject], kind: str
+) -> None:
+    engine = opened(kind).engine
+    long = "so twelve is the answer " * 20
+    asked = [example(engine, f"s{k}", long + "on " * k) for k in range(12)]
+    stream, quiet, found = engine.score(iter(Source(None, *asked))), 0, []
+    while len(found) < len(asked):
+        answer = next(stream)
+        quiet += answer is None and len(found) > 0
+        found += [answer] if answer is not None else []
+    assert quiet >= 2  # they are more than fit into two batches
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_closing_a_stream_that_waits_leaves_the_engine_usable(engine: Engine, lane: str) -> None:
+    stream = getattr(engine, lane)(iter(Source(*requests_of(engine, lane, "a", "b"))))
+    next(stream)
+    stream.close()
+    asked = requests_of(engine, lane, "a")
+    assert len(list(getattr(engine, lane)(asked))) == owed_by(lane, asked)
+
+
+NOTHING_FOR_NOW = (
+    test_a_source_that_has_nothing_gets_nothing_back_at_once,
+    test_requests_given_later_are_answered_and_none_is_lost,
+    test_a_source_that_ends_while_work_is_under_way_gets_all_of_it,
+    test_a_plain_source_never_sees_a_none,
+)
+"""What an engine owes whoever has other work to do, by the `lane` asked."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tests.test_engine_contract as contract
 import torch
 from tests.http_server import Model, Server
 from tests.tiny_models import make_checkpoint
@@ -176,6 +177,14 @@ def test_scores_equal_the_local_engines(ray_engine: Opened, local: Engine) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lane", contract.LANES)
+@pytest.mark.parametrize("check", contract.NOTHING_FOR_NOW, ids=lambda check: check.__name__[5:])
+def test_a_source_may_have_nothing_for_the_moment(
+    check: Callable[[Engine, str], None], lane: str, ray_engine: Opened
+) -> None:
+    check(ray_engine, lane)
+
+
 def test_a_bad_request_is_an_error_result_beside_good_ones(
     ray_engine: Opened, local: Engine
 ) -> None:

@@ -180,7 +180,7 @@ def test_progress_ends_at_its_total_and_counts_every_answer(done: ScriptedRun) -
 
 def test_show_counts_what_is_stored_and_what_it_took(done: ScriptedRun) -> None:
     with Store.open(done.folder, write=False) as store:
-        header, *shown, drawn, lost, state = overview(store)
+        header, *shown, answers, drawn, lost, state = overview(store)
         spent = store.totals().spent
     assert header.split() == ["stage", "stored"]
     counted = {line.split()[0]: int(line.split()[1].replace(",", "")) for line in shown}
@@ -188,6 +188,8 @@ def test_show_counts_what_is_stored_and_what_it_took(done: ScriptedRun) -> None:
     assert (counted["sample"], counted["hint_draw"]) == (120, 5)
     traces = all_traces(done).values()
     assert spent == sum(t.new_tokens for t in traces) + 5 * (len(HINT) + 1)
+    received = sum(counted[s] for s in counted.keys() - {"cut", "hint", "problem"})
+    assert answers == f"answers received {received}: {received} kept, 0 thrown away"
     assert drawn == f"teacher tokens drawn and stored: {spent:,}"
     assert lost == "in flight when a process ended, so paid for again at most: 0"
     assert state == "complete"

@@ -143,6 +143,8 @@ def test_a_few_failures_are_tried_again_on_the_next_run(
     run.go()
     assert {stage for stage in before if run.stored()[stage] - before[stage]} == {"check"}
     assert len(run.stored()["check"] - before["check"]) == 12 + 18  # and of assisted traces
+    with Store.open(run.folder, write=False) as store:
+        assert store.totals().replaced == 12
     assert run.live() == undisturbed.live()
 
 

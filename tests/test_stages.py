@@ -1,0 +1,566 @@
+"""Stages as tables: which records of a problem are there, and what it still owes.
+
+A `Desk` plays engine, scorer and verifier with scripted answers, one request at a time, so that
+every test says exactly what is known when a stage is asked.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from tests.scripted_run import (
+    ANSWER,
+    HINT,
+    SETTINGS,
+    WAYS,
+    Rule,
+    World,
+    easy,
+    extreme,
+    hard,
+    merge,
+    row,
+    unaided,
+)
+
+from heal.config import Config
+from heal.engines.base import GenRequest, ScoreRequest
+from heal.engines.scripted import ScriptedEngine
+from heal.keys import trace_key
+from heal.method.stopping import looks
+from heal.pipeline import OF_EACH_PROBLEM
+from heal.recipe import parse
+from heal.records import (
+    Breakpoint,
+    Finish,
+    Gate,
+    HintKind,
+    Problem,
+    Split,
+    Stratum,
+    Trace,
+    Verdict,
+)
+from heal.stages import guide, locate, sample, score
+from heal.stages.found import Found, Lane, Request, Setup
+from heal.stages.steps import trace_steps
+from heal.store.columns import CutRow, HintRow, ScoreRow, TraceRow
+from heal.verifiers.base import Finding, Verifier
+
+Records = dict[tuple[str, str], Any]
+
+
+def judge() -> Verifier:
+    def read(text: str, problem: Problem) -> Finding:
+        answer = text.rpartition("\\boxed{")[2].partition("}")[0] or None
+        if answer is None:
+            return Finding(Verdict.NO_ANSWER)
+        right = answer == problem.answer
+        return Finding(Verdict.CORRECT if right else Verdict.WRONG, answer)
+
+    return Verifier("desk", read, lambda problem: Finding(Verdict.CORRECT))
+
+
+@dataclass
+class Desk:
+    """One problem, its records, and whoever answers for it."""
+
+    world: World = field(default_factory=lambda: extreme("plums"))
+    settings: dict[str, Any] = field(default_factory=dict)
+    split: Split = Split.TRAIN
+    records: Records = field(default_factory=dict)
+    """What is stored."""
+
+    def __post_init__(self) -> None:
+        (asked,), rules = self.world
+        more = {"solution": asked["solution"]} if "solution" in asked else {}
+        self.problem = Problem("p", asked["problem"], asked["answer"], self.split, **more)
+        self.engine = ScriptedEngine(rules)
+        self.verifier = judge()
+        self.setup = Setup(self.config(), Models(self.engine))
+        self.reopen()
+
+    def config(self) -> Config:
+        return parse(merge(SETTINGS, self.settings))
+
+    def reopen(self, **settings: Any) -> None:
+        """As another process finds the problem, perhaps under other settings."""
+        if settings:
+            self.settings = merge(self.settings, settings)
+            self.setup = Setup(self.config(), Models(self.engine))
+        self.found = Found(self.problem, lambda stage, key, kind: self.records.get((stage, key)))
+
+    def owes(self, name: str) -> list[Request]:
+        return list(STAGES[name].owes(self.found, self.setup))
+
+    def concludes(self, name: str) -> list[Any]:
+        return list(STAGES[name].conclude(self.found, self.setup))
+
+    def answer(self, requests: Iterable[Request]) -> None:
+        """Answer them all; a record is stored and found."""
+        for request in requests:
+            for key, record in zip(request.keys, self._answers(request), strict=True):
+                self.records[request.stage, key] = record
+                self.found.add(request.stage, key, record)
+
+    def finish(self, *names: str) -> Counter[str]:
+        """Ask and answer until these stages owe nothing; how many rounds each took."""
+        rounds = Counter[str]()
+        for name in names:
+            while requests := self.owes(name):
+                rounds[name] += 1
+                self.answer(requests)
+        return rounds
+
+    def _answers(self, request: Request) -> list[Any]:
+        ask = request.ask
+        if isinstance(ask, GenRequest):
+            written = {g.index: g for g in self.engine.generate([ask]) if g}
+            return [request.read(written[index]) for index in range(len(request.keys))]
+        if isinstance(ask, ScoreRequest):
+            return [request.read(scored) for scored in self.engine.score([ask]) if scored]
+        items = [("one", ask.text, ask.finish, ask.problem)]
+        return [request.read(check) for check in self.verifier.verify_all(items) if check]
+
+
+@dataclass
+class Models:
+    teacher: ScriptedEngine
+
+    @property
+    def scorer(self) -> ScriptedEngine:
+        return self.teacher
+
+
+STAGES = {stage.name: stage for stage in OF_EACH_PROBLEM}
+UP_TO = {name: tuple(STAGES)[: place + 1] for place, name in enumerate(STAGES)}
+
+
+def asked(requests: Iterable[Request]) -> Counter[tuple[Lane, str]]:
+    """How many records of each stage."""
+    count = Counter[tuple[Lane, str]]()
+    for request in requests:
+        count[request.lane, request.stage] += len(request.keys)
+    return count
+
+
+def traces(desk: Desk) -> list[Trace]:
+    return sample.unaided(desk.found, desk.setup)
+
+
+# --- every stage -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [easy("apples"), hard("pears"), extreme("plums")])
+def test_what_is_answered_is_not_owed_again_by_whoever_comes_later(world: World) -> None:
+    desk = Desk(world)
+    desk.finish(*STAGES)
+    first = {name: desk.concludes(name) for name in STAGES}
+    desk.reopen()
+    for name in STAGES:
+        assert desk.owes(name) == []
+        assert repr(desk.concludes(name)) == repr(first[name])
+
+
+@pytest.mark.parametrize("stage", ["sample", "check", "scores", "hint_draw", "hinted", "repair"])
+def test_a_lost_record_is_owed_again_and_comes_out_the_same(stage: str) -> None:
+    desk = Desk()
+    desk.finish(*STAGES)
+    whole = dict(desk.records)
+    lost = next(name for name in whole if name[0] == stage)
+    del desk.records[lost]
+    desk.reopen()
+    desk.finish(*STAGES)
+    assert repr(sorted(desk.records.items(), key=repr)) == repr(sorted(whole.items(), key=repr))
+
+
+def test_no_record_is_asked_for_twice_at_once() -> None:
+    desk = Desk(settings={"arms": ["heal", "heal-random-cut", "heal-restart"]})
+    for name in STAGES:
+        while requests := desk.owes(name):
+            keys = [(request.stage, key) for request in requests for key in request.keys]
+            assert len(set(keys)) == len(keys)
+            assert not set(keys) & desk.records.keys()
+            desk.answer(requests)
+
+
+def test_requests_do_not_depend_on_the_order_of_answers() -> None:
+    one, other = Desk(), Desk()
+    for name in STAGES:
+        while requests := one.owes(name):
+            others = other.owes(name)
+            assert [r.keys for r in requests] == [r.keys for r in others]
+            one.answer(requests)
+            other.answer(reversed(others))
+    assert repr(sorted(one.records.items(), key=repr)) == repr(
+        sorted(other.records.items(), key=repr)
+    )
+
+
+@pytest.mark.parametrize("world", [easy("apples"), extreme("plums")])
+def test_a_held_out_problem_is_sampled_and_judged_and_nothing_else(world: World) -> None:
+    desk = Desk(world, {"evaluate": {"teacher_n": 6}}, Split.HELD_OUT)
+    assert asked(desk.owes("sample")) == {(Lane.WRITE, "sample"): 6}
+    desk.finish("sample", "verify")
+    assert len(desk.records) == 2 * 6
+    assert all(desk.owes(name) == [] for name in STAGES)
+    assert all(desk.concludes(name) == [] for name in ("locate", "guide", "repair", "score"))
+
+
+# --- sample and verify -------------------------------------------------------------------------
+
+
+def test_sampling_asks_for_the_places_that_are_empty() -> None:
+    desk = Desk(settings={"sampling": {"n": 10}})
+    (request,) = desk.owes("sample")
+    assert len(request.keys) == len(set(request.ask.seeds)) == 10  # type: ignore[union-attr]
+    seeds = dict(zip(request.keys, request.ask.seeds, strict=True))  # type: ignore[union-attr]
+    desk.answer([request])
+    desk.records = {n: r for n, r in desk.records.items() if r.seed_index not in (3, 7)}
+    desk.reopen(sampling={"n": 12})
+    (request,) = desk.owes("sample")
+    places = [int(key.rpartition("-")[2]) for key in request.keys]
+    assert places == [3, 7, 10, 11]
+    # the same place has the same dice
+    again = dict(zip(request.keys, request.ask.seeds, strict=True))  # type: ignore[union-attr]
+    assert all(again[key] == seeds[key] for key in again.keys() & seeds.keys())
+
+
+def test_a_trace_the_engine_failed_on_counts_here_and_is_owed_later() -> None:
+    desk = Desk(settings={"sampling": {"n": 4}})
+    desk.finish("sample", "verify")
+    broken = replace(traces(desk)[1], error="timed out", finish=Finish.ERROR)
+    desk.records["sample", broken.key] = broken
+    desk.found.add("sample", broken.key, broken)
+    assert desk.owes("sample") == []
+    # its verdict is another than that of the trace it will be
+    assert asked(desk.owes("verify")) == {(Lane.VERIFY, "check"): 1}
+    desk.finish("verify")
+    rows = {r.key: r for r in desk.concludes("sample")}
+    assert (rows[broken.key].failed, rows[broken.key].verdict) == (True, Verdict.UNVERIFIABLE)
+    desk.reopen()
+    (request,) = desk.owes("sample")
+    assert request.keys == (broken.key,)
+    desk.finish("sample", "verify")
+    assert not any(row.failed for row in desk.concludes("sample"))
+
+
+@pytest.mark.parametrize(
+    ("change", "judged"),
+    [({}, 0), ({"verifier": "math"}, 4), ({"verify_timeout_s": 77.0}, 4)],
+)
+def test_a_verdict_hangs_on_verifier_and_patience(change: dict[str, Any], judged: int) -> None:
+    desk = Desk(settings={"sampling": {"n": 4}})
+    desk.finish("sample", "verify")
+    desk.reopen(problems=change)
+    assert desk.owes("sample") == []
+    assert asked(desk.owes("verify")).total() == judged
+
+
+def test_another_answer_is_judged_anew_and_draws_nothing() -> None:
+    desk = Desk(easy("apples"), {"sampling": {"n": 4}})
+    desk.finish("sample", "verify")
+    desk.problem = replace(desk.problem, answer="5")
+    desk.reopen()
+    assert desk.owes("sample") == []
+    assert asked(desk.owes("verify")) == {(Lane.VERIFY, "check"): 4}
+    desk.finish("verify")
+    assert {row.verdict for row in desk.concludes("sample")} == {Verdict.WRONG}
+
+
+@pytest.mark.parametrize(
+    ("world", "stratum"),
+    [(easy("apples"), Stratum.EASY), (hard("pears"), Stratum.HARD),
+     (extreme("plums"), Stratum.EXTREME)],
+)  # fmt: skip
+def test_adaptive_sampling_alternates_draws_and_verdicts_until_it_is_decided(
+    world: World, stratum: Stratum
+) -> None:
+    desk = Desk(world, {"sampling": {"adaptive": True, "n": 30}})
+    lanes: list[tuple[Lane, int]] = []
+    while requests := desk.owes("sample"):
+        ((lane, _), count) = next(iter(asked(requests).items()))
+        lanes.append((lane, count))
+        desk.answer(requests)
+    drawn = len(traces(desk))
+    assert lanes[:2] == [(Lane.WRITE, 5), (Lane.VERIFY, 5)]
+    assert sum(count for lane, count in lanes if lane is Lane.WRITE) == drawn < 30
+    assert desk.owes("verify") == []
+    assert sample.ceiling_of(desk.found, desk.setup).stratum is stratum
+    desk.reopen(sampling={"adaptive": False})
+    assert asked(desk.owes("sample")) == {(Lane.WRITE, "sample"): 30 - drawn}
+
+
+def test_adaptive_sampling_goes_to_the_end_of_its_plan_where_nothing_decides() -> None:
+    nobody_can_judge: World = ([row("figs")], [unaided("figs", error="out of memory")])
+    desk = Desk(nobody_can_judge, {"sampling": {"adaptive": True, "n": 12}})
+    rounds = desk.finish("sample")
+    assert rounds == {"sample": 2 * len(looks(12)) - 1}  # the last look is `verify`'s
+    assert len(traces(desk)) == 12
+    desk.finish("verify")
+    assert sample.ceiling_of(desk.found, desk.setup).stratum is Stratum.UNDETERMINED
+
+
+# --- locate and guide --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("world", "paths"), [(easy("apples"), 0), (hard("pears"), 0),
+                                              (extreme("plums"), 5)])  # fmt: skip
+def test_only_failed_paths_of_extreme_problems_are_scored(world: World, paths: int) -> None:
+    desk = Desk(world)
+    desk.finish("sample", "verify")
+    requests = desk.owes("locate")
+    assert asked(requests) == ({(Lane.SCORE, "scores"): paths} if paths else {})
+    context = sample.solve_ids(desk.problem, desk.setup.prompts, desk.engine)
+    assert all(r.ask.context_ids == context for r in requests)  # type: ignore[union-attr]
+    desk.finish("locate")
+    rows = [made for made in desk.concludes("locate") if isinstance(made, CutRow)]
+    assert len(rows) == paths
+    assert all(cut.step == 3 for cut in rows)
+
+
+def test_every_breakpoint_reads_the_same_scores() -> None:
+    desk = Desk(settings={"arms": ["heal", "heal-random-cut", "heal-restart"]})
+    desk.finish(*UP_TO["verify"])
+    assert asked(desk.owes("locate")) == {(Lane.SCORE, "scores"): 5}
+    desk.finish("locate")
+    made = desk.concludes("locate")
+    cuts = Counter(row.tag for row in made if isinstance(row, CutRow))
+    assert cuts == {"difference": 5, "random": 5, "restart": 5}
+    assert Counter(row.tag for row in made if isinstance(row, ScoreRow)) == {"": 5}
+
+
+def test_a_path_that_could_not_be_scored_is_neither_cut_nor_hinted_at() -> None:
+    rows, rules = extreme("plums")
+    blind: Rule = {
+        "match": r"many plums .*<assistant>First I look at the red ",
+        "error": "too long",
+    }
+    desk = Desk((rows, [*rules[:-3], blind, *rules[-3:]]))
+    desk.finish(*UP_TO["locate"])
+    made = desk.concludes("locate")
+    assert [row.failed for row in made if isinstance(row, ScoreRow)].count(True) == 1
+    assert len([row for row in made if isinstance(row, CutRow)]) == 4
+    assert asked(desk.owes("guide")) == {(Lane.WRITE, "hint_draw"): 4}
+    desk.reopen()
+    assert asked(desk.owes("locate")) == {(Lane.SCORE, "scores"): 1}
+
+
+LEAK = f"It is {ANSWER}, you see."
+
+
+@pytest.mark.parametrize(
+    ("said", "rounds", "kind", "leaks"),
+    [
+        ([HINT], 1, HintKind.GUIDED, 0),
+        ([LEAK], 4, HintKind.ANSWER, 4),
+        ([""], 4, HintKind.ANSWER, 4),
+    ],
+)
+def test_a_hint_is_drawn_again_while_it_leaks(
+    said: list[str], rounds: int, kind: HintKind, leaks: int
+) -> None:
+    desk = Desk(extreme("plums", hints=said))
+    desk.finish(*UP_TO["locate"])
+    assert desk.finish("guide") == {"guide": rounds}
+    hints = [row for row in desk.concludes("guide") if isinstance(row, HintRow)]
+    assert {(row.kind, row.asked, row.leaks) for row in hints} == {(kind, HintKind.GUIDED, leaks)}
+    drawn = [record for (stage, _), record in desk.records.items() if stage == "hint_draw"]
+    assert len(drawn) == 5 * rounds
+    assert {row.new_tokens for row in hints} == {rounds * (len(said[0]) + 1)}
+
+
+@pytest.mark.parametrize("redraws", [0, 2])
+def test_redraws_are_as_many_as_set(redraws: int) -> None:
+    desk = Desk(extreme("plums", hints=[LEAK]), {"gear": {"hint_redraws": redraws}})
+    desk.finish(*UP_TO["locate"])
+    assert desk.finish("guide") == {"guide": 1 + redraws}
+
+
+def test_a_restart_in_the_midst_of_redraws_goes_on_with_the_next() -> None:
+    desk = Desk(extreme("plums", hints=[LEAK]))
+    desk.finish(*UP_TO["locate"])
+    for _ in range(2):
+        desk.answer(desk.owes("guide"))
+    desk.reopen()
+    assert {key[-2:] for request in desk.owes("guide") for key in request.keys} == {"-2"}
+
+
+@pytest.mark.parametrize("kind", ["answer", "partial", "sibling"])
+def test_a_hint_that_needs_no_teacher_is_not_owed(kind: str) -> None:
+    desk = Desk(settings={"gear": {"hint": kind}})
+    desk.finish(*UP_TO["locate"])
+    assert desk.owes("guide") == []
+    assert len([row for row in desk.concludes("guide") if isinstance(row, HintRow)]) == 5
+
+
+# --- repair ------------------------------------------------------------------------------------
+
+
+def repaired(desk: Desk) -> Counter[int]:
+    """Repairs by their place in the plan."""
+    own = desk.concludes("repair")
+    return Counter(r.seed_index for r in own if isinstance(r, TraceRow) and r.stage == "repair")
+
+
+def test_repairs_of_all_paths_come_round_by_round_with_verdicts_between() -> None:
+    desk = Desk(settings={"gear": {"target": 6, "candidates": 20}})
+    desk.finish(*UP_TO["guide"])
+    told = []
+    while requests := desk.owes("repair"):
+        told.append(dict(asked(requests)))
+        desk.answer(requests)
+    write, check = (Lane.WRITE, "repair"), (Lane.VERIFY, "check")
+    assert told == [
+        {(Lane.WRITE, "hinted"): 4, write: 5},
+        {check: 9},
+        {write: 10},
+        {check: 10},
+    ]
+    assert repaired(desk) == dict.fromkeys(range(3), 5)
+
+
+def test_without_a_target_all_candidates_are_asked_for_at_once() -> None:
+    desk = Desk(settings={"gear": {"target": None, "candidates": 20}})
+    desk.finish(*UP_TO["guide"])
+    assert asked(desk.owes("repair"))[Lane.WRITE, "repair"] == 100
+    assert desk.finish("repair") == {"repair": 2}
+
+
+def test_a_round_that_is_half_there_is_completed_before_the_next() -> None:
+    desk = Desk(settings={"gear": {"target": 6, "candidates": 20}})
+    desk.finish(*UP_TO["repair"])
+    last = [n for n, r in desk.records.items() if n[0] == "repair" and r.seed_index == 2]
+    for name in last[:2]:
+        del desk.records[name]
+    desk.reopen()
+    assert asked(desk.owes("repair")) == {(Lane.WRITE, "repair"): 2}
+    desk.finish("repair")
+    assert repaired(desk) == dict.fromkeys(range(3), 5)
+
+
+@pytest.mark.parametrize(("target", "used"), [(5, 1), (6, 3), (15, 3), (16, 7), (99, 20)])
+def test_another_target_uses_as_many_rounds_as_it_needs_of_what_is_there(
+    target: int, used: int
+) -> None:
+    desk = Desk(settings={"gear": {"target": 99, "candidates": 20}})
+    desk.finish(*UP_TO["repair"])
+    desk.reopen(gear={"target": target})
+    assert desk.owes("repair") == []
+    assert repaired(desk) == dict.fromkeys(range(used), 5)
+
+
+def test_a_repair_goes_on_from_its_cut_under_its_hint() -> None:
+    desk = Desk()
+    desk.finish(*UP_TO["guide"])
+    requests = [r for r in desk.owes("repair") if r.stage == "repair"]
+    paths = locate.paths(desk.found, desk.setup, Breakpoint.DIFFERENCE)
+    assert len(requests) == len(paths) == len(WAYS)
+    for request, path in zip(requests, paths, strict=True):
+        prompt = desk.engine.decode(request.ask.prompt_ids)  # type: ignore[union-attr]
+        kept = desk.engine.decode(path.trace.ids[: path.cut.prefix_tokens].tolist())
+        assert HINT in prompt
+        assert prompt.endswith(kept)
+
+
+def test_gates_are_asked_of_every_assisted_trace() -> None:
+    wrong = {way: ["Then it must be this.\n\nSo \\boxed{9}."] for way in WAYS}
+    desk = Desk(extreme("plums", repairs=wrong))
+    desk.finish(*UP_TO["repair"])
+    rows = [made for made in desk.concludes("repair") if isinstance(made, TraceRow)]
+    gates = Counter((row.stage, row.gate) for row in rows)
+    assert gates == {("hinted", Gate.PASSED): 4, ("repair", Gate.INCORRECT): 10}
+
+
+@pytest.mark.parametrize(("world", "hinted"), [(easy("apples"), 0), (hard("pears"), 4)])
+def test_only_problems_below_easy_are_answered_under_their_answer(
+    world: World, hinted: int
+) -> None:
+    desk = Desk(world)
+    desk.finish(*UP_TO["guide"])
+    count = asked(desk.owes("repair"))
+    assert count == ({(Lane.WRITE, "hinted"): hinted} if hinted else {})
+
+
+# --- score -------------------------------------------------------------------------------------
+
+
+def profile_keys(desk: Desk) -> set[str]:
+    return {key for stage, key in desk.records if stage == "pure"}
+
+
+def test_what_passed_the_gates_is_scored_and_nothing_else() -> None:
+    wrong = {way: ["Then it must be this.\n\nSo \\boxed{9}."] for way in WAYS[1:]}
+    desk = Desk(extreme("plums", repairs={WAYS[0]: [f"So \\boxed{{{ANSWER}}}."]} | wrong))
+    desk.finish(*UP_TO["repair"])
+    passed = [
+        row.key
+        for row in desk.concludes("repair")
+        if isinstance(row, TraceRow) and row.gate == Gate.PASSED
+    ]
+    requests = desk.owes("score")
+    assert asked(requests) == {(Lane.SCORE, "pure"): len(passed)}
+    desk.finish("score")
+    assert {row.trace for row in desk.concludes("score")} == set(passed)
+
+
+def test_reliance_asks_a_second_time_once_there_is_a_profile() -> None:
+    desk = Desk(settings={"pure": {"measure_reliance": True}})
+    desk.finish(*UP_TO["repair"])
+    first = desk.owes("score")
+    assert {request.stage for request in first} == {"pure"}
+    desk.answer(first)
+    second = desk.owes("score")
+    assert asked(second) == {(Lane.SCORE, "reliance"): len(first)}
+    hinted = [desk.engine.decode(r.ask.context_ids) for r in second]  # type: ignore[union-attr]
+    plain = [desk.engine.decode(r.ask.context_ids) for r in first]  # type: ignore[union-attr]
+    assert all("Hint:" in text for text in hinted)
+    assert not any("Hint:" in text for text in plain)
+    desk.answer(second)
+    assert desk.owes("score") == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "owed"), [(True, False, 0), (False, True, 14), (True, True, 0)]
+)
+def test_a_profile_with_uncertainty_will_do_where_none_is_asked_for(
+    before: bool, after: bool, owed: int
+) -> None:
+    plain = {"selection": "surprisal", "measure_uncertainty": before}
+    desk = Desk(settings={"pure": plain})
+    desk.finish(*UP_TO["score"])
+    keys = profile_keys(desk)
+    desk.reopen(pure={"measure_uncertainty": after})
+    assert asked(desk.owes("score")).total() == owed
+    assert len(keys) == 14
+
+
+def test_probes_are_asked_for_only_after_steps_of_its_own() -> None:
+    desk = Desk()
+    desk.finish(*UP_TO["repair"])
+    asks = {request.keys[0]: request.ask for request in desk.owes("score")}
+    groups = score.assisted(desk.found, desk.setup)
+    assert {tag: len(group) for tag, group in groups.items()} == {"hinted": 4, "difference": 10}
+    for candidate in (c for group in groups.values() for c in group):
+        trace, ask = candidate.trace, asks[score.profile_key(candidate, desk.setup, probes=True)]
+        assert isinstance(ask, ScoreRequest)
+        assert ask.target_ids == tuple(trace.ids.tolist())
+        ends = trace_steps(trace, desk.engine, desk.setup.config.gear, desk.setup.prompts)
+        own = [end for end in ends if end > trace.prefix_tokens]
+        assert [probe.at for probe in ask.probes] == own
+        assert len(own) < len(ends) or not trace.prefix_tokens
+
+
+def test_the_bare_answer_is_a_hint_that_costs_nothing() -> None:
+    desk = Desk()
+    hint = guide.answer_hint(desk.problem, desk.setup.prompts)
+    assert (hint.kind, hint.new_tokens, ANSWER in hint.text) == (HintKind.ANSWER, 0, True)
+
+
+def test_a_trace_key_names_its_place() -> None:
+    desk = Desk(settings={"sampling": {"n": 3}})
+    draw = sample.unaided_draw(desk.found, desk.setup)
+    (request,) = desk.owes("sample")
+    assert request.keys == tuple(trace_key(draw.key, index) for index in range(3))
