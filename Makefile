@@ -6,7 +6,7 @@ VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-rows bench-walks wheel clean
+.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks wheel clean
 
 setup: $(READY)
 
@@ -52,7 +52,14 @@ check: $(READY)
 	$(BIN)/mypy
 	$(MAKE) test
 
-bench: bench-engine bench-method
+bench: bench-engine bench-method bench-scale
+
+# Whole runs on the scripted engine, up to 1.8 million traces; a simulated server; the store alone.
+bench-scale: $(READY)
+	$(BIN)/python benchmarks/bench_scale.py --problems 2000 20000 --json runs/scale-400.json
+	$(BIN)/python benchmarks/bench_scale.py --problems 60000 --tokens 100 --json runs/scale-100.json
+	$(BIN)/python benchmarks/bench_store.py
+	$(BIN)/python benchmarks/bench_waiting.py --json runs/waiting.json
 
 bench-engine: $(READY)
 	$(BIN)/python benchmarks/bench_engine.py

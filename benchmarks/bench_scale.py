@@ -183,6 +183,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 flush=True,
             )
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps([asdict(s) for s in found], indent=1), encoding="utf-8")
 
 

@@ -191,6 +191,7 @@ def main() -> None:
     busy = median(r.busy for r in runs)
     print(f"kept busy, median of {len(runs)}: {busy:.1%} (bar {BAR:.0%})")
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps([asdict(r) for r in runs], indent=1), encoding="utf-8")
 
 

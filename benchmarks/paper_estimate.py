@@ -2,22 +2,18 @@
 
 Tokens are those `heal check` counts (`heal.before.estimate`). Model and GPU figures are from their
 data sheets, the speeds are assumptions, and both are printed beside what follows from them.
-`docs/scaling.md` quotes this output. Run: python benchmarks/paper_estimate.py [--store]
+`docs/scaling.md` quotes this output. Run: python benchmarks/paper_estimate.py
 """
 
 import argparse
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
 
 from heal.before.estimate import Assumed, Cost, costs
 from heal.config import Config
 from heal.recipe import parse
-from heal.records import Finish, Origin, Problem, Trace
-from heal.store import Store
+from heal.records import Problem
+from heal.stages.repair import rounds
 
 PROBLEMS, TRACES, TRACE_TOKENS, PROMPT_TOKENS = 10_000, 30, 4_000, 200
 PROBE_TOKENS = 12
@@ -27,8 +23,9 @@ ACCEPTED = 0.2
 FLEETS = (1, 8, 64, 256, 1000)
 JSON_PER_TOKEN = 1_500
 """Bytes a server sends per scored token with its 20 likeliest (a vLLM answer, measured)."""
-TRACE_BYTES = 41_636
-"""Bytes of a run folder per stored trace of 4,000 tokens, measured: `--store`."""
+TRACE_BYTES = 11_240
+"""Bytes of a run folder per stored trace of 4,000 tokens of real text, measured:
+benchmarks/bench_store.py."""
 TRACES_S = {"one trace per request, with its seed": 4_011, "32 traces per request": 10_738}
 """Driver: traces per second of one core, measured (benchmarks/bench_driver.py, 1,000 tokens)."""
 
@@ -136,7 +133,10 @@ def ended_by_target(found: list[Cost]) -> list[Cost]:
     """The same where `ACCEPTED` of the repairs pass and `gear.target` ends each problem."""
     gear = config().gear
     assert gear.target is not None
-    share = min(1.0, gear.target / ACCEPTED / (gear.paths * gear.candidates))
+    # A problem ends with the first round that brings it there, of all its paths.
+    needed = gear.target / ACCEPTED / gear.paths
+    drawn = next((n for n in rounds(gear.candidates) if n >= needed), gear.candidates)
+    share = drawn / gear.candidates
     hinted = PROBLEMS * 0.3 * gear.hinted_samples
     repairs = PROBLEMS * 0.1 * gear.paths * gear.candidates
     scored = (share * repairs + hinted) / (repairs + hinted)
@@ -271,31 +271,10 @@ def disk_lines() -> Iterator[str]:
     )
 
 
-def bytes_per_trace(tokens: int, count: int = 200) -> float:
-    """Bytes of a run folder per stored trace of random ids and four letters per token."""
-    rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
-        with Store.open(Path(folder) / "run") as store:
-            for index in range(count):
-                ids = rng.integers(0, 151_000, tokens, dtype=np.int32)
-                text = "".join(rng.choice([*"abcdefgh \n"], 4 * tokens))
-                key = f"{index:064x}"
-                trace = Trace(
-                    key, f"p{index:031x}", Origin.UNAIDED, index, ids, text, Finish.STOP, 200
-                )
-                store.put("trace", key, trace.problem_id, trace)
-        return (Path(folder) / "run" / "run.sqlite").stat().st_size / count
-
-
 def main() -> None:
-    """Print the estimate; `--store` also writes traces and measures the file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--store", action="store_true", help="measure bytes per stored trace")
-    told = parser.parse_args()
+    """Print the estimate."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     print("\n".join(lines()))
-    if told.store:
-        for tokens in (1_000, TRACE_TOKENS):
-            print(f"{bytes_per_trace(tokens):,.0f} bytes per stored trace of {tokens:,} tokens")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from heal.engines.local.engine import LocalEngine
 from heal.engines.scripted import ScriptedEngine
 from heal.recipe import load, parse
 from heal.records import Hint, HintedScore, Problem, PureScore, Split, TokenScores, Trace
+from heal.stages.match_budget import tokens_to_match
 from heal.store import Store
 
 
@@ -327,16 +328,24 @@ def test_a_run_never_costs_more_than_its_estimate(tmp_path: Path, settings: tupl
     run.go(*given)
     assert run.view is not None
     with Store.open(run.folder, write=False) as store:
-        traces = {t: store.read(t, Trace).values() for t in ("sample", "hinted", "repair")}
-        hints = store.read("hint", Hint).values()
-        scores = store.read("scores", TokenScores).values()
-        pure = store.read("pure", PureScore).values()
-        reliance = store.read("reliance", HintedScore).values()
-        extra = {arm: store.live("bought", Trace, arm).values() for arm in ("rft_more", "star")}
+
+        def all_of(stage: str, kind: type[Any]) -> list[Any]:
+            return [record for _, record in store.read(stage, kind)]
+
+        traces = {stage: all_of(stage, Trace) for stage in ("sample", "hinted", "repair")}
+        hints, scores = all_of("hint", Hint), all_of("scores", TokenScores)
+        pure, reliance = all_of("pure", PureScore), all_of("reliance", HintedScore)
+        extra = {
+            arm: [trace for _, trace in store.live("matched", Trace, arm)]
+            for arm in ("rft_more", "star")
+        }
+        matched = tokens_to_match(store, Config(**store.meta("config")), 1.0)
     longest = max(t.new_tokens for table in (*traces.values(), *extra.values()) for t in table)
     prompt = max(t.prompt_tokens for t in traces["sample"])
     config = load(tmp_path / "recipe.yaml", given)
-    most = by_part(costs(config, run.view.problems, Assumed(longest, prompt, 1 / 3, 2 / 3)))
+    with Store.open(run.folder, write=False) as store:
+        own_problems = [problem for _, problem in store.live("problem", Problem)]
+    most = by_part(costs(config, own_problems, Assumed(longest, prompt, 1 / 3, 2 / 3)))
     written = {part: cost.written for part, cost in most.items()}
 
     assert sum(t.new_tokens for t in traces["sample"]) <= written["sample"]
@@ -344,7 +353,7 @@ def test_a_run_never_costs_more_than_its_estimate(tmp_path: Path, settings: tupl
     sampled = sum(h.new_tokens for h in hints) + sum(t.new_tokens for t in traces["repair"])
     assert sampled <= sum(written[part] for part in ("guide", "repair", *CUTS))
     for arm, own in extra.items():
-        assert sum(t.new_tokens for t in own) <= run.meta("bill") <= written[arm]
+        assert sum(t.new_tokens for t in own) <= matched <= written[arm]
     scored = sum(s.scored_tokens for s in (*scores, *pure, *reliance))
     read = [most[part].read for part in ("locate", "score", *CUTS)]
     assert scored <= sum(read) + (most["honest traces"].read if "honest traces" in most else 0)

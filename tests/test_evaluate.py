@@ -27,6 +27,7 @@ EXAM = Exam(
     Prompts(solve="{problem}"),
     "exact",
     run_seed=7,
+    judge="exact@2",
     timeout_s=5.0,
 )
 
