@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heal import config
 from heal.config import Fields, GymSource, Problems
 from heal.data.problems import ALIASES, ProblemSet, problem_id, read_problems, split_of
 from heal.errors import UserError
+from heal.recipe import load
 from heal.records import Split
 
 ROOT = Path(__file__).parent.parent
@@ -591,7 +591,7 @@ def test_missing_reasoning_gym_is_an_error_with_the_command(
 
 
 def test_the_example_of_ones_own_problems_reads_whole() -> None:
-    settings = config.load(ROOT / "recipes" / "own.yaml")
+    settings = load(ROOT / "recipes" / "own.yaml")
     found = read_problems(settings.problems, ROOT)
     assert len(found.problems) == 30
     assert found.columns == {"problem": "text", "answer": "result", "family": "topic"}

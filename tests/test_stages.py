@@ -128,6 +128,7 @@ class Desk:
 @dataclass
 class Models:
     teacher: ScriptedEngine
+    judge: str = "exact@0"
 
     @property
     def scorer(self) -> ScriptedEngine:

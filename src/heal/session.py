@@ -20,7 +20,7 @@ from heal.engines.base import Engine, Served
 from heal.errors import CapabilityError, NoServerError
 from heal.records import Problem
 from heal.store import Store
-from heal.verifiers import Verifier, open_verifier
+from heal.verifiers import Verifier, edition, open_verifier
 
 _ENGINES = ("teacher", "scorer")
 NOTE_S = 30.0
@@ -86,6 +86,11 @@ class Session:
         if self.config.scorer is None:
             return self.teacher
         return self._open("scorer", self.config.scorer)
+
+    @cached_property
+    def judge(self) -> str:
+        """Names the verifier as it is now."""
+        return edition(self.config.problems.verifier)
 
     @cached_property
     def verifier(self) -> Verifier:

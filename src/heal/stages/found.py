@@ -17,7 +17,6 @@ from heal.engines.base import GenRequest, Sampling, ScoreRequest
 from heal.method.arms import breakpoints, wants_reliance, wants_uncertainty
 from heal.prompts import Prompts
 from heal.records import Breakpoint, Finish, Problem
-from heal.verifiers import edition
 
 Record = TypeVar("Record")
 Value = TypeVar("Value")
@@ -48,7 +47,12 @@ class TextModel(Protocol):
 
 
 class Models(Protocol):
-    """Whoever opens teacher and scorer when they are first asked for."""
+    """Whoever opens teacher and scorer when they are first asked for, and knows the verifier."""
+
+    @property
+    def judge(self) -> str:
+        """Names the verifier as it is now: its rules, or its source if it is the user's."""
+        ...
 
     @property
     def teacher(self) -> TextModel:
@@ -85,8 +89,8 @@ class Setup:
 
     @cached_property
     def judge(self) -> str:
-        """Names the verifier, and its source if it is the user's."""
-        return edition(self.config.problems.verifier)
+        """Names the verifier as it is now."""
+        return self._models.judge
 
     @cached_property
     def sampling(self) -> Sampling:

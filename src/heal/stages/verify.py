@@ -10,7 +10,6 @@ from heal.keys import content_key
 from heal.records import Check, Problem, Split, Trace, Verdict
 from heal.stages.found import Answerable, Found, Lane, Request, Setup
 from heal.store.columns import TraceRow
-from heal.verifiers.custom import row_of
 
 
 def check_key(trace: Trace, problem: Problem, judge: str, timeout_s: float) -> str:
@@ -18,7 +17,7 @@ def check_key(trace: Trace, problem: Problem, judge: str, timeout_s: float) -> s
     # A trace the engine failed on keeps its key when it is drawn again, and must be judged again.
     named = ("check", trace.key, trace.error is not None, problem.answer, judge, timeout_s)
     # A user's function may look at the whole row.
-    return content_key(*named, *([row_of(problem)] if ":" in judge else ()))
+    return content_key(*named, *([problem] if ":" in judge else ()))
 
 
 def check_of(found: Found, setup: Setup, trace: Trace) -> Check | None:
