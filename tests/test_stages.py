@@ -47,6 +47,7 @@ from heal.stages import guide, locate, sample, score
 from heal.stages.found import Found, Lane, Request, Setup
 from heal.stages.steps import trace_steps
 from heal.store.columns import CutRow, HintRow, ScoreRow, TraceRow
+from heal.verifiers import edition
 from heal.verifiers.base import Finding, Verifier
 
 Records = dict[tuple[str, str], Any]
@@ -79,17 +80,20 @@ class Desk:
         self.problem = Problem("p", asked["problem"], asked["answer"], self.split, **more)
         self.engine = ScriptedEngine(rules)
         self.verifier = judge()
-        self.setup = Setup(self.config(), Models(self.engine))
+        self.setup = Setup(self.config(), self.models())
         self.reopen()
 
     def config(self) -> Config:
         return parse(merge(SETTINGS, self.settings))
 
+    def models(self) -> "Models":
+        return Models(self.engine, edition(self.config().problems.verifier))
+
     def reopen(self, **settings: Any) -> None:
         """As another process finds the problem, perhaps under other settings."""
         if settings:
             self.settings = merge(self.settings, settings)
-            self.setup = Setup(self.config(), Models(self.engine))
+            self.setup = Setup(self.config(), self.models())
         self.found = Found(self.problem, lambda stage, key, kind: self.records.get((stage, key)))
 
     def owes(self, name: str) -> list[Request]:
@@ -128,7 +132,7 @@ class Desk:
 @dataclass
 class Models:
     teacher: ScriptedEngine
-    judge: str = "exact@0"
+    judge: str
 
     @property
     def scorer(self) -> ScriptedEngine:
