@@ -179,7 +179,9 @@ def ask_all(session: Session, until: str | None = None) -> Run:
     session.store.set_problems(session.problem_set.problems)
     wanted = OF_EACH_PROBLEM[: names.index(until) + 1] if until in names else OF_EACH_PROBLEM
     with _timed(session, "problems"):
-        ask_each(run, wanted, _settings(session), whole=wanted == OF_EACH_PROBLEM)
+        asked, before = ask_each(run, wanted, _settings(session), whole=wanted == OF_EACH_PROBLEM)
+    line = f"{asked:,} asked" + (f", {before:,} finished before" if before else "")
+    session.observer.end("problems", line)
     early = count_early(session)
     for name, line in stage_lines(session.store, session.config, early):
         if name in {stage.name for stage in wanted}:

@@ -200,10 +200,11 @@ class Run:
         self.runner.work.clear()
 
 
-def ask_each(run: Run, stages: Sequence[Stage], settings: str, whole: bool) -> None:
-    """Ask every problem through these stages; those settled under `settings` are left out.
+def ask_each(run: Run, stages: Sequence[Stage], settings: str, whole: bool) -> tuple[int, int]:
+    """Ask every problem through these stages; how many were asked, and how many left out.
 
-    `whole`: these are all stages of a problem, so that one that owes nothing is settled.
+    Left out are those settled under `settings`. `whole`: these are all stages of a problem, so that
+    one that owes nothing is settled.
     """
     s = run.session
     settled = dict(s.store.query("SELECT problem, settled FROM problems"))
@@ -243,6 +244,7 @@ def ask_each(run: Run, stages: Sequence[Stage], settings: str, whole: bool) -> N
             s.observer.advance()
 
         run.ask(open_ones, owes, done)
+    return len(open_ones), len(everyone) - len(open_ones)
 
 
 def count_early(session: Session) -> int | None:

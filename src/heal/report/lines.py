@@ -65,7 +65,8 @@ def located(store: Store, main: str) -> str:
     )
     how["not scored"] = _one(store, "SELECT SUM(paths) FROM problems") - how.total()
     extreme = "SELECT COUNT(*) FROM problems WHERE stratum='extreme' AND split='train'"
-    return tally(f"{_one(store, extreme):,} extreme problems", "failed paths", how)
+    problems = _one(store, extreme)
+    return tally(f"{problems:,} extreme problem{'s' * (problems != 1)}", "failed paths", how)
 
 
 def guided(store: Store) -> str:
