@@ -57,6 +57,8 @@ def last_program(text: str) -> str | None:
 
 def without_programs(text: str) -> str:
     """The text with its Python blocks left out: what a program assigns is not what a text says."""
+    if not any(mark in text for mark in _MARKS):
+        return text
     lines, kept, at = text.split("\n"), list[str](), 0
     for block in blocks(text):
         if block.language in PYTHON:

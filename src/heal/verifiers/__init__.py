@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 NAMES = ("math", "exact", "choice", "gym", "code")
-RULES = 2
+RULES = 3
 """Raised when a verifier of ours may decide otherwise than before: what it decided is then owed
 again."""
 
