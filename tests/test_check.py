@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from heal.before.check import Finding, Outcome, Target, check, shown
 from heal.before.estimate import Assumed, Cost, costs, lines_of
+from heal.before.readings import readings
 from heal.cli import app
 from heal.config import Config
 from heal.engines.base import GenRequest, Scored
@@ -26,6 +27,8 @@ from heal.recipe import load, parse
 from heal.records import Hint, HintedScore, Problem, PureScore, Split, TokenScores, Trace
 from heal.stages.match_budget import tokens_to_match
 from heal.store import Store
+from heal.verifiers.code import open_doors
+from heal.verifiers.programs import doors
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +266,66 @@ def test_the_command_fails_with_2_when_something_is_missing(tmp_path: Path) -> N
     assert done.exit_code == 2
     assert "FAILED" in done.output
     assert "out of memory" in done.output
+
+
+def told(tmp_path: Path, verifier: str, golds: list[str], answers: list[tuple[str, str]]) -> Any:
+    rows = [{"problem": f"Problem {i}?", "answer": gold} for i, gold in enumerate(golds)]
+    (tmp_path / "golds.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = str(tmp_path / "golds.jsonl")
+    config = parse(BASE | {"problems": {"path": path, "verifier": verifier}})
+    return [*readings(config, [Target("teacher", answers=answers)])]
+
+
+def test_two_readings_of_golds_and_drawn_answers_are_compared(tmp_path: Path) -> None:
+    golds = ["5", "\\sqrt{2}", "5 ft 9 in", "12"]
+    lines = told(tmp_path, "math", golds, [("5", "5"), ("3 \\text{ million}", "3")])
+    assert lines[0] == "answers: our rules, and math-verify by itself"
+    assert lines[1].startswith("  ok      golds           0 of 4 golds can be used by only one")
+    assert "  note    drawn answers   1 of 2 are judged differently" in lines
+    assert "only math-verify would call them equal" in " ".join(" ".join(lines).split())
+
+
+def test_readings_fit_80_columns_and_name_a_few(tmp_path: Path) -> None:
+    pairs = [("x " * 60 + f"{i} \\text{{ million}}", "y" * 90) for i in range(3)]
+    pairs += [(f"{i} \\text{{ million}}", str(i)) for i in range(3, 9)]
+    lines = told(tmp_path, "exact", ["1"], pairs)
+    assert max(map(len, lines)) <= 80
+    assert sum("→" in line for line in lines) == 3
+    assert "          … and 3 more" in lines
+
+
+def test_at_most_so_many_golds_are_read_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heal.before.readings.GOLDS", 2)
+    assert " 0 of 2 golds (of 3) can be used " in told(tmp_path, "math", ["1", "2", "3"], [])[1]
+
+
+@pytest.mark.parametrize("verifier", ["choice", "gym", "mine:check"])
+def test_nothing_is_read_twice_where_answers_are_not_mathematics(
+    tmp_path: Path, verifier: str
+) -> None:
+    assert told(tmp_path, verifier, ["A"], []) == []
+
+
+def test_programs_are_not_read_twice_but_what_they_may_do_is_said(tmp_path: Path) -> None:
+    lines = told(tmp_path, "code", ['{"inputs": ["1"], "outputs": ["1"]}'], [])
+    left = open_doors(doors())
+    assert lines[0] == "programs: the model's own are run on this machine"
+    said = " ".join(" ".join(lines[1:]).split())
+    assert said == (
+        f"note kept from {left}"
+        if left
+        else "ok kept from no network, no other processes, no files written elsewhere"
+    )
+
+
+def test_the_command_reads_what_it_drew(tmp_path: Path) -> None:
+    rules = [{"match": "Q", "replies": ["So \\boxed{1}.", "So \\boxed{2}."]}]
+    done = run(tmp_path, rules)
+    assert "drawn answers   0 of 4 are judged differently" in done.output, done.output
+    silent = run(tmp_path, [{"match": "Q", "replies": ["One.", "Two."]}])
+    assert "no trace drawn here stated an answer" in silent.output
 
 
 # ── the estimate ────────────────────────────────────────────────────────────────────────────────

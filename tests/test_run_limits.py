@@ -22,7 +22,7 @@ from heal.engines.scripted import ScriptedEngine
 from heal.errors import CapabilityError, TooManyFailuresError, UserError
 from heal.records import Check, Finish, HintDraw, Trace, Verdict
 from heal.runner import TokenCapError
-from heal.store import Store
+from heal.store import Store, TraceRow
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +219,35 @@ def test_a_teacher_that_cannot_score_is_refused_before_a_token_is_spent(
     assert not run.stored().get("sample")
     run.go(until="verify")
     assert run.stored()["sample"]
+
+
+def test_verdicts_that_took_too_long_are_judged_again_where_that_is_asked_for(
+    tmp_path: Path, undisturbed: ScriptedRun
+) -> None:
+    (tmp_path / "moody_judge.py").write_text(
+        "import time\nfrom pathlib import Path\n"
+        "from heal.method.final_answers import extract_answer, same_text\n"
+        "def check(text, answer):\n"
+        f"    if Path({str(tmp_path / 'busy')!r}).exists() and 'wide baskets' in text:\n"
+        "        time.sleep(60)\n"
+        "    return same_text(extract_answer(text) or '', answer)\n"
+    )
+    own = {"verifier": "moody_judge:check", "verify_timeout_s": 0.5}
+    run = ScriptedRun(tmp_path, settings={"problems": own})
+    (tmp_path / "busy").touch()
+    run.go()
+    assert verdicts(run)[Verdict.UNVERIFIABLE] > 0
+    (tmp_path / "busy").unlink()
+    run.go()
+    assert "complete, nothing to do" in run.watch.said[-1]
+    drawn = run.stored()["sample"]
+    run.go("limits.retry_unverifiable=true")
+    assert verdicts(run) == verdicts(undisturbed)
+    assert run.stored()["sample"] == drawn
+    run.go("limits.retry_unverifiable=true")
+    assert "complete, nothing to do" in run.watch.said[-1]
+
+
+def verdicts(run: ScriptedRun) -> Counter[str]:
+    """Of all traces that count."""
+    return Counter(str(trace.verdict) for trace in run.rows(TraceRow))

@@ -43,7 +43,7 @@ from heal.records import (
     Trace,
     Verdict,
 )
-from heal.stages import guide, locate, sample, score
+from heal.stages import guide, locate, sample, score, verify
 from heal.stages.found import Found, Lane, Request, Setup
 from heal.stages.steps import trace_steps
 from heal.store.columns import CutRow, HintRow, ScoreRow, TraceRow
@@ -262,6 +262,60 @@ def test_a_verdict_hangs_on_verifier_and_patience(change: dict[str, Any], judged
     desk.reopen(problems=change)
     assert desk.owes("sample") == []
     assert asked(desk.owes("verify")).total() == judged
+
+
+def undecided(desk: Desk) -> list[str]:
+    """Keys of the stored verdicts; two of them are made to say that the checker took too long."""
+    keys = [key for stage, key in desk.records if stage == "check"]
+    for key in keys[:2]:
+        desk.records["check", key] = replace(
+            desk.records["check", key], verdict=Verdict.UNVERIFIABLE, detail="took longer than 10 s"
+        )
+    return keys
+
+
+def test_a_verdict_that_decided_nothing_is_owed_again_only_where_that_is_asked_for() -> None:
+    desk = Desk(settings={"sampling": {"n": 4}})
+    desk.finish("sample", "verify")
+    keys = undecided(desk)
+    desk.reopen()
+    assert desk.owes("verify") == []
+    desk.reopen(limits={"retry_unverifiable": True})
+    assert [key for request in desk.owes("verify") for key in request.keys] == keys[:2]
+    desk.finish("verify")
+    assert {row.verdict for row in desk.concludes("sample")} == {Verdict.WRONG}
+
+
+def test_a_verdict_that_decides_nothing_again_is_asked_for_once_in_a_process() -> None:
+    desk = Desk(settings={"sampling": {"n": 4}, "limits": {"retry_unverifiable": True}})
+    desk.finish("sample", "verify")
+    undecided(desk)
+    desk.reopen()
+    slow = Finding(Verdict.UNVERIFIABLE, detail="took longer than 10 s")
+    desk.verifier = Verifier("slow", lambda text, problem: slow, lambda problem: slow)
+    assert desk.finish("verify") == {"verify": 1}
+    desk.reopen()  # another pass of the same process
+    assert desk.owes("verify") == []
+    desk.reopen(limits={"retry_unverifiable": True})  # another process
+    assert asked(desk.owes("verify")) == {(Lane.VERIFY, "check"): 2}
+
+
+def test_other_tests_are_run_again_although_the_answer_is_the_same() -> None:
+    desk = Desk(easy("apples"), {"sampling": {"n": 4}})
+    keys = {
+        judge: {
+            verify.check_key(trace, replace(desk.problem, verifier_data=data), judge, 10.0)
+            for data in ("[1]", "[2]")
+        }
+        for trace in [trace_of(desk)]
+        for judge in ("code@2", "gym@2", "mine:check@1", "math@2", "exact@2", "choice@2")
+    }
+    assert [len(found) for found in keys.values()] == [2, 2, 2, 1, 1, 1]
+
+
+def trace_of(desk: Desk) -> Trace:
+    desk.finish("sample")
+    return traces(desk)[0]
 
 
 def test_another_answer_is_judged_anew_and_draws_nothing() -> None:

@@ -172,7 +172,7 @@ def test_unknown_verifier_is_named_with_the_nearest() -> None:
         open_verifier(settings("maths"))
     assert str(caught.value) == "problems.verifier: no verifier 'maths'; did you mean 'math'?"
     assert caught.value.hint == (
-        "choose one of math, exact, choice, gym, or give your own as module:function"
+        "choose one of math, exact, choice, gym, code, or give your own as module:function"
     )
 
 
@@ -187,7 +187,7 @@ def test_a_closed_verifier_says_so() -> None:
 def test_opening_a_verifier_loads_no_checker_in_this_process() -> None:
     code = (
         "import sys; from heal.config import Problems; from heal.verifiers import open_verifier\n"
-        "for name in ('math', 'exact', 'choice', 'gym', 'a:b'):\n"
+        "for name in ('math', 'exact', 'choice', 'gym', 'code', 'a:b'):\n"
         "    open_verifier(Problems(path='x', verifier=name)).close()\n"
         "print({'torch', 'sympy', 'math_verify', 'reasoning_gym'} & set(sys.modules))"
     )
@@ -301,7 +301,7 @@ def test_one_answer_is_verified_without_a_config(
 def test_one_answer_for_the_gym_is_an_error_with_the_choices() -> None:
     with pytest.raises(UserError) as caught:
         verify_answer("5", "5", "gym")
-    assert caught.value.hint == "choose one of math, exact, choice, or module:function"
+    assert caught.value.hint == "choose one of math, exact, choice, code, or module:function"
 
 
 def test_two_readings_of_golds_are_counted_where_they_differ() -> None:

@@ -75,7 +75,8 @@ class Problems(Section):
     """Keyword arguments of `source`."""
     fields: Fields = Fields()
     verifier: str = "math"
-    """`math`, `exact`, `choice`, `gym`, or `module:function` (trace text, answer) → bool."""
+    """`math`, `exact`, `choice`, `gym`, `code`, or `module:function` (trace text, answer) → bool.
+    `code` runs the programs a model writes, here (docs/verifiers.md)."""
     verify_timeout_s: float = Field(10.0, gt=0)
     """A check that takes longer is killed and its trace is `unverifiable`."""
     verify_workers: int = Field(1, ge=1)
@@ -399,6 +400,9 @@ class Limits(Section):
     a run stopped here writes none until the cap is raised and the same command is run again."""
     failed_share: float = Field(0.5, gt=0, le=1)
     """A stage in which more than this share of at least 20 items failed stops the run."""
+    retry_unverifiable: bool = False
+    """Judge again, once in each process, what is stored as `unverifiable`: a checker that took too
+    long on a busy machine, or crashed, may decide on another day."""
 
 
 class Config(Section):

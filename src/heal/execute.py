@@ -25,7 +25,7 @@ from heal.pipeline import OF_ALL, OF_EACH_PROBLEM
 from heal.report.lines import stage_lines
 from heal.report.load import load_view
 from heal.report.view import RunView
-from heal.run import Noting, Run, ask_each, count_early
+from heal.run import Noting, Run, ask_each, count_early, to_judge_again
 from heal.session import Observer, Session
 from heal.stages import calibrate, match_budget
 from heal.store import AttemptRow, ScoreRow, SelectedRow, Store, TraceRow
@@ -107,7 +107,7 @@ def execute(
         # Before the folder is claimed: a mistyped path must not decide whose folder it is.
         stamp = _stamp(session)
         _claim_folder(store, config, observer, adopt)
-        if store.meta("complete") == stamp:
+        if store.meta("complete") == stamp and not to_judge_again(store, config):
             observer.say(f"{config.run}: complete, nothing to do (heal show {config.run})")
             return load_view(store)
         store.set_meta("complete", None)

@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from heal.config import Config
 from heal.engines.base import Engine
 from heal.keys import content_key
 from heal.method.arms import Extra
 from heal.method.pure import Calibration
-from heal.records import Cut, Gate, Hint, Problem, Split, Stratum
+from heal.records import Cut, Gate, Hint, Problem, Split, Stratum, Verdict
 from heal.runner import Ask, Done, Limits, Runner, lanes
 from heal.session import Observer, Session
 from heal.stages import locate, match_budget, repair, sample
@@ -210,7 +211,8 @@ def ask_each(run: Run, stages: Sequence[Stage], settings: str, whole: bool) -> t
     settled = dict(s.store.query("SELECT problem, settled FROM problems"))
     everyone = run.to_ask()
     _forget_unasked(run, everyone)
-    open_ones = [p for p in everyone if settled.get(p.id) != _named(p, settings)]
+    again = to_judge_again(s.store, s.config)
+    open_ones = [p for p in everyone if settled.get(p.id) != _named(p, settings) or p.id in again]
     s.observer.begin("problems", len(everyone), "problems")
     s.observer.stored(len(everyone) - len(open_ones))
     with _SoFar(run, [p.id for p in open_ones]) as so_far:
@@ -270,6 +272,16 @@ def count_early(session: Session) -> int | None:
     fact("traces not drawn because their problem was decided", sum(left))
     fact("teacher tokens saved by that, by the mean length of each problem's", round(tokens))
     return len(found)
+
+
+def to_judge_again(store: Store, config: Config) -> set[str]:
+    """Problems with verdicts that decided nothing, where these are to be judged once more."""
+    if not config.limits.retry_unverifiable:
+        return set()
+    found = store.query(
+        "SELECT DISTINCT problem FROM traces WHERE verdict = ?", (Verdict.UNVERIFIABLE,)
+    )
+    return {problem for (problem,) in found}
 
 
 def _forget_unasked(run: Run, asked: Sequence[Problem]) -> None:

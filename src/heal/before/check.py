@@ -29,6 +29,7 @@ from heal.engines.base import (
 )
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import HealError
+from heal.method.final_answers import extract_answer
 from heal.prompts import fill
 from heal.records import Example, Finish, Problem
 from heal.stages.sample import solve_ids
@@ -77,6 +78,8 @@ class Target:
     prompt: str | None = None
     prompt_tokens: int = 0
     speed: Speed | None = None
+    answers: list[tuple[str, str]] = field(default_factory=list)
+    """What traces drawn here stated, each beside its gold answer."""
 
     @property
     def failed(self) -> bool:
@@ -349,6 +352,9 @@ class _Probe:
         sampling = Sampling(c.temperature, c.top_p, c.top_k, c.min_p, room)
         started = time.monotonic()
         found = self._draw(prompt, tuple(range(1, TRACES + 1)), sampling)
+        gold = self.problems[0].answer
+        texts = [self.engine.decode(g.ids.tolist()) for g in found if g.finish is Finish.STOP]
+        self.target.answers += [(a, gold) for a in map(extract_answer, texts) if a is not None]
         tokens = sum(len(g.ids) for g in found)
         ended = room == c.max_new_tokens or all(g.finish is Finish.STOP for g in found)
         speed = tokens / max(1e-9, time.monotonic() - started)

@@ -20,6 +20,7 @@ def check(
 ) -> None:
     """Before a run: can the engines do what the recipe needs, and what will it cost?"""
     from heal.before import check as checking
+    from heal.before.readings import readings
     from heal.recipe import load
 
     recipe = load(config, overrides)
@@ -29,6 +30,8 @@ def check(
             typer.echo(f"The first prompt, {target.prompt_tokens} tokens:\n\n{target.prompt}\n")
         typer.echo("\n".join(checking.lines_of(target)))
         found.append(target)
+    for line in readings(recipe, found):
+        typer.echo(line)
     for line in checking.estimate(recipe, found, trace_tokens, extreme, hard, price_in, price_out):
         typer.echo(line)
     if any(target.failed for target in found):

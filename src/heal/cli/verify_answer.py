@@ -7,7 +7,7 @@ import typer
 Answer = Annotated[str, typer.Argument(metavar="ANSWER", help="An answer, or a text with one.")]
 Gold = Annotated[str, typer.Argument(metavar="GOLD", help="The answer it should be.")]
 Name = Annotated[
-    str, typer.Option("--verifier", help="math, exact, choice, or your own as module:function.")
+    str, typer.Option("--verifier", help="math, exact, choice, code, or your own: module:function.")
 ]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from heal.method.boxes import boxed, has_box
+from heal.method.programs import without_programs
 
 __all__ = [
     "boxed",
@@ -151,7 +152,8 @@ def _tagged(text: str) -> list[str]:
 
 def _phrased(text: str) -> list[str]:
     """What follows each final-answer phrase, to the end of its sentence or formula."""
-    answers = map(_bare, _Phrases(text).said())
+    # `ans = max(ans, x)` in a program is no statement
+    answers = map(_bare, _Phrases(without_programs(text)).said())
     return [answer for answer in answers if answer and not has_box(answer)]
 
 

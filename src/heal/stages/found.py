@@ -71,6 +71,7 @@ class Setup:
     def __init__(self, config: Config, models: Models) -> None:
         self.config = config
         self._models = models
+        self._judged_again: set[str] = set()
 
     @cached_property
     def teacher(self) -> TextModel:
@@ -102,6 +103,16 @@ class Setup:
     def breakpoints(self) -> tuple[Breakpoint, ...]:
         """HEAL's own, then those that its controls ask for."""
         return breakpoints(self.config)
+
+    def judges_again(self, check: str) -> bool:
+        """Whether a stored verdict that decided nothing counts as not there; true once for each.
+
+        A checker that is too slow today is not waited for again in every pass of a run.
+        """
+        if not self.config.limits.retry_unverifiable or check in self._judged_again:
+            return False
+        self._judged_again.add(check)
+        return True
 
     @cached_property
     def wants_uncertainty(self) -> bool:

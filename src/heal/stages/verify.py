@@ -11,18 +11,22 @@ from heal.records import Check, Problem, Split, Trace, Verdict
 from heal.stages.found import Answerable, Found, Lane, Request, Setup
 from heal.store.columns import TraceRow
 
+READ_MORE = ("gym@", "code@")
+"""Verifiers of ours that read more of a problem than its answer."""
+
 
 def check_key(trace: Trace, problem: Problem, judge: str, timeout_s: float) -> str:
     """Names a verdict: it depends on the trace, the gold answer and the verifier's edition."""
     # A trace the engine failed on keeps its key when it is drawn again, and must be judged again.
     named = ("check", trace.key, trace.error is not None, problem.answer, judge, timeout_s)
     # A user's function may look at the whole row.
-    return content_key(*named, *([problem] if ":" in judge else ()))
+    whole = ":" in judge or judge.startswith(READ_MORE)
+    return content_key(*named, *([problem] if whole else ()))
 
 
 def check_of(found: Found, setup: Setup, trace: Trace) -> Check | None:
     """The verdict on a trace; None if it is owed."""
-    return found.get("check", _key(found, setup, trace), Check)
+    return _stored(found, setup, _key(found, setup, trace))
 
 
 def verdicts_of(found: Found, setup: Setup, traces: Iterable[Trace]) -> list[Verdict] | None:
@@ -36,7 +40,7 @@ def owed_checks(found: Found, setup: Setup, traces: Iterable[Trace]) -> Iterator
     asked: set[str] = set()
     for trace in traces:
         key = _key(found, setup, trace)
-        if key not in asked and found.get("check", key, Check) is None:
+        if key not in asked and _stored(found, setup, key) is None:
             asked.add(key)
             yield _request(found.problem, trace, key)
 
@@ -73,6 +77,16 @@ def trace_row(
 def is_training(problem: Problem) -> bool:
     """Whether a problem is one to train on."""
     return problem.split is Split.TRAIN
+
+
+def _stored(found: Found, setup: Setup, key: str) -> Check | None:
+    """A verdict; one that decided nothing, and is to be judged again, is there once it is new."""
+    check = found.get("check", key, Check)
+    undecided = check is not None and check.verdict is Verdict.UNVERIFIABLE
+    lost = found.once(
+        ("lost", key), lambda: check if undecided and setup.judges_again(key) else None
+    )
+    return check if check is not lost else None
 
 
 def _key(found: Found, setup: Setup, trace: Trace) -> str:
