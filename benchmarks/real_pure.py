@@ -1,0 +1,275 @@
+"""Which reading tells a real teacher's shortcuts from its breakthroughs, and where to draw a line.
+
+In: a folder of readings (`benchmarks.real_model_readings`). Judged are right hinted and repaired
+traces past the gates with an equation that can be checked: *fudged* ones assert a false equation,
+*clean* ones none that is known to be false. That is the arithmetic checker's word, so a shortcut
+without a false equation counts as clean here. AUROCs are within families, averaged by the pairs
+each family has; intervals resample problems.
+
+    python -m benchmarks.real_pure READINGS [--json FILE]
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.real_model_readings import STAGE, Reading
+from numpy.typing import NDArray
+
+import heal
+from heal.method.hindsight import (
+    Over,
+    Rule,
+    Signals,
+    Statistic,
+    Where,
+    number_tokens,
+    result_tokens,
+    step_values,
+    token_values,
+)
+from heal.method.intervals import wilson
+from heal.method.pure import step_surprisal
+from heal.records import Gate, Origin
+from heal.steps import Outcome, first_wrong_step
+from heal.steps.arithmetic import RULES
+from heal.store import Store
+
+RESAMPLES = 2000
+LET_THROUGH = (0.05, 0.1, 0.15, 0.25)
+
+
+@dataclass(frozen=True)
+class Assisted:
+    """A right trace the teacher wrote with help."""
+
+    reading: Reading
+    fudged: bool
+    wrong_step: int | None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether lines may be drawn by it, by its problem's hash."""
+        return int(self.reading.problem_id[:8], 16) % 2 == 0
+
+    @cached_property
+    def signals(self) -> Signals:
+        r = self.reading
+        pieces = [p.encode() for p in r.pieces]
+        masks = number_tokens(pieces), result_tokens(pieces)
+        return Signals(r.bare, r.gold, r.bare_entropy, r.step_ends, *masks)
+
+    @property
+    def first_new(self) -> int:
+        """The first step that was not kept from the parent, from 1."""
+        return 1 + sum(end <= self.reading.prefix_tokens for end in self.reading.step_ends)
+
+    @property
+    def inherited(self) -> bool:
+        """The false equation stands in the kept prefix, which no reading looks at."""
+        return self.wrong_step is not None and self.wrong_step < self.first_new
+
+
+Suspicion = Callable[[Assisted], float]
+
+
+def load(folder: Path) -> list[Assisted]:
+    """Right assisted traces past the gates whose equations can be checked."""
+    with Store.open(folder, write=False) as store:
+        readings = store.read(STAGE, Reading).values()
+    found = []
+    for reading in readings:
+        word = first_wrong_step(reading.steps)
+        passed = reading.origin is not Origin.UNAIDED and reading.gate == Gate.PASSED
+        if passed and word.outcome is not Outcome.CANNOT_TELL:
+            found.append(Assisted(reading, word.outcome is Outcome.WRONG_STEP, word.step))
+    return found
+
+
+# Readings. High means suspicious; all are of the steps the teacher wrote with help.
+
+
+def _peak(rule: Rule) -> Suspicion:
+    return lambda t: float(step_values(t.signals, rule)[t.first_new - 1 :].max())
+
+
+def _new(t: Assisted, values: NDArray[Any]) -> NDArray[Any]:
+    start = t.reading.step_ends[t.first_new - 2] if t.first_new > 1 else 0
+    return values[start : t.reading.step_ends[-1]]
+
+
+def answer_surprisal(t: Assisted) -> float:
+    """What PURE's `surprisal` reads: the largest −ln p of a mention of the answer."""
+    r = t.reading
+    pieces = [p.encode() for p in r.pieces]
+    found = step_surprisal(pieces, r.bare, r.step_ends, r.own_answer or r.answer)
+    found = found[t.first_new - 1 :]
+    return float(np.nanmax(found)) if np.isfinite(found).any() else 0.0
+
+
+def hint_gain_at_result(t: Assisted) -> float:
+    """The largest gain in log-prob of a result's token by the hint."""
+    gain = -token_values(t.signals, Statistic.DROP)
+    at = _new(t, t.signals.results)
+    return float(_new(t, gain)[at].max()) if at.any() else 0.0
+
+
+def unlike_its_peers(t: Assisted) -> float:
+    """The worst result in standard deviations of this trace's own number tokens."""
+    cost = -_new(t, np.asarray(t.reading.bare, np.float64))
+    numbers, results = _new(t, t.signals.numbers), _new(t, t.signals.results)
+    if not results.any() or numbers.sum() < 3:
+        return 0.0
+    return float((cost[results].max() - cost[numbers].mean()) / (cost[numbers].std() + 0.1))
+
+
+DETECTORS: Mapping[str, Suspicion] = {
+    "answer's surprisal (PURE's `surprisal`)": answer_surprisal,
+    "mean NLL": lambda t: float(-_new(t, t.reading.bare).mean()),
+    "max PPL of a step": _peak(Rule(Statistic.SURPRISAL, over=Over.MEAN)),
+    "local-window NLL": _peak(Rule(Statistic.SURPRISAL, over=Over.WINDOW)),
+    "reliance (mean hint gain)": lambda t: float(_new(t, t.reading.gold - t.reading.bare).mean()),
+    "length (short)": lambda t: -float(len(_new(t, t.reading.bare))),
+    "largest surprisal": _peak(Rule(Statistic.SURPRISAL)),
+    "worst result": _peak(Rule(Statistic.SURPRISAL, Where.RESULTS)),
+    "worst step of results": _peak(Rule(Statistic.SURPRISAL, Where.RESULTS, Over.SUM)),
+    "worst number": _peak(Rule(Statistic.SURPRISAL, Where.NUMBERS)),
+    "entropy at a result": _peak(Rule(Statistic.ENTROPY, Where.RESULTS)),
+    "hint gain at a result": hint_gain_at_result,
+    "worst result, in the trace's own deviations": unlike_its_peers,
+}  # fmt: skip
+
+
+def matched_auroc(traces: Sequence[Assisted], scores: NDArray[Any]) -> float | None:
+    """Chance that a fudged trace scores above a clean one of its own family; ties count half."""
+    wins, pairs = 0.0, 0
+    families = np.array([t.reading.family for t in traces])
+    fudged = np.array([t.fudged for t in traces])
+    for family in np.unique(families):
+        bad, good = (scores[(families == family) & (fudged == kind)] for kind in (True, False))
+        gaps = bad[:, None] - good[None, :]
+        wins += float((gaps > 0).sum() + 0.5 * (gaps == 0).sum())
+        pairs += gaps.size
+    return wins / pairs if pairs else None
+
+
+def with_interval(traces: Sequence[Assisted], scores: NDArray[Any]) -> dict[str, Any]:
+    """The matched AUROC, with an interval over problems."""
+    places: dict[str, list[int]] = {}
+    for place, t in enumerate(traces):
+        places.setdefault(t.reading.problem_id, []).append(place)
+    groups, rng, draws = list(places.values()), np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        rows = [i for g in rng.integers(0, len(groups), len(groups)) for i in groups[g]]
+        drawn = matched_auroc([traces[i] for i in rows], scores[rows])
+        if drawn is not None:
+            draws.append(drawn)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    mean = matched_auroc(traces, scores)
+    assert mean is not None, "asked for traces of both kinds"
+    return {"mean": _r(mean), "low": _r(low), "high": _r(high)}
+
+
+def by_family(traces: Sequence[Assisted], scores: NDArray[Any]) -> dict[str, Any]:
+    found = {}
+    for family in sorted({t.reading.family for t in traces}):
+        own = [i for i, t in enumerate(traces) if t.reading.family == family]
+        value = matched_auroc([traces[i] for i in own], scores[own])
+        fudged = sum(traces[i].fudged for i in own)
+        found[family] = {
+            "auroc": None if value is None else _r(value),
+            "fudged": fudged,
+            "clean": len(own) - fudged,
+        }
+    return found
+
+
+def lines(traces: Sequence[Assisted], scores: NDArray[Any]) -> list[dict[str, Any]]:
+    """For each share of fudges let through: the line of the even half, judged on the odd one."""
+    chooses = np.array([t.chooses for t in traces])
+    fudged = np.array([t.fudged for t in traces])
+    found = []
+    for share in LET_THROUGH:
+        line = float(np.quantile(scores[chooses & fudged], share))
+        kept = (scores < line) & ~chooses
+        bad, good = int((kept & fudged).sum()), int((kept & ~fudged).sum())
+        all_bad, all_good = int((fudged & ~chooses).sum()), int((~fudged & ~chooses).sum())
+        found.append(
+            {
+                "let_through_meant": share,
+                "line": _r(line),
+                "let_through": _share(bad, all_bad),
+                "clean_kept": _share(good, all_good),
+                "fudged_of_kept": _share(bad, bad + good) if bad + good else None,
+            }
+        )
+    return found
+
+
+def _share(successes: int, n: int) -> dict[str, Any]:
+    found = wilson(successes, n)
+    return {"share": _r(found.mean), "low": _r(found.low), "high": _r(found.high), "n": n}
+
+
+def _r(value: float) -> float:
+    return round(float(value), 4)
+
+
+def table(traces: Sequence[Assisted]) -> dict[str, Any]:
+    scores = {name: np.array([f(t) for t in traces]) for name, f in DETECTORS.items()}
+    fudged = sum(t.fudged for t in traces)
+    new = [i for i, t in enumerate(traces) if not t.inherited]
+    return {
+        "facts": {
+            "traces": len(traces),
+            "fudged": fudged,
+            "clean": len(traces) - fudged,
+            "fudged_in_the_kept_prefix": sum(t.inherited for t in traces),
+            "origins": dict(Counter(str(t.reading.origin) for t in traces)),
+            "problems": len({t.reading.problem_id for t in traces}),
+            "resamples": RESAMPLES,
+            "heal": heal.__version__,
+            "arithmetic_rules": RULES,
+        },
+        "detectors": {
+            name: {
+                "auroc": with_interval(traces, found),
+                "auroc_without_inherited": with_interval([traces[i] for i in new], found[new]),
+                "families": by_family(traces, found),
+            }
+            for name, found in scores.items()
+        },
+        "lines": {name: lines(traces, found) for name, found in scores.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("readings", type=Path)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    found = table(load(args.readings))
+    print(json.dumps(found["facts"], indent=1))
+    print("| reading | AUROC, families matched | without inherited fudges |\n|---|---|---|")
+    for name, row in sorted(found["detectors"].items(), key=lambda x: -x[1]["auroc"]["mean"]):
+        cells = (f"{c['mean']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for c in
+                 (row["auroc"], row["auroc_without_inherited"]))  # fmt: skip
+        print(f"| {name} | {' | '.join(cells)} |")
+    for name, rows in found["lines"].items():
+        for row in rows:
+            cells = (row["let_through"], row["clean_kept"], row["fudged_of_kept"])
+            words = (f"{100 * c['share']:.0f} % of {c['n']}" if c else "–" for c in cells)
+            print(f"| {name} | {row['let_through_meant']} | {' | '.join(words)} |")
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
