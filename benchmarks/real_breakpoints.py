@@ -46,6 +46,11 @@ from heal.steps.arithmetic import RULES
 from heal.store import Store
 
 SAFETY = 0.9
+"""Share of cuts that must not be after the break."""
+KEPT = 0.7
+"""Share of the good part that must be kept."""
+SAFETIES = (0.7, 0.8, 0.9)
+"""Of the cuts made from fitted probabilities."""
 RESAMPLES = 2000
 
 
@@ -153,6 +158,11 @@ RULES_TRIED = [
     *(Rule(statistic, Where.ALL, Over.WINDOW) for statistic in Statistic),
     Rule(Statistic.DROP, first_over=1.0),
     *(Rule(Statistic.SURPRISAL, Where.RESULTS, first_over=line) for line in (1.0, 2.0, 3.0)),
+    *(
+        Rule(statistic, Where.RESULTS, Over.SUM, first_share=share)
+        for statistic in (Statistic.SURPRISAL, Statistic.ENTROPY)
+        for share in (0.3, 0.5, 0.7)
+    ),
 ]
 
 
@@ -176,6 +186,14 @@ def fitted(chosen: Sequence[Failed], rules: Mapping[str, Rule]) -> Callable[[Fai
     """Probabilities over steps, with weights of the traces given."""
     weights = fit_weights([(features(f.signals, rules), f.broke) for f in chosen])
     return lambda failed: step_probabilities(features(failed.signals, rules), weights)
+
+
+def _safe(model: Callable[[Failed], Any], safety: float, failed: Failed) -> int:
+    return safe_step(model(failed), safety)
+
+
+def _likeliest(model: Callable[[Failed], Any], failed: Failed) -> int:
+    return 1 + int(model(failed).argmax())
 
 
 def measured(cut: Cut, traces: Sequence[Failed]) -> dict[str, Any]:
@@ -221,21 +239,30 @@ def backed_up(cut: Cut, chosen: Sequence[Failed]) -> tuple[Cut, int]:
     return (lambda failed: max(1, cut(failed) - steps)), steps
 
 
+def merit(found: Mapping[str, Any]) -> tuple[bool, float]:
+    """What a rule is chosen by: safe and thrifty enough first, then exact."""
+    enough = found["not_after"]["share"] >= SAFETY and found["kept"]["mean"] >= KEPT
+    return enough, found["exact"]["share"]
+
+
 def table(traces: Sequence[Failed]) -> dict[str, Any]:
     """Every rule on the odd half; rules with numbers in them have those from the even half."""
     chosen, judged = [f for f in traces if f.chooses], [f for f in traces if not f.chooses]
     singles = {**PAPER, **POINTED}
-    best_single = max(singles, key=lambda name: measured(singles[name], chosen)["exact"]["share"])
+    best_single = max(singles, key=lambda name: merit(measured(singles[name], chosen)))
     models = {
         "fitted, bare pass alone": fitted(chosen, {n: FEATURES[n] for n in UNHINTED}),
         "fitted, with the answer's drop": fitted(chosen, FEATURES),
     }
     cuts: dict[str, Cut] = dict(singles)
     for name, model in models.items():
-        cuts[name] = lambda failed, model=model: 1 + int(model(failed).argmax())
-        cuts[f"{name}, safe cut"] = lambda failed, model=model: safe_step(model(failed), SAFETY)
+        cuts[name] = partial(_likeliest, model)
+        for safety in SAFETIES:
+            cut = partial(_safe, model, safety)
+            cuts[f"{name}, safe at {safety:g}"] = cut
     safe, steps = backed_up(singles[best_single], chosen)
-    cuts[f"{best_single}, backed up {steps}"] = safe
+    if steps:
+        cuts[f"{best_single}, backed up {steps}"] = safe
     best_rival = max(RIVALS, key=lambda name: measured(RIVALS[name], judged)["exact"]["share"])
     families = sorted({f.reading.family for f in judged})
     return {

@@ -91,6 +91,12 @@ def test_the_first_step_above_a_line_is_not_the_largest():
     assert point_at(trace, Rule(Statistic.SURPRISAL, first_over=30.0)) == 3
 
 
+def test_the_first_step_of_a_share_of_the_largest_comes_before_its_echo():
+    trace = signals([-1, -1, -6, -1, -1, -9])
+    for share, step in ((0.5, 2), (0.7, 3), (1.0, 3), (0.0, 1)):
+        assert point_at(trace, Rule(Statistic.SURPRISAL, first_share=share)) == step
+
+
 def test_ties_go_to_the_earliest_step():
     assert point_at(signals([-1] * 6), Rule(Statistic.SURPRISAL)) == 1
 

@@ -80,18 +80,26 @@ WINDOW_TOKENS = 8
 
 @dataclass(frozen=True)
 class Rule:
-    """One way to point at a step. `first_over`: the first step above it, and not the largest."""
+    """One way to point at a step: the largest value, or the first of those large enough."""
 
     statistic: Statistic
     where: Where = Where.ALL
     over: Over = Over.MAX
     first_over: float | None = None
+    """The first step above this value; None: the largest."""
+    first_share: float | None = None
+    """The first step that reaches this share of the largest (both above the smallest), because a
+    wrong step makes those after it surprising too; None: the largest."""
 
     @property
     def name(self) -> str:
         """The rule in words, for tables."""
         words = f"{self.statistic} · {self.over} of {self.where}"
-        return words if self.first_over is None else f"{words} · first over {self.first_over:g}"
+        if self.first_over is not None:
+            return f"{words} · first over {self.first_over:g}"
+        if self.first_share is not None:
+            return f"{words} · first at {100 * self.first_share:.0f} % of the largest"
+        return words
 
 
 def token_values(signals: Signals, statistic: Statistic) -> _Array:
@@ -128,6 +136,9 @@ def point_at(signals: Signals, rule: Rule) -> int:
     With `first_over`, the last step where none is above it: nothing spoke up.
     """
     values = step_values(signals, rule)
+    if rule.first_share is not None:
+        above_lowest = values - values.min()
+        return 1 + int(np.argmax(above_lowest >= rule.first_share * above_lowest.max()))
     if rule.first_over is None:
         return 1 + int(values.argmax())
     above = np.flatnonzero(values > rule.first_over)

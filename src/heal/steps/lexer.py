@@ -96,6 +96,7 @@ _BREAKS = {
     "implies", "Rightarrow", "rightarrow", "Longrightarrow", "to", "therefore", "because", "neq",
     "ne", "leq", "le", "geq", "ge", "lt", "gt", "newline", "item", "tag",
 }  # fmt: skip
+_CURRENCY = "€£¥₹"
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 UNITS_IN_ONE_WORD = {
     "kg", "mg", "cm", "mm", "km", "ml", "mL", "min", "mins", "hr", "hrs", "sec", "secs", "lb",
@@ -244,7 +245,12 @@ class _Reader:
         operand = self.last is not None and self.last.kind in _ENDS_OPERAND
         following = self._next()
         touches = operand and start == self.last.end if self.last else False
-        if text in "xX" and operand and following[:1] and following[0] in "0123456789($\\":
+        if (
+            text in "xX"
+            and operand
+            and following[:1]
+            and following[0] in "0123456789($\\" + _CURRENCY
+        ):
             return self._token(Kind.OPERATOR, "*", start)
         if operand and text.lower() in _SPOKEN and following[:1].isdigit():
             return self._token(Kind.OPERATOR, _SPOKEN[text.lower()], start)
@@ -274,7 +280,7 @@ class _Reader:
     def _star(self, start: int) -> Iterator[Token]:
         operand = self.last is not None and self.last.kind in (*_ENDS_OPERAND, Kind.WORD)
         following = self._next()[:1]
-        if operand and following and (following.isalnum() or following in "($\\-."):
+        if operand and following and (following.isalnum() or following in "($\\-." + _CURRENCY):
             return self._token(Kind.OPERATOR, "*", start)
         self.spaced = True  # slanted type
         return iter(())
@@ -290,7 +296,7 @@ class _Reader:
             return self._token(Kind.OPEN, text, start)
         if text in ")]}":
             return self._token(Kind.CLOSE, text, start)
-        if text in "$€£¥₹&`":
+        if text in "$&`" + _CURRENCY:
             self.spaced = True
             return iter(())
         if text in "°¢":
