@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 import yaml
-from benchmarks import real_breakpoints, real_pure
+from benchmarks import real_breakpoints, real_model_problems, real_pure
 from benchmarks.real_model_readings import STAGE, Item, Reading, items, read, spread, wanted
 from tests.tiny_models import make_checkpoint
 
 from heal.config import LocalEngine
+from heal.data.problems import read_problems
 from heal.engines.local.engine import open_local
+from heal.recipe import load as load_recipe
 from heal.recipe import parse
 from heal.records import Check, Finish, Gate, GateResult, Origin, Problem, Trace, Verdict
 from heal.store import Store
@@ -203,3 +205,20 @@ def test_no_problem_has_more_than_its_share_of_readings(run_folder):
         for n in range(9)
     ]
     assert [i.trace.key for i in spread(many, 4)] == ["k0", "k1", "k2", "k3"]
+
+
+def test_a_seed_names_its_problems_and_the_recipe_reads_them(tmp_path):
+    pytest.importorskip("reasoning_gym")
+    for sizes in real_model_problems.SIZES.values():
+        first, again, other = (
+            list(real_model_problems.problems(seed, sizes)) for seed in (1, 1, 2)
+        )
+        assert first == again != other
+        assert {row["family"] for row in first} == set(sizes)
+        assert len(first) == sum(count for count, _ in sizes.values())
+        assert not any("only the result" in row["problem"] for row in first)
+    real_model_problems.write(tmp_path, "some-teacher", 1, real_model_problems.EASIER)
+    config = load_recipe(tmp_path / "recipe.yaml")
+    found = read_problems(config.problems, tmp_path)
+    assert len(found.problems) + found.facts.get("duplicate problems dropped", 0) == 38
+    assert {p.meta["family"] for p in found.problems} == set(real_model_problems.EASIER)
