@@ -96,7 +96,7 @@ def load(folder: Path) -> list[Failed]:
         readings = store.read(STAGE, Reading).values()
     found = []
     for reading in readings:
-        word = first_wrong_step(reading.steps)
+        word = first_wrong_step(reading.steps, reading.problem)
         if reading.origin is Origin.UNAIDED and word.outcome is Outcome.WRONG_STEP and word.step:
             found.append(Failed(reading, word.step))
     return found

@@ -192,7 +192,7 @@ def wanted(item: Item, engine: Engine) -> bool:
     """Failed traces with a false equation; assisted ones with any that can be checked."""
     ends = trace_steps(item.trace, engine, item.config.gear, item.config.prompts)
     steps = [step_text(item.trace, ends, k, engine) for k in range(1, len(ends) + 1)]
-    outcome = first_wrong_step(steps).outcome
+    outcome = first_wrong_step(steps, item.problem.problem).outcome
     return outcome is Outcome.WRONG_STEP or (
         not item.is_failed and outcome is not Outcome.CANNOT_TELL
     )

@@ -85,7 +85,7 @@ def load(folder: Path) -> list[Assisted]:
         readings = store.read(STAGE, Reading).values()
     found = []
     for reading in readings:
-        word = first_wrong_step(reading.steps)
+        word = first_wrong_step(reading.steps, reading.problem)
         passed = reading.origin is not Origin.UNAIDED and reading.gate == Gate.PASSED
         if passed and word.outcome is not Outcome.CANNOT_TELL:
             found.append(Assisted(reading, word.outcome is Outcome.WRONG_STEP, word.step))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from heal.errors import UserError
 from heal.steps import Outcome, StepWord, first_wrong_step, open_checker
-from heal.steps.arithmetic import check_text, first_false
+from heal.steps.arithmetic import check_text, first_false, unknown_of
 from heal.steps.judge import Truth
 
 CASES = Path(__file__).parent / "cases" / "arithmetic_steps.jsonl"
@@ -151,6 +151,69 @@ def test_no_wrong_step_and_nothing_checkable_are_different_words():
     assert first_wrong_step(["4 + 4 = 8", "x = 8"]) == StepWord(Outcome.NONE_FOUND, checked=1)
     assert first_wrong_step(["Let x be the price."]) == StepWord(Outcome.CANNOT_TELL, checked=0)
     assert first_wrong_step([]).outcome is Outcome.CANNOT_TELL
+
+
+@pytest.mark.parametrize(
+    ("problem", "expected"),
+    [
+        ("Solve for k: 5*k + 106 = 361", {"k": 51}),
+        ("Find the value of x in the equation: 61*x + 61*x = 9760", {"x": 80}),
+        ("What is t, if 7 - 2(t - 3) = \\frac{t}{2}?", {"t": Fraction(26, 5)}),
+        ("Determine the value of h that satisfies: 29 - 26*h = 3", {"h": 1}),
+        ("Solve 4m = 10.", {"m": Fraction(5, 2)}),
+        ("Solve for x: 2x + 3y = 5", {}),
+        ("Solve x**2 = 4", {}),
+        ("Solve x + 1 = x + 2", {}),
+        ("Solve x + 1 = 3, and then x + 2 = 5", {}),
+        ("How many legs do 3 cows have?", {}),
+        ("", {}),
+    ],
+)
+def test_a_problems_unknown_is_known_where_it_is_one_linear_equation(problem, expected):
+    assert dict(unknown_of(problem)) == expected
+
+
+LINEAR = "Solve for k: 5*k + 106 = 361"
+
+
+@pytest.mark.parametrize(
+    ("step", "truth"),
+    [
+        ("\\[ 5k + 106 - 106 = 361 - 106 \\]", Truth.TRUE),
+        ("\\frac{5k}{5} = \\frac{255}{5}", Truth.TRUE),
+        ("k = 51", Truth.TRUE),
+        ("so k = 255/5", Truth.TRUE),
+        ("5k = 361", Truth.FALSE),
+        ("k = 72.2", Truth.FALSE),
+        ("the value of k = 50", Truth.CANNOT_TELL),
+        ("Let k = 50", Truth.CANNOT_TELL),
+        ("k + j = 50", Truth.CANNOT_TELL),
+        ("is k = 50?", Truth.CANNOT_TELL),
+        ("5 k = 361", Truth.CANNOT_TELL),
+    ],
+)
+def test_equations_in_the_problems_unknown_are_judged_where_they_must_hold(step, truth):
+    assert [e.truth for e in check_text(step, unknown_of(LINEAR))] == [truth]
+    assert [e.truth for e in check_text(step)] == [Truth.CANNOT_TELL]
+
+
+def test_the_checker_reads_the_unknown_from_the_problem():
+    arithmetic, steps = open_checker("arithmetic"), ["So 5k = 255.", "Then k = 52."]
+    assert arithmetic is not None
+    assert arithmetic(LINEAR, "51", steps).step == 2
+    assert arithmetic("", "51", steps).outcome is Outcome.CANNOT_TELL
+
+
+@given(
+    st.integers(-60, 60).filter(bool), st.integers(-99, 99), st.integers(-99, 99), st.integers(1, 9)
+)
+def test_a_solution_holds_at_its_root_and_a_slip_does_not(slope, shift, root, off):
+    problem = f"Solve for w: {slope}*w + {shift} = {slope * root + shift}"
+    given_w = unknown_of(problem)
+    assert dict(given_w) == {"w": root}
+    right, wrong = (f"{slope}w = {slope * root + d}" for d in (0, off))
+    assert [e.truth for e in check_text(right, given_w)] == [Truth.TRUE]
+    assert [e.truth for e in check_text(wrong, given_w)] == [Truth.FALSE]
 
 
 def test_a_checker_is_opened_by_name_by_function_or_not_at_all():

@@ -69,11 +69,11 @@ def open_checker(spec: str | None) -> StepChecker | None:
     )
 
 
-def first_wrong_step(steps: Sequence[str]) -> StepWord:
-    """The first step that asserts a false equation."""
-    checked = 0
+def first_wrong_step(steps: Sequence[str], problem: str = "") -> StepWord:
+    """The first step that asserts a false equation; a problem may tell what a letter is."""
+    checked, given = 0, arithmetic.unknown_of(problem)
     for number, step in enumerate(steps, 1):
-        for equation in arithmetic.check_text(step):
+        for equation in arithmetic.check_text(step, given):
             checked += equation.truth is not Truth.CANNOT_TELL
             if equation.truth is Truth.FALSE:
                 return StepWord(Outcome.WRONG_STEP, number, checked, equation.text)
@@ -81,13 +81,13 @@ def first_wrong_step(steps: Sequence[str]) -> StepWord:
 
 
 class ArithmeticChecker:
-    """Equations alone; needs neither the problem nor its answer."""
+    """Equations alone; the problem tells its unknown, the answer is not looked at."""
 
     edition = f"arithmetic-{arithmetic.RULES}"
 
     def __call__(self, problem: str, answer: str, steps: Sequence[str]) -> StepWord:
         """The first step that asserts a false equation."""
-        return first_wrong_step(steps)
+        return first_wrong_step(steps, problem)
 
 
 class FunctionChecker:

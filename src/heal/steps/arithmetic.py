@@ -1,22 +1,24 @@
 """Arithmetic: which equations a text asserts, and which of them are false.
 
 In: the text of a trace or a step. Out: each equation with its place and whether it holds. It looks
-at equations alone: a wrong fact or a wrong set-up whose sums are right is not seen. Precision comes
+at equations alone: a wrong fact or a wrong set-up whose sums are right is not seen. A letter has a
+value only where the problem is one linear equation in it (`unknown_of`). Precision comes
 first, so an equation that may be meant otherwise is `CANNOT_TELL`; the rules are in
 `heal.steps.judge`, and `tests/cases/arithmetic_steps.jsonl` has a row for each. Takes time linear
 in the text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from types import MappingProxyType
 
 from heal.steps.expressions import Side, read_side
 from heal.steps.judge import Truth, Why, judge
 from heal.steps.lexer import Kind, Token, tokens
 from heal.steps.runs import CHANGES_MEANING, Run, runs
 
-RULES = 1
+RULES = 2
 """Edition of the rules: stored words are asked for again when it rises."""
 _AHEAD = 60
 """Characters behind an equation in which a remainder or a question mark is looked for."""
@@ -36,17 +38,76 @@ class Asserted:
     right: Fraction | None = None
 
 
-def check_text(text: str) -> list[Asserted]:
+Given = Mapping[str, Fraction]
+"""What letters stand for; any other letter is a variable that is not read."""
+NOTHING: Given = MappingProxyType({})
+
+
+def check_text(text: str, given: Given = NOTHING) -> list[Asserted]:
     """Every equation the text asserts, in order; a chain a = b = c asserts two."""
     found: list[Asserted] = []
-    for run in runs(tokens(text)):
+    for run in runs(_with_values(tokens(text), given)):
         found += _equations(run, text)
     return found
 
 
-def first_false(text: str) -> Asserted | None:
+def first_false(text: str, given: Given = NOTHING) -> Asserted | None:
     """The first equation that does not hold."""
-    return next((e for e in check_text(text) if e.truth is Truth.FALSE), None)
+    return next((e for e in check_text(text, given) if e.truth is Truth.FALSE), None)
+
+
+def unknown_of(problem: str) -> Given:
+    """What a problem asks for, where it states one linear equation in one letter.
+
+    `Solve for k: 5*k + 106 = 361` gives {k: 51}: every equation in k that follows from it holds
+    there. Nothing, where there are more letters, more equations, or another kind.
+    """
+    letters = {t.text for t in tokens(problem) if t.kind is Kind.UNKNOWN and _is_letter(t.text)}
+    roots = {letter: root for letter in letters if (root := _root_of(problem, letter)) is not None}
+    return roots if len(roots) == 1 else NOTHING
+
+
+_POINTS = (Fraction(10_007), Fraction(20_011), Fraction(50_021))
+"""Values of an unknown at which an equation is read to see whether it is linear in it."""
+
+
+def _root_of(problem: str, letter: str) -> Fraction | None:
+    """Where the one equation in this letter holds; None unless it is linear and alone."""
+    plain = check_text(problem)
+    tried = [check_text(problem, {letter: x}) for x in _POINTS]
+    gaps = [
+        [e.left - e.right for e in at if e.left is not None and e.right is not None]
+        for before, *at in zip(plain, *tried, strict=True)
+        if before.left is None or before.right is None
+    ]
+    read = [gap for gap in gaps if len(gap) == len(_POINTS)]
+    if len(read) != 1:
+        return None
+    (first, second, third), (x, y, z) = read[0], _POINTS
+    slope = (second - first) / (y - x)
+    if not slope or first + slope * (z - x) != third:
+        return None
+    return x - first / slope
+
+
+def _is_letter(text: str) -> bool:
+    return len(text) == 1 and text.isalpha()
+
+
+def _with_values(found: Iterable[Token], given: Given) -> list[Token]:
+    """Letters with a value become a number in brackets, so that `26h` is a product."""
+    read: list[Token] = []
+    for token in found:
+        value = given.get(token.text) if token.kind is Kind.UNKNOWN else None
+        if value is None:
+            read.append(token)
+            continue
+        read += [
+            replace(token, kind=Kind.OPEN, text="("),
+            replace(token, kind=Kind.NUMBER, value=value, spaced=False),
+            replace(token, kind=Kind.CLOSE, text=")", spaced=False),
+        ]
+    return read
 
 
 @dataclass(frozen=True)

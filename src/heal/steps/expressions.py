@@ -68,6 +68,7 @@ def read_side(tokens: Sequence[Token], marker: bool = False, doubtful: bool = Fa
         return None
     numbers = [t for t in plain if t.kind is Kind.NUMBER]
     alone = not any(t.kind in (Kind.OPERATOR, Kind.FRACTION, Kind.ROOT) for t in plain[1:])
+    named = any(t.text.isalpha() for t in numbers)  # `k = 51` is more than two numbers alone
     is_sum = any(t.kind is Kind.OPERATOR and t.text in "+-" for t in plain[1:])
     percents = sum(t.kind is Kind.PERCENT for t in plain)
     mixed = is_sum and 0 < percents < len(numbers)  # `160 − 30%` may mean 30% of 160
@@ -75,7 +76,7 @@ def read_side(tokens: Sequence[Token], marker: bool = False, doubtful: bool = Fa
         value=value,
         loose=loose,
         minus=minus,
-        lead=None if alone and len(numbers) == 1 else _lead(plain),
+        lead=None if alone and len(numbers) == 1 and not named else _lead(plain),
         lead_decimals=numbers[0].decimals if numbers else 0,
         text=tuple(t.text for t in plain),
         units=tuple(t.text for t in tokens if t.kind is Kind.WORD),

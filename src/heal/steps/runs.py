@@ -21,7 +21,7 @@ CHANGES_MEANING = frozenset(
         "hundreds", "thousand", "thousands", "million", "millions", "billion", "billions", "tens",
         "ones", "pair", "pairs", "percent", "step", "day", "week", "month", "year", "part",
         "question", "case", "number", "no", "option", "example", "equation", "line", "figure",
-        "not", "if", "between", "from",
+        "not", "if", "between", "from", "let", "try", "suppose", "assume", "guess", "when",
     }
 )  # fmt: skip
 """Words that change what the number beside them says."""
