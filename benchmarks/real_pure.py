@@ -23,6 +23,8 @@ from benchmarks.real_model_readings import STAGE, Reading
 from numpy.typing import NDArray
 
 import heal
+from heal.config import Pure
+from heal.method.answers import states_answer
 from heal.method.hindsight import (
     Over,
     Rule,
@@ -35,8 +37,8 @@ from heal.method.hindsight import (
     token_values,
 )
 from heal.method.intervals import wilson
-from heal.method.pure import step_surprisal
-from heal.records import Gate, Origin
+from heal.method.pure import drop_scores, step_surprisal
+from heal.records import Gate, Origin, PureScore, Selection
 from heal.steps import Outcome, first_wrong_step
 from heal.steps.arithmetic import RULES
 from heal.store import Store
@@ -104,13 +106,29 @@ def _new(t: Assisted, values: NDArray[Any]) -> NDArray[Any]:
     return values[start : t.reading.step_ends[-1]]
 
 
-def answer_surprisal(t: Assisted) -> float:
-    """What PURE's `surprisal` reads: the largest −ln p of a mention of the answer."""
-    r = t.reading
-    pieces = [p.encode() for p in r.pieces]
-    found = step_surprisal(pieces, r.bare, r.step_ends, r.own_answer or r.answer)
-    found = found[t.first_new - 1 :]
-    return float(np.nanmax(found)) if np.isfinite(found).any() else 0.0
+def profile(t: Assisted) -> PureScore:
+    """The trace as PURE sees it."""
+    r, first = t.reading, t.first_new
+    pieces, starts = [p.encode() for p in r.pieces], [0, *r.step_ends[:-1]]
+    uncertainty = -np.asarray(r.gold_after, np.float32)
+    uncertainty[:first] = np.nan
+    new_hinted = _new(t, r.gold)
+    return PureScore(
+        key=r.key,
+        problem_id=r.problem_id,
+        trace=r.trace,
+        log_ppl=np.array([-r.bare[a:b].mean() for a, b in zip(starts, r.step_ends, strict=True)]),
+        uncertainty=uncertainty,
+        step_tokens=np.diff([0, *r.step_ends]).tolist(),
+        first_step=first,
+        scorable=[not states_answer(step, r.own_answer or r.answer) for step in r.steps],
+        answer_surprisal=step_surprisal(pieces, r.bare, r.step_ends, r.own_answer or r.answer),
+        hinted_log_ppl=float(-new_hinted.mean()) if len(new_hinted) else None,
+    )
+
+
+def _selection(kind: Selection) -> Suspicion:
+    return lambda t: drop_scores([profile(t)], kind, Pure())[t.reading.trace]
 
 
 def hint_gain_at_result(t: Assisted) -> float:
@@ -130,12 +148,18 @@ def unlike_its_peers(t: Assisted) -> float:
 
 
 DETECTORS: Mapping[str, Suspicion] = {
-    "answer's surprisal (PURE's `surprisal`)": answer_surprisal,
-    "mean NLL": lambda t: float(-_new(t, t.reading.bare).mean()),
-    "max PPL of a step": _peak(Rule(Statistic.SURPRISAL, over=Over.MEAN)),
+    **{
+        str(kind): _selection(kind)
+        for kind in (
+            Selection.SURPRISAL,
+            Selection.FRACTION,
+            Selection.MEAN_NLL,
+            Selection.MAX_PPL,
+            Selection.RELIANCE,
+            Selection.LENGTH,
+        )
+    },
     "local-window NLL": _peak(Rule(Statistic.SURPRISAL, over=Over.WINDOW)),
-    "reliance (mean hint gain)": lambda t: float(_new(t, t.reading.gold - t.reading.bare).mean()),
-    "length (short)": lambda t: -float(len(_new(t, t.reading.bare))),
     "largest surprisal": _peak(Rule(Statistic.SURPRISAL)),
     "worst result": _peak(Rule(Statistic.SURPRISAL, Where.RESULTS)),
     "worst step of results": _peak(Rule(Statistic.SURPRISAL, Where.RESULTS, Over.SUM)),
@@ -153,9 +177,9 @@ def matched_auroc(traces: Sequence[Assisted], scores: NDArray[Any]) -> float | N
     fudged = np.array([t.fudged for t in traces])
     for family in np.unique(families):
         bad, good = (scores[(families == family) & (fudged == kind)] for kind in (True, False))
-        gaps = bad[:, None] - good[None, :]
-        wins += float((gaps > 0).sum() + 0.5 * (gaps == 0).sum())
-        pairs += gaps.size
+        above, ties = bad[:, None] > good[None, :], bad[:, None] == good[None, :]
+        wins += float(above.sum() + 0.5 * ties.sum())
+        pairs += above.size
     return wins / pairs if pairs else None
 
 
