@@ -1,8 +1,8 @@
 """Where real failed traces broke, and which rule finds it: a table per rule.
 
 In: a folder of readings (`benchmarks.real_model_readings`). The truth is the step of the first
-false equation (`heal.steps.arithmetic`), so traces that go wrong otherwise are not in it. Rules are
-chosen, and weights fitted, on the problems whose hash is even; what is printed is of the odd ones.
+false equation (`heal.steps.arithmetic`), or with it what is known of a family
+(`benchmarks.real_model_checkers`); traces that go wrong otherwise are in neither. Rules are chosen, and weights fitted, on the problems whose hash is even; what is printed is of the odd ones.
 
     python -m benchmarks.real_breakpoints READINGS [--json FILE]
 """
@@ -41,7 +41,7 @@ from heal.method.hindsight import (
 )
 from heal.method.intervals import wilson
 from heal.records import Breakpoint, Origin, StepEntropy
-from heal.steps import Outcome, first_wrong_step
+from heal.steps import first_wrong_step
 from heal.steps.arithmetic import RULES
 from heal.store import Store
 
@@ -90,16 +90,25 @@ class Failed:
 Cut = Callable[[Failed], int]
 
 
-def load(folder: Path) -> list[Failed]:
-    """Failed traces with a false equation, in the order of their keys."""
+def by_equations(reading: Reading) -> int | None:
+    """The step of the first false equation."""
+    return first_wrong_step(reading.steps, reading.problem).step
+
+
+def by_family(reading: Reading) -> int | None:
+    """That, or what the family tells if it is earlier: wrong facts and wrong signs."""
+    return first_wrong(reading.problem, reading.answer, reading.steps) or None
+
+
+TRUTHS = {"first false equation": by_equations, "first false equation, fact or sign": by_family}
+
+
+def load(folder: Path, truth: Callable[[Reading], int | None] = by_equations) -> list[Failed]:
+    """Failed traces whose first wrong step is known, in the order of their keys."""
     with Store.open(folder, write=False) as store:
         readings = store.read(STAGE, Reading).values()
-    found = []
-    for reading in readings:
-        word = first_wrong_step(reading.steps, reading.problem)
-        if reading.origin is Origin.UNAIDED and word.outcome is Outcome.WRONG_STEP and word.step:
-            found.append(Failed(reading, word.step))
-    return found
+    failed = [r for r in readings if r.origin is Origin.UNAIDED]
+    return [Failed(r, step) for r in failed if (step := truth(r)) is not None]
 
 
 # Rules. Everything that maps a trace to a step.
@@ -313,13 +322,7 @@ def line(name: str, found: Mapping[str, Any]) -> str:
     return f"| {name} | {share(found['exact'])} | {share(found['not_after'])} | {words} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("readings", type=Path)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    traces = load(args.readings)
-    found = {"facts": facts(traces), **table(traces)}
+def show(found: Mapping[str, Any]) -> None:
     print(json.dumps(found["facts"], indent=1))
     print(f"chosen on the even half: {found['chosen_on_even_half']}")
     print("| where to cut | at the first wrong step | not after it | good part kept |")
@@ -332,6 +335,19 @@ def main() -> None:
             print(line(f"{family}: {name}", row))
     for name, gap in found["differences_of_exact_hits"].items():
         print(f"{name}: {gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("readings", type=Path)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    found = {}
+    for name, truth in TRUTHS.items():
+        traces = load(args.readings, truth)
+        found[name] = {"facts": facts(traces), **table(traces)}
+        print(f"\n## {name}")
+        show(found[name])
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from benchmarks.real_model_checkers import first_wrong
 
 from heal.config import Config, LocalEngine
 from heal.engines.base import Engine, Probe, ScoreRequest
@@ -189,13 +190,12 @@ def read(chosen: Iterable[Item], engine: Engine, store: Store) -> int:
 
 
 def wanted(item: Item, engine: Engine) -> bool:
-    """Failed traces with a false equation; assisted ones with any that can be checked."""
+    """Failed traces with a step known to be wrong; assisted ones with a checkable equation."""
     ends = trace_steps(item.trace, engine, item.config.gear, item.config.prompts)
     steps = [step_text(item.trace, ends, k, engine) for k in range(1, len(ends) + 1)]
-    outcome = first_wrong_step(steps, item.problem.problem).outcome
-    return outcome is Outcome.WRONG_STEP or (
-        not item.is_failed and outcome is not Outcome.CANNOT_TELL
-    )
+    if item.is_failed:
+        return bool(first_wrong(item.problem.problem, item.problem.answer, steps))
+    return first_wrong_step(steps, item.problem.problem).outcome is not Outcome.CANNOT_TELL
 
 
 def spread(found: Sequence[Item], per_problem: int) -> list[Item]:

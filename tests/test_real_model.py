@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import yaml
-from benchmarks import real_breakpoints, real_model_problems, real_pure
+from benchmarks import real_breakpoints, real_model_checkers, real_model_problems, real_pure
 from benchmarks.real_model_readings import STAGE, Item, Reading, items, read, spread, wanted
 from tests.tiny_models import make_checkpoint
 
@@ -15,6 +15,7 @@ from heal.engines.local.engine import open_local
 from heal.recipe import load as load_recipe
 from heal.recipe import parse
 from heal.records import Check, Finish, Gate, GateResult, Origin, Problem, Trace, Verdict
+from heal.steps import open_checker
 from heal.store import Store
 
 STEPS = [
@@ -222,3 +223,36 @@ def test_a_seed_names_its_problems_and_the_recipe_reads_them(tmp_path):
     found = read_problems(config.problems, tmp_path)
     assert len(found.problems) + found.facts.get("duplicate problems dropped", 0) == 38
     assert {p.meta["family"] for p in found.problems} == set(real_model_problems.EASIER)
+
+
+LEGS = "Now, how many legs are there in total if you have 2 ducks, 7 scorpions, 12 butterflys?"
+SUM = "State the final answer to the following arithmetic problem: 865 + 351 - 301 ="
+
+
+@pytest.mark.parametrize(
+    ("problem", "steps", "expected"),
+    [
+        (LEGS, ["- Each duck has 2 legs.", "2 ducks: 2 * 2 = 4"], 0),
+        (LEGS, ["- Each duck has 2 legs.", "2. **Scorpions**: Each scorpion has 6 legs."], 2),
+        (LEGS, ["Scorpions:\n- number: 7\n- legs: \\(7 \\times 8 = 56\\)"], 0),
+        (LEGS, ["Scorpions:\n- number: 7\n- legs: \\(7 \\times 6 = 42\\)"], 1),
+        (LEGS, ["Butterflies: \\(12 \\text{ butterflies} \\times 4 \\text{ legs} = 48\\)"], 1),
+        (LEGS, ["All 2 ducks have 4 legs together.", "Add them."], None),
+        (LEGS, ["Each duck has 2 legs.", "4 + 56 + 72 = 142"], 2),
+        (LEGS, ["Ducks and scorpions have legs.", "I count."], None),
+        (SUM, ["865 + 351 = 1216", "1216 - 301 = 915"], 0),
+        (SUM, ["865 + 351 = 1216", "1216 + 301 = 1517"], 2),
+        (SUM, ["865 + 351 = 1206", "1206 + 301 = 1507"], 1),
+        (SUM, ["351 + 865 = 1216", "301 + 4 = 305"], 0),
+        ("What is 3 * 4?", ["3 * 4 = 13"], 1),
+        ("What is 3 * 4?", ["It is twelve."], None),
+    ],
+)
+def test_what_the_family_tells_is_truth_too(problem, steps, expected):
+    assert real_model_checkers.first_wrong(problem, "?", steps) == expected
+
+
+def test_the_familys_checker_is_a_checker():
+    checker = open_checker("benchmarks.real_model_checkers:first_wrong")
+    assert checker is not None
+    assert checker(SUM, "915", ["865 + 351 = 1216", "1216 + 301 = 1517"]).step == 2
