@@ -2,7 +2,8 @@
 
 In: a folder of readings (`benchmarks.real_model_readings`). The truth is the step of the first
 false equation (`heal.steps.arithmetic`), or with it what is known of a family
-(`benchmarks.real_model_checkers`); traces that go wrong otherwise are in neither. Rules are chosen, and weights fitted, on the problems whose hash is even; what is printed is of the odd ones.
+(`benchmarks.real_model_checkers`); traces that go wrong otherwise are in neither. Rules are chosen,
+and weights fitted, on the problems whose hash is even; what is printed is of the odd ones.
 
     python -m benchmarks.real_breakpoints READINGS [--json FILE]
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.real_model_checkers import first_wrong
 from benchmarks.real_model_readings import STAGE, Reading
 
 import heal
@@ -212,11 +214,15 @@ def measured(cut: Cut, traces: Sequence[Failed]) -> dict[str, Any]:
     kept = kept[~np.isnan(kept)]
     exact = sum(s == f.broke for f, s in zip(traces, steps, strict=True))
     early = sum(s <= f.broke for f, s in zip(traces, steps, strict=True))
-    half = 1.96 * kept.std(ddof=1) / np.sqrt(len(kept)) if len(kept) > 1 else float("nan")
+    half = 1.96 * kept.std(ddof=1) / np.sqrt(len(kept)) if len(kept) > 1 else None
     return {
         "exact": _share(exact, len(traces)),
         "not_after": _share(early, len(traces)),
-        "kept": {"mean": _r(kept.mean()), "half": _r(half), "n": len(kept)},
+        "kept": {
+            "mean": _r(kept.mean()) if len(kept) else None,
+            "half": None if half is None else _r(half),
+            "n": len(kept),
+        },
     }
 
 
@@ -250,7 +256,7 @@ def backed_up(cut: Cut, chosen: Sequence[Failed]) -> tuple[Cut, int]:
 
 def merit(found: Mapping[str, Any]) -> tuple[bool, float]:
     """What a rule is chosen by: safe and thrifty enough first, then exact."""
-    enough = found["not_after"]["share"] >= SAFETY and found["kept"]["mean"] >= KEPT
+    enough = found["not_after"]["share"] >= SAFETY and (found["kept"]["mean"] or 0) >= KEPT
     return enough, found["exact"]["share"]
 
 
@@ -318,7 +324,9 @@ def line(name: str, found: Mapping[str, Any]) -> str:
         return f"{100 * cell['share']:.0f} % [{100 * cell['low']:.0f}, {100 * cell['high']:.0f}]"
 
     kept = found["kept"]
-    words = f"{100 * kept['mean']:.0f} % ± {100 * kept['half']:.0f}"
+    words = "–" if kept["mean"] is None else f"{100 * kept['mean']:.0f} %"
+    if kept["half"] is not None:
+        words += f" ± {100 * kept['half']:.0f}"
     return f"| {name} | {share(found['exact'])} | {share(found['not_after'])} | {words} |"
 
 
@@ -350,7 +358,9 @@ def main() -> None:
         show(found[name])
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        args.json.write_text(
+            json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -292,7 +292,9 @@ def main() -> None:
             print(f"| {name} | {row['let_through_meant']} | {' | '.join(words)} |")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        args.json.write_text(
+            json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+        )
 
 
 if __name__ == "__main__":

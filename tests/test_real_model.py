@@ -84,7 +84,8 @@ def test_a_rule_that_finds_the_planted_break_is_chosen_and_scored_on_the_other_h
     assert found["rivals"]["the last step"]["kept"]["mean"] == 1.0
     gap = found["differences_of_exact_hits"][f"{found['chosen_on_even_half']} − restart"]
     assert gap["mean"] == 1.0
-    json.dumps(found)
+    json.dumps(found, allow_nan=False)
+    assert len(real_breakpoints.load(folder, real_breakpoints.by_family)) == 24
 
 
 def test_a_trace_without_a_false_equation_is_not_a_truth(tmp_path):
@@ -138,7 +139,7 @@ def test_the_reading_that_was_planted_separates_and_its_line_holds_on_the_other_
     assert found["detectors"]["worst result"]["auroc"]["mean"] == 1.0
     row = found["lines"]["worst result"][0]
     assert row["let_through"]["share"] == 0.0 and row["clean_kept"]["share"] == 1.0
-    json.dumps(found)
+    json.dumps(found, allow_nan=False)
 
 
 def test_a_false_equation_in_the_kept_prefix_is_inherited():
