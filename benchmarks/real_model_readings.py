@@ -11,7 +11,7 @@ the answers' own log-probs after every step. Resumable. The tables are made from
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -141,10 +141,12 @@ def requests(item: Item, engine: Engine, key: str, ends: Sequence[int]) -> list[
 
 def read(chosen: Iterable[Item], engine: Engine, store: Store) -> int:
     """Score what is owed and store it; returns how many were read now."""
-    done, count = store.keys(STAGE), 0
+    done, count = store.read(STAGE, Reading), 0
     for item in chosen:
         key = item.key(engine.model_id)
         if key in done:
+            if done[key].gate != item.gate:  # the run had not come to its gates
+                store.put(STAGE, key, item.problem.id, replace(done[key], gate=item.gate))
             continue
         gear, prompts = item.config.gear, item.config.prompts
         ends = trace_steps(item.trace, engine, gear, prompts)
