@@ -3,15 +3,16 @@
 In: a folder of readings (`benchmarks.real_model_readings`). The truth is the step of the first
 false equation (`heal.steps.arithmetic`), or with it what is known of a family
 (`benchmarks.real_model_checkers`); traces that go wrong otherwise are in neither. Rules are chosen,
-and weights fitted, on the problems whose hash is even; what is printed is of the odd ones.
+and weights fitted, on some problems, and what is printed is of others: those of the runs named
+fresh, or else those whose hash is odd.
 
-    python -m benchmarks.real_breakpoints READINGS [--json FILE]
+    python -m benchmarks.real_breakpoints READINGS [--fresh RUN …] [--json FILE]
 """
 
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -62,15 +63,12 @@ class Failed:
 
     reading: Reading
     broke: int
+    chooses: bool
+    """Whether rules may be chosen on it; if not, they are judged by it."""
 
     @property
     def ends(self) -> list[int]:
         return self.reading.step_ends
-
-    @property
-    def chooses(self) -> bool:
-        """Whether rules may be chosen on it, by its problem's hash."""
-        return int(self.reading.problem_id[:8], 16) % 2 == 0
 
     @cached_property
     def signals(self) -> Signals:
@@ -105,12 +103,21 @@ def by_family(reading: Reading) -> int | None:
 TRUTHS = {"first false equation": by_equations, "first false equation, fact or sign": by_family}
 
 
-def load(folder: Path, truth: Callable[[Reading], int | None] = by_equations) -> list[Failed]:
+def chooses(reading: Reading, fresh: Collection[str]) -> bool:
+    """Whether rules are chosen on this problem: by its run, or by its hash where none is fresh."""
+    return reading.run not in fresh if fresh else int(reading.problem_id[:8], 16) % 2 == 0
+
+
+def load(
+    folder: Path,
+    truth: Callable[[Reading], int | None] = by_equations,
+    fresh: Collection[str] = (),
+) -> list[Failed]:
     """Failed traces whose first wrong step is known, in the order of their keys."""
     with Store.open(folder, write=False) as store:
         readings = store.read(STAGE, Reading).values()
     failed = [r for r in readings if r.origin is Origin.UNAIDED]
-    return [Failed(r, step) for r in failed if (step := truth(r)) is not None]
+    return [Failed(r, step, chooses(r, fresh)) for r in failed if (step := truth(r)) is not None]
 
 
 # Rules. Everything that maps a trace to a step.
@@ -254,14 +261,18 @@ def backed_up(cut: Cut, chosen: Sequence[Failed]) -> tuple[Cut, int]:
     return (lambda failed: max(1, cut(failed) - steps)), steps
 
 
-def merit(found: Mapping[str, Any]) -> tuple[bool, float]:
-    """What a rule is chosen by: safe and thrifty enough first, then exact."""
-    enough = found["not_after"]["share"] >= SAFETY and (found["kept"]["mean"] or 0) >= KEPT
-    return enough, found["exact"]["share"]
+def merit(found: Mapping[str, Any]) -> float:
+    """What a rule is chosen by: its exact hits, less what it lacks in safety (twice) and thrift.
+
+    A bar instead would leave the choice to one trace more or less on either side of it.
+    """
+    unsafe = max(0.0, SAFETY - found["not_after"]["share"])
+    wasteful = max(0.0, KEPT - (found["kept"]["mean"] or 0))
+    return float(found["exact"]["share"] - 2 * unsafe - wasteful)
 
 
 def table(traces: Sequence[Failed]) -> dict[str, Any]:
-    """Every rule on the odd half; rules with numbers in them have those from the even half."""
+    """Every rule on the traces that judge; numbers in them are from those that choose."""
     chosen, judged = [f for f in traces if f.chooses], [f for f in traces if not f.chooses]
     singles = {**PAPER, **POINTED}
     best_single = max(singles, key=lambda name: merit(measured(singles[name], chosen)))
@@ -281,14 +292,14 @@ def table(traces: Sequence[Failed]) -> dict[str, Any]:
     best_rival = max(RIVALS, key=lambda name: measured(RIVALS[name], judged)["exact"]["share"])
     families = sorted({f.reading.family for f in judged})
     return {
-        "chosen_on_even_half": best_single,
+        "chosen": best_single,
         "rivals": {name: measured(cut, judged) for name, cut in RIVALS.items()},
         "rules": {name: measured(cut, judged) for name, cut in cuts.items()},
-        "rules_on_even_half": {name: measured(singles[name], chosen) for name in singles},
+        "rules_where_chosen": {name: measured(singles[name], chosen) for name in singles},
         "by_family": {
             family: {
                 name: measured({**cuts, **RIVALS}[name], own)
-                for name in (best_single, "fitted, with the answer's drop", best_rival)
+                for name in (best_single, "fitted, with the answer's drop, safe at 0.8", best_rival)
             }
             for family in families
             if (own := [f for f in judged if f.reading.family == family])
@@ -307,6 +318,7 @@ def facts(traces: Sequence[Failed]) -> dict[str, Any]:
     return {
         "traces": len(traces),
         "judged": sum(not f.chooses for f in traces),
+        "judged_problems": len({f.reading.problem_id for f in traces if not f.chooses}),
         "problems": len({f.reading.problem_id for f in traces}),
         "families": dict(Counter(f.reading.family for f in traces)),
         "steps_median": float(np.median(steps)),
@@ -332,7 +344,7 @@ def line(name: str, found: Mapping[str, Any]) -> str:
 
 def show(found: Mapping[str, Any]) -> None:
     print(json.dumps(found["facts"], indent=1))
-    print(f"chosen on the even half: {found['chosen_on_even_half']}")
+    print(f"chosen: {found['chosen']}")
     print("| where to cut | at the first wrong step | not after it | good part kept |")
     print("|---|---|---|---|")
     for group in ("rivals", "rules"):
@@ -348,11 +360,12 @@ def show(found: Mapping[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("readings", type=Path)
+    parser.add_argument("--fresh", nargs="*", default=[])
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     found = {}
     for name, truth in TRUTHS.items():
-        traces = load(args.readings, truth)
+        traces = load(args.readings, truth, args.fresh)
         found[name] = {"facts": facts(traces), **table(traces)}
         print(f"\n## {name}")
         show(found[name])

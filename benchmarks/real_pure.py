@@ -4,21 +4,23 @@ In: a folder of readings (`benchmarks.real_model_readings`). Judged are right hi
 traces past the gates with an equation that can be checked: *fudged* ones assert a false equation,
 *clean* ones none that is known to be false. That is the arithmetic checker's word, so a shortcut
 without a false equation counts as clean here. AUROCs are within families, averaged by the pairs
-each family has; intervals resample problems.
+each family has; intervals resample problems. Lines are drawn on some problems and judged on others,
+as in `benchmarks.real_breakpoints`.
 
-    python -m benchmarks.real_pure READINGS [--json FILE]
+    python -m benchmarks.real_pure READINGS [--fresh RUN …] [--json FILE]
 """
 
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.real_breakpoints import chooses
 from benchmarks.real_model_readings import STAGE, Reading
 from numpy.typing import NDArray
 
@@ -54,11 +56,8 @@ class Assisted:
     reading: Reading
     fudged: bool
     wrong_step: int | None
-
-    @property
-    def chooses(self) -> bool:
-        """Whether lines may be drawn by it, by its problem's hash."""
-        return int(self.reading.problem_id[:8], 16) % 2 == 0
+    chooses: bool
+    """Whether lines may be drawn by it; if not, they are judged by it."""
 
     @cached_property
     def signals(self) -> Signals:
@@ -81,7 +80,7 @@ class Assisted:
 Suspicion = Callable[[Assisted], float]
 
 
-def load(folder: Path) -> list[Assisted]:
+def load(folder: Path, fresh: Collection[str] = ()) -> list[Assisted]:
     """Right assisted traces past the gates whose equations can be checked."""
     with Store.open(folder, write=False) as store:
         readings = store.read(STAGE, Reading).values()
@@ -90,7 +89,8 @@ def load(folder: Path) -> list[Assisted]:
         word = first_wrong_step(reading.steps, reading.problem)
         passed = reading.origin is not Origin.UNAIDED and reading.gate == Gate.PASSED
         if passed and word.outcome is not Outcome.CANNOT_TELL:
-            found.append(Assisted(reading, word.outcome is Outcome.WRONG_STEP, word.step))
+            fudged = word.outcome is Outcome.WRONG_STEP
+            found.append(Assisted(reading, fudged, word.step, chooses(reading, fresh)))
     return found
 
 
@@ -215,15 +215,15 @@ def by_family(traces: Sequence[Assisted], scores: NDArray[Any]) -> dict[str, Any
 
 
 def lines(traces: Sequence[Assisted], scores: NDArray[Any]) -> list[dict[str, Any]]:
-    """For each share of fudges let through: the line of the even half, judged on the odd one."""
-    chooses = np.array([t.chooses for t in traces])
+    """For each share of fudges let through: the line of traces that choose, on those that judge."""
+    choosing = np.array([t.chooses for t in traces])
     fudged = np.array([t.fudged for t in traces])
     found = []
     for share in LET_THROUGH:
-        line = float(np.quantile(scores[chooses & fudged], share))
-        kept = (scores < line) & ~chooses
+        line = float(np.quantile(scores[choosing & fudged], share))
+        kept = (scores < line) & ~choosing
         bad, good = int((kept & fudged).sum()), int((kept & ~fudged).sum())
-        all_bad, all_good = int((fudged & ~chooses).sum()), int((~fudged & ~chooses).sum())
+        all_bad, all_good = int((fudged & ~choosing).sum()), int((~fudged & ~choosing).sum())
         found.append(
             {
                 "let_through_meant": share,
@@ -277,8 +277,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("readings", type=Path)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--fresh", nargs="*", default=[])
     args = parser.parse_args()
-    found = table(load(args.readings))
+    found = table(load(args.readings, args.fresh))
     print(json.dumps(found["facts"], indent=1))
     print("| reading | AUROC, families matched | without inherited fudges |\n|---|---|---|")
     for name, row in sorted(found["detectors"].items(), key=lambda x: -x[1]["auroc"]["mean"]):

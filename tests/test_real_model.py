@@ -77,16 +77,22 @@ def test_a_rule_that_finds_the_planted_break_is_chosen_and_scored_on_the_other_h
     traces = real_breakpoints.load(folder)
     assert len(traces) == 24 and {t.broke for t in traces} == {2}
     found = real_breakpoints.table(traces)
-    assert found["rules"][found["chosen_on_even_half"]]["exact"]["share"] == 1.0
+    assert found["rules"][found["chosen"]]["exact"]["share"] == 1.0
     assert found["rules"]["surprisal · max of results"]["exact"]["n"] == 12
     assert found["rivals"]["restart"]["exact"]["share"] == 0.0
     assert found["rivals"]["restart"]["kept"] == {"mean": 0.0, "half": 0.0, "n": 12}
     assert found["rivals"]["the last step"]["not_after"]["share"] == 0.0
     assert found["rivals"]["the last step"]["kept"]["mean"] == 1.0
-    gap = found["differences_of_exact_hits"][f"{found['chosen_on_even_half']} − restart"]
+    gap = found["differences_of_exact_hits"][f"{found['chosen']} − restart"]
     assert gap["mean"] == 1.0
     json.dumps(found, allow_nan=False)
     assert len(real_breakpoints.load(folder, real_breakpoints.by_family)) == 24
+
+
+def test_runs_named_fresh_judge_and_all_others_choose(tmp_path):
+    made = [Reading(**{**vars(reading(n)), "run": f"run-{n % 2}"}) for n in range(6)]
+    traces = real_breakpoints.load(stored(tmp_path / "r", made), fresh=["run-1"])
+    assert {(t.reading.run, t.chooses) for t in traces} == {("run-0", True), ("run-1", False)}
 
 
 def test_a_trace_without_a_false_equation_is_not_a_truth(tmp_path):
@@ -96,12 +102,12 @@ def test_a_trace_without_a_false_equation_is_not_a_truth(tmp_path):
 
 
 def test_the_good_part_kept_is_counted_in_tokens_up_to_the_break():
-    failed = real_breakpoints.Failed(reading(1), 3)
+    failed = real_breakpoints.Failed(reading(1), 3, False)
     first, second = len(STEPS[0]), len(STEPS[1])
     assert failed.kept(1) == 0
     assert failed.kept(2) == pytest.approx(first / (first + second))
     assert failed.kept(3) == failed.kept(4) == 1
-    assert np.isnan(real_breakpoints.Failed(reading(1), 1).kept(2))
+    assert np.isnan(real_breakpoints.Failed(reading(1), 1, False).kept(2))
 
 
 CLEAN = ["We add 4 + 4 = 8 pens.\n\n", "Then 8 * 3 = 24 pens.\n\n", "So 24 + 1 = 25 pens.\n"]
@@ -121,7 +127,7 @@ def test_fudged_and_clean_are_the_checkers_word_and_gated_traces_are_left_out(tm
 
 def test_an_auroc_within_families_does_not_see_what_only_tells_families_apart():
     traces = [
-        real_pure.Assisted(assisted(n, n % 2 == 0, family=f), n % 2 == 0, 2)
+        real_pure.Assisted(assisted(n, n % 2 == 0, family=f), n % 2 == 0, 2, True)
         for n, f in [(0, "a"), (1, "a"), (2, "a"), (3, "b"), (4, "b"), (5, "b")]
     ]
     families = np.array([1.0 if t.reading.family == "a" else 0.0 for t in traces])
@@ -146,8 +152,8 @@ def test_the_reading_that_was_planted_separates_and_its_line_holds_on_the_other_
 def test_a_false_equation_in_the_kept_prefix_is_inherited():
     made = assisted(1, True)
     kept = Reading(**{**vars(made), "prefix_tokens": made.step_ends[1]})
-    assert real_pure.Assisted(kept, True, 2).inherited
-    assert not real_pure.Assisted(made, True, 2).inherited
+    assert real_pure.Assisted(kept, True, 2, True).inherited
+    assert not real_pure.Assisted(made, True, 2, True).inherited
 
 
 @pytest.fixture(scope="module")
