@@ -6,7 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
-from benchmarks import real_breakpoints, real_model_checkers, real_model_problems, real_pure
+from benchmarks import (
+    real_breakpoints,
+    real_checker,
+    real_model_checkers,
+    real_model_problems,
+    real_pure,
+)
 from benchmarks.real_model_readings import STAGE, Item, Reading, items, read, spread, wanted
 from tests.tiny_models import make_checkpoint
 
@@ -265,3 +271,17 @@ def test_the_familys_checker_is_a_checker():
     checker = open_checker("benchmarks.real_model_checkers:first_wrong")
     assert checker is not None
     assert checker(SUM, "915", ["865 + 351 = 1216", "1216 + 301 = 1517"]).step == 2
+
+
+def test_the_checkers_table_counts_what_it_names_and_lists_right_traces_it_flags(run_folder):
+    with Store.open(run_folder) as store:
+        lucky = store.read("sample", Trace)["failed"]
+        store.put("sample", "lucky", "p1", replace(lucky, key="lucky"))
+        store.put("check", "c-lucky", "p1", Check("lucky", Verdict.CORRECT, "26"))
+    found = real_checker.table([run_folder])
+    named, flagged = found["wrong_traces_named"]["sums"], found["right_traces_flagged"]["sums"]
+    assert (named["count"], named["n"]) == (flagged["count"], flagged["n"]) == (1, 1)
+    assert [f["equation"] for f in found["flagged"]] == ["8 * 3 = 25"]
+    assert found["equations"] == {
+        "wrong true": 2, "wrong false": 1, "correct true": 2, "correct false": 1,
+    }  # fmt: skip
