@@ -200,14 +200,14 @@ def wanted(item: Item, engine: Engine) -> bool:
     return first_wrong_step(steps, item.problem.problem).outcome is not Outcome.CANNOT_TELL
 
 
-def spread(found: Sequence[Item], per_problem: int) -> list[Item]:
+def spread(found: Sequence[Item], failed: int, assisted: int) -> list[Item]:
     """At most so many of each problem and origin, in the order of their keys: no problem rules."""
     counts: dict[tuple[str, Origin], int] = {}
     kept = []
     for item in sorted(found, key=lambda i: i.trace.key):
         group = (item.problem.id, item.trace.origin)
         counts[group] = counts.get(group, 0) + 1
-        if counts[group] <= per_problem:
+        if counts[group] <= (failed if item.is_failed else assisted):
             kept.append(item)
     return kept
 
@@ -217,12 +217,13 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--per-problem", type=int, default=6)
+    parser.add_argument("--failed", type=int, default=4, help="of each problem")
+    parser.add_argument("--assisted", type=int, default=8, help="of each problem and origin")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     engine = open_local(args.teacher, LocalEngine(threads=args.threads))
     found = [item for folder in args.runs for item in items(folder)]
-    chosen = spread([item for item in found if wanted(item, engine)], args.per_problem)
+    chosen = spread([item for item in found if wanted(item, engine)], args.failed, args.assisted)
     failed = sum(item.is_failed for item in chosen)
     print(f"{len(chosen)} of {len(found)}: {failed} failed, {len(chosen) - failed} assisted")
     with Store.open(args.out) as store:

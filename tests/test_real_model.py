@@ -220,7 +220,8 @@ def test_no_problem_has_more_than_its_share_of_readings(run_folder):
         Item(**{**vars(one), "trace": Trace(**{**vars(one.trace), "key": f"k{n}"})})
         for n in range(9)
     ]
-    assert [i.trace.key for i in spread(many, 4)] == ["k0", "k1", "k2", "k3"]
+    assert [i.trace.key for i in spread(many, 4, 0)] == ["k0", "k1", "k2", "k3"]
+    assert spread(many, 0, 9) == []
 
 
 def test_a_seed_names_its_problems_and_the_recipe_reads_them(tmp_path):
