@@ -18,7 +18,7 @@ from heal.steps.judge import Truth, Why, judge
 from heal.steps.lexer import Kind, Token, tokens
 from heal.steps.runs import CHANGES_MEANING, Run, runs
 
-RULES = 2
+RULES = 3
 """Edition of the rules: stored words are asked for again when it rises."""
 _AHEAD = 60
 """Characters behind an equation in which a remainder or a question mark is looked for."""
@@ -175,7 +175,8 @@ def _first_side(group: Sequence[Token], before: Token | None, doubtful: bool) ->
     if not group:
         return None
     marker = before is not None and before.kind is Kind.BULLET and "-" in before.text
-    prose = before is not None and before.kind not in _PUNCTUATION
+    # A bar that opens no absolute value parts the cells of a table.
+    prose = before is not None and before.kind not in _PUNCTUATION and before.text != "|"
     if group[0].kind is Kind.OPERATOR and prose:
         attached = group[0].text == "-" and group[0].spaced
         if not attached or len(group) < 2 or group[1].spaced or _is_operand(before):

@@ -212,7 +212,7 @@ class _Parser:
         if closing.kind is not Kind.CLOSE or closing.text != _CLOSING[opening.text]:
             raise _UnreadableError
         self.depth -= 1
-        return value
+        return abs(value) if opening.text == "|" else value
 
     def take(self) -> Token:
         if self.at >= len(self.tokens):
@@ -237,7 +237,7 @@ class _Parser:
         return self.kind() is Kind.OPEN and self.at > 0
 
 
-_CLOSING = {"(": ")", "[": "]", "{": "}"}
+_CLOSING = {"(": ")", "[": "]", "{": "}", "|": "|"}
 
 
 def _bounded(value: Fraction) -> Fraction:

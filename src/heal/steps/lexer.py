@@ -296,6 +296,9 @@ class _Reader:
             return self._token(Kind.OPEN, text, start)
         if text in ")]}":
             return self._token(Kind.CLOSE, text, start)
+        if text == "|":
+            closes = self.last is not None and self.last.kind in (*_ENDS_OPERAND, Kind.WORD)
+            return self._token(Kind.CLOSE if closes else Kind.OPEN, text, start)
         if text in "$&`" + _CURRENCY:
             self.spaced = True
             return iter(())
@@ -303,7 +306,7 @@ class _Reader:
             return self._token(Kind.WORD, "degrees" if text == "°" else "cents", start)
         if text == "√":
             return self._token(Kind.ROOT, text, start)
-        known = text in ",.;:!?|<>≤≥≠→⇒—#\"“”'‘’\\•"
+        known = text in ",.;:!?<>≤≥≠→⇒—#\"“”'‘’\\•"
         return self._break(text, start) if known else self._unknown(text, start)
 
 
