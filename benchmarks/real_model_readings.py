@@ -10,6 +10,7 @@ the answers' own log-probs after every step. Resumable. The tables are made from
 """
 
 import argparse
+import platform
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import yaml
 from benchmarks.real_model_checkers import first_wrong
 
+import heal
 from heal.config import Config, LocalEngine
 from heal.engines.base import Engine, Probe, ScoreRequest
 from heal.engines.local.engine import open_local
@@ -36,6 +38,7 @@ from heal.records import (
 from heal.stages.score import probe_ids
 from heal.stages.steps import step_text, trace_steps
 from heal.steps import Outcome, first_wrong_step
+from heal.steps.arithmetic import RULES
 from heal.store import Store
 
 STAGE = "reading"
@@ -210,6 +213,20 @@ def spread(found: Sequence[Item], failed: int, assisted: int) -> list[Item]:
         if counts[group] <= (failed if item.is_failed else assisted):
             kept.append(item)
     return kept
+
+
+def about(folder: Path, words: str) -> dict[str, str | int]:
+    """What figures made from these readings rest on, to stand beside them."""
+    with Store.open(folder, write=False) as store:
+        model = str(store.meta("model"))
+    return {
+        "about": words,
+        "model": model,
+        "heal": heal.__version__,
+        "arithmetic_rules": RULES,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
 
 
 def main() -> None:

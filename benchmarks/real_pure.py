@@ -21,10 +21,9 @@ from typing import Any
 
 import numpy as np
 from benchmarks.real_breakpoints import chooses
-from benchmarks.real_model_readings import STAGE, Reading
+from benchmarks.real_model_readings import STAGE, Reading, about
 from numpy.typing import NDArray
 
-import heal
 from heal.config import Pure
 from heal.method.answers import states_answer
 from heal.method.hindsight import (
@@ -42,7 +41,6 @@ from heal.method.intervals import wilson
 from heal.method.pure import drop_scores, step_surprisal
 from heal.records import Gate, Origin, PureScore, Selection
 from heal.steps import Outcome, first_wrong_step
-from heal.steps.arithmetic import RULES
 from heal.store import Store
 
 RESAMPLES = 2000
@@ -258,8 +256,6 @@ def table(traces: Sequence[Assisted]) -> dict[str, Any]:
             "origins": dict(Counter(str(t.reading.origin) for t in traces)),
             "problems": len({t.reading.problem_id for t in traces}),
             "resamples": RESAMPLES,
-            "heal": heal.__version__,
-            "arithmetic_rules": RULES,
         },
         "detectors": {
             name: {
@@ -277,9 +273,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("readings", type=Path)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--about", default="", help="how the traces were drawn, for the JSON")
     parser.add_argument("--fresh", nargs="*", default=[])
     args = parser.parse_args()
-    found = table(load(args.readings, args.fresh))
+    traces = load(args.readings, args.fresh)
+    found = {"made_with": about(args.readings, args.about), **table(traces)}
     print(json.dumps(found["facts"], indent=1))
     print("| reading | AUROC, families matched | without inherited fudges |\n|---|---|---|")
     for name, row in sorted(found["detectors"].items(), key=lambda x: -x[1]["auroc"]["mean"]):
