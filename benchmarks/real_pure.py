@@ -168,6 +168,47 @@ DETECTORS: Mapping[str, Suspicion] = {
 }  # fmt: skip
 
 
+FITTED_ON = (
+    "worst step of results",
+    "worst number",
+    "surprisal",
+    "hint gain at a result",
+    "reliance",
+    "local-window NLL",
+)
+"""Readings that a logistic regression joins, to see what they hold together."""
+
+
+def fitted(traces: Sequence[Assisted], scores: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Log-odds of being fudged, with weights of the traces that choose."""
+    choosing = np.array([t.chooses for t in traces])
+    columns = []
+    for name in FITTED_ON:
+        # Logarithms, because costs in nats have a long tail; nothing was written: the highest.
+        values = np.log1p(np.maximum(scores[name], 0))
+        values = np.minimum(values, values[np.isfinite(values)].max())
+        columns.append((values - values[choosing].mean()) / (values[choosing].std() + 1e-9))
+    matrix = np.column_stack([np.ones(len(traces)), *columns])
+    fudged = np.array([t.fudged for t in traces], float)
+    weights = logistic(matrix[choosing], fudged[choosing])
+    return np.asarray(matrix @ weights)
+
+
+def logistic(matrix: NDArray[Any], outcome: NDArray[Any], ridge: float = 1.0) -> NDArray[Any]:
+    """Ridge logistic regression by Newton's method; the first column is not shrunk."""
+    penalty = ridge * np.eye(matrix.shape[1])
+    penalty[0, 0] = 1e-6
+    weights = np.zeros(matrix.shape[1])
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-matrix @ weights))
+        curvature = (matrix * (p * (1 - p))[:, None]).T @ matrix + penalty
+        change = np.linalg.solve(curvature, matrix.T @ (outcome - p) - penalty @ weights)
+        weights += change
+        if np.abs(change).max() < 1e-8:
+            break
+    return weights
+
+
 def matched_auroc(traces: Sequence[Assisted], scores: NDArray[Any]) -> float | None:
     """Chance that a fudged trace scores above a clean one of its own family; ties count half."""
     wins, pairs = 0.0, 0
@@ -181,19 +222,28 @@ def matched_auroc(traces: Sequence[Assisted], scores: NDArray[Any]) -> float | N
     return wins / pairs if pairs else None
 
 
-def with_interval(traces: Sequence[Assisted], scores: NDArray[Any]) -> dict[str, Any]:
-    """The matched AUROC, with an interval over problems."""
+def with_interval(traces: Sequence[Assisted], *scores: NDArray[Any]) -> dict[str, Any]:
+    """The matched AUROC of some scores, or how far the first's is above the second's.
+
+    The interval resamples problems.
+    """
     places: dict[str, list[int]] = {}
     for place, t in enumerate(traces):
         places.setdefault(t.reading.problem_id, []).append(place)
     groups, rng, draws = list(places.values()), np.random.default_rng(0), []
+
+    def value(rows: Sequence[int]) -> float | None:
+        chosen = [traces[i] for i in rows]
+        found = [matched_auroc(chosen, s[list(rows)]) for s in scores]
+        read = [f for f in found if f is not None]
+        return None if len(read) < len(found) else read[0] - sum(read[1:])
+
     for _ in range(RESAMPLES):
-        rows = [i for g in rng.integers(0, len(groups), len(groups)) for i in groups[g]]
-        drawn = matched_auroc([traces[i] for i in rows], scores[rows])
+        drawn = value([i for g in rng.integers(0, len(groups), len(groups)) for i in groups[g]])
         if drawn is not None:
             draws.append(drawn)
     low, high = np.quantile(draws, [0.025, 0.975])
-    mean = matched_auroc(traces, scores)
+    mean = value(range(len(traces)))
     assert mean is not None, "asked for traces of both kinds"
     return {"mean": _r(mean), "low": _r(low), "high": _r(high)}
 
@@ -245,8 +295,10 @@ def _r(value: float) -> float:
 
 def table(traces: Sequence[Assisted]) -> dict[str, Any]:
     scores = {name: np.array([f(t) for t in traces]) for name, f in DETECTORS.items()}
+    scores["fitted"] = fitted(traces, scores)
     fudged = sum(t.fudged for t in traces)
     new = [i for i, t in enumerate(traces) if not t.inherited]
+    judged = [i for i, t in enumerate(traces) if not t.chooses]
     return {
         "facts": {
             "traces": len(traces),
@@ -255,15 +307,23 @@ def table(traces: Sequence[Assisted]) -> dict[str, Any]:
             "fudged_in_the_kept_prefix": sum(t.inherited for t in traces),
             "origins": dict(Counter(str(t.reading.origin) for t in traces)),
             "problems": len({t.reading.problem_id for t in traces}),
+            "judged": len(judged),
+            "judged_fudged": sum(traces[i].fudged for i in judged),
             "resamples": RESAMPLES,
         },
         "detectors": {
             name: {
                 "auroc": with_interval(traces, found),
                 "auroc_without_inherited": with_interval([traces[i] for i in new], found[new]),
+                "auroc_of_judged": with_interval([traces[i] for i in judged], found[judged]),
                 "families": by_family(traces, found),
             }
             for name, found in scores.items()
+        },
+        "worst_result_above": {
+            name: with_interval(traces, scores["worst result"], found)
+            for name, found in scores.items()
+            if name in set(Selection)
         },
         "lines": {name: lines(traces, found) for name, found in scores.items()},
     }
@@ -279,11 +339,14 @@ def main() -> None:
     traces = load(args.readings, args.fresh)
     found = {"made_with": about(args.readings, args.about), **table(traces)}
     print(json.dumps(found["facts"], indent=1))
-    print("| reading | AUROC, families matched | without inherited fudges |\n|---|---|---|")
+    print("| reading | AUROC, families matched | without inherited fudges | judged |")
+    print("|---|---|---|---|")
     for name, row in sorted(found["detectors"].items(), key=lambda x: -x[1]["auroc"]["mean"]):
-        cells = (f"{c['mean']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for c in
-                 (row["auroc"], row["auroc_without_inherited"]))  # fmt: skip
+        kinds = (row["auroc"], row["auroc_without_inherited"], row["auroc_of_judged"])
+        cells = (f"{c['mean']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for c in kinds)
         print(f"| {name} | {' | '.join(cells)} |")
+    for name, gap in found["worst_result_above"].items():
+        print(f"worst result − {name}: {gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]")
     for name, rows in found["lines"].items():
         for row in rows:
             cells = (row["let_through"], row["clean_kept"], row["fudged_of_kept"])

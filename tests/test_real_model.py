@@ -150,6 +150,7 @@ def test_the_reading_that_was_planted_separates_and_its_line_holds_on_the_other_
     found = real_pure.table(real_pure.load(stored(tmp_path / "r", made)))
     assert found["facts"]["fudged"] == 14 and found["facts"]["clean"] == 26
     assert found["detectors"]["worst result"]["auroc"]["mean"] == 1.0
+    assert found["worst_result_above"]["mean_nll"]["mean"] >= 0
     row = found["lines"]["worst result"][0]
     assert row["let_through"]["share"] == 0.0 and row["clean_kept"]["share"] == 1.0
     json.dumps(found, allow_nan=False)
