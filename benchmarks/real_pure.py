@@ -33,8 +33,8 @@ from heal.method.hindsight import (
     Statistic,
     Where,
     number_tokens,
+    peak,
     result_tokens,
-    step_values,
     token_values,
 )
 from heal.method.intervals import wilson
@@ -96,7 +96,7 @@ def load(folder: Path, fresh: Collection[str] = ()) -> list[Assisted]:
 
 
 def _peak(rule: Rule) -> Suspicion:
-    return lambda t: float(step_values(t.signals, rule)[t.first_new - 1 :].max())
+    return lambda t: peak(t.signals, rule, t.first_new)
 
 
 def _new(t: Assisted, values: NDArray[Any]) -> NDArray[Any]:

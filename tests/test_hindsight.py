@@ -16,6 +16,7 @@ from heal.method.hindsight import (
     features,
     fit_weights,
     number_tokens,
+    peak,
     point_at,
     result_tokens,
     safe_step,
@@ -95,6 +96,14 @@ def test_the_first_step_of_a_share_of_the_largest_comes_before_its_echo():
     trace = signals([-1, -1, -6, -1, -1, -9])
     for share, step in ((0.5, 2), (0.7, 3), (1.0, 3), (0.0, 1)):
         assert point_at(trace, Rule(Statistic.SURPRISAL, first_share=share)) == step
+
+
+def test_a_peak_is_of_the_steps_that_were_written_anew():
+    trace = signals([-9, -1, -2, -1, -1, -5])
+    assert peak(trace, Rule(Statistic.SURPRISAL)) == 9
+    assert peak(trace, Rule(Statistic.SURPRISAL), 2) == 5
+    with pytest.raises(ValueError):
+        peak(trace, Rule(Statistic.SURPRISAL), 4)
 
 
 def test_ties_go_to_the_earliest_step():

@@ -145,6 +145,13 @@ def point_at(signals: Signals, rule: Rule) -> int:
     return 1 + int(above[0]) if len(above) else len(values)
 
 
+def peak(signals: Signals, rule: Rule, first_step: int = 1) -> float:
+    """The largest value of steps `first_step` … K: a trace's suspicion, where its steps before
+    that were kept from another. Raises: ValueError for a trace that has no such step.
+    """
+    return float(step_values(signals, rule)[first_step - 1 :].max())
+
+
 def standardise(values: NDArray[Any]) -> _Array:
     """Values in standard deviations from their mean; zeros where they do not vary."""
     spread = values.std()
