@@ -63,6 +63,10 @@ def table(folders: Iterable[Path]) -> dict[str, Any]:
     families = sorted({group for _, group in counts})
     shares = {
         "right_traces_flagged": ("correct named", "correct"),
+        "right_traces_flagged_with_what_the_family_tells": (
+            "correct named with what the family tells",
+            "correct",
+        ),
         "right_traces_checkable": ("correct checkable", "correct"),
         "wrong_traces_named": ("wrong named", "wrong"),
         "wrong_traces_named_with_what_the_family_tells": (
