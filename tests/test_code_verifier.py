@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heal.config import Problems
+from heal.data.problems import read_problems
 from heal.method.programs import blocks, last_program, without_programs
 from heal.records import Finish, Problem, Verdict
 from heal.verifiers import Verifier, code, open_verifier, programs, verify_answer
@@ -152,6 +153,15 @@ def test_preflight_names_tests_that_cannot_be_used_and_programs_that_fail_them(
         "the tests cannot be used: no tests in it: give inputs and outputs, cases, or asserts",
         "the problem carries no tests",
     ]
+
+
+def test_every_reference_program_of_the_recipe_passes_all_its_tests(verifier: Verifier) -> None:
+    path = Path(__file__).parent.parent / "recipes" / "code-problems.jsonl"
+    shipped = read_problems(Problems(path=str(path), verifier="code"), Path.cwd()).problems
+    assert verifier.preflight(shipped).doubtful == 0
+    items = [(p.id, fenced(p.answer), Finish.STOP, p) for p in shipped]
+    found = [check for check in verifier.verify_all(items) if check]
+    assert {check.verdict for check in found} == {Verdict.CORRECT}, found
 
 
 # ------------------------------------------------------------------ what a program finds

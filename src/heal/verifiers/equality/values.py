@@ -55,7 +55,9 @@ def exact_value(tree: Tree) -> Fraction | None:
 
 
 def approximate(tree: Tree, digits: int = _DIGITS) -> Any:
-    """The real value of an expression without symbols, or None."""
+    """The real value of an expression without symbols; None for one with symbols, or without it."""
+    if symbols(tree):
+        return None
     try:
         value = _value(tree, {}, digits)
     except (ArithmeticError, ValueError, TypeError):
@@ -185,18 +187,22 @@ def _equal_by_form(one: Tree, other: Tree) -> bool | None:
     if forms[0] == forms[1]:
         return True
     towers = [_is_tower(tree) for tree in (one, other)]
-    if all(towers) and one[1] == other[1]:
-        return equal(_operand(one, 2), _operand(other, 2))  # the same base: compare exponents
+    if all(towers) and one[0] == other[0]:
+        if one[0] == "factorial":
+            return equal(_operand(one, 1), _operand(other, 1))
+        if one[1] == other[1]:
+            return equal(_operand(one, 2), _operand(other, 2))  # the same base: compare exponents
     values = [approximate(tree) for tree in (one, other)]
-    # a tower of whole numbers exceeds whatever can be computed
+    # a tower of whole numbers, or the factorial of one, that is too large exceeds what is not
     is_far = any(
-        tower and value is not None for tower, value in zip(towers, values[::-1], strict=True)
+        tower and own is None and other_value is not None
+        for tower, own, other_value in zip(towers, values, values[::-1], strict=True)
     )
     return False if is_far else None
 
 
 def _is_tower(tree: Tree) -> bool:
-    return tree[0] == "power" and all(_is_positive(part) for part in tree[1:])
+    return tree[0] in ("power", "factorial") and all(_is_positive(part) for part in tree[1:])
 
 
 def _is_positive(tree: object) -> bool:
