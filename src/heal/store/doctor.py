@@ -37,8 +37,6 @@ from heal.store.disk import (
 from heal.store.kinds import KINDS
 from heal.store.migrate import migrate
 from heal.store.opening import (
-    OLD_SCHEMA,
-    SCHEMA,
     Say,
     is_new,
     refuse_other,
@@ -47,6 +45,7 @@ from heal.store.opening import (
     stored_schema,
 )
 from heal.store.salvage import FORGET, SMALL, Salvaged, is_whole, resume, salvage
+from heal.store.schema import OLD_SCHEMA, SCHEMA
 
 SHOWN = 20
 """Names of what was lost that are said; their number is said in any case."""

@@ -31,7 +31,7 @@ from heal.store.columns import Row, insertion
 from heal.store.disk import DATABASE, NEW, connect_to_write, disk_errors, fold_in, keep, take_place
 from heal.store.kinds import KINDS
 from heal.store.old_rows import TRACES, OldProblem
-from heal.store.opening import MAKE, OLD_SCHEMA, SCHEMA
+from heal.store.schema import MAKE, OLD_SCHEMA, SCHEMA
 
 KEPT = f"{DATABASE}.schema{OLD_SCHEMA}"
 """The database as it was."""

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from heal.errors import UserError
-from heal.store.columns import DDL, TABLES
 from heal.store.disk import (
     BESIDE,
     DATABASE,
@@ -20,38 +19,10 @@ from heal.store.disk import (
     disk_errors,
     roll_back,
 )
+from heal.store.schema import MAKE, NAMES, OLD_SCHEMA, SCHEMA
 
 Say = Callable[[str], None]
 """Told, in a line, what was done to a folder."""
-
-OLD_SCHEMA, SCHEMA = 1, 2
-"""What `heal.store.migrate` reads, and what is read and written here."""
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS records (
-    problem TEXT NOT NULL, stage TEXT NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL,
-    UNIQUE (problem, stage, key)
-);
-CREATE TABLE IF NOT EXISTS live (
-    stage TEXT NOT NULL, tag TEXT NOT NULL, key TEXT NOT NULL, problem TEXT NOT NULL,
-    PRIMARY KEY (stage, tag, problem, key)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS claims (
-    stage TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (stage, key)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS totals (
-    one INTEGER PRIMARY KEY CHECK (one = 1), spent INTEGER NOT NULL, lost INTEGER NOT NULL,
-    received INTEGER NOT NULL, replaced INTEGER NOT NULL
-);
-INSERT OR IGNORE INTO totals VALUES (1, 0, 0, 0, 0);
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
-"""Bodies stand in a table with row numbers, on pages of SQLite's own size (4,096). By measurement
-(benchmarks/bench_store.py): on larger pages, or in the tree of a key, long bodies leave more of the
-pages they overflow to unused; traces of mixed lengths take 8 % more on pages of 8,192."""
-_NAMES = ("records", "live", "claims", "totals", "meta", *TABLES.values())
-MAKE = f"BEGIN IMMEDIATE; {_TABLES} {DDL} INSERT INTO meta VALUES ('schema', '{SCHEMA}'); COMMIT;"
-"""A killed process leaves all of it or nothing."""
 
 
 def open_to_read(folder: Path) -> sqlite3.Connection:
@@ -152,7 +123,7 @@ def require_tables(database: sqlite3.Connection, folder: Path) -> None:
     """Raises: DamagedDatabaseError where tables of the present form are not there."""
     with disk_errors(folder):
         there = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    lacking = [name for name in _NAMES if name not in there]
+    lacking = [name for name in NAMES if name not in there]
     if lacking:
         raise damaged(folder, f"without its tables {', '.join(lacking)}")
 

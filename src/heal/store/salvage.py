@@ -19,8 +19,8 @@ from heal.store.bodies import DamagedError, decode, unpack
 from heal.store.columns import TABLES
 from heal.store.disk import DATABASE, NEW, connect_to_read, disk_errors, keep, take_place
 from heal.store.kinds import KINDS, TRACES
-from heal.store.opening import MAKE, OLD_SCHEMA
 from heal.store.pages import Found, bodies_in
+from heal.store.schema import MAKE, OLD_SCHEMA
 
 DAMAGED = f"{DATABASE}.damaged"
 SMALL = (*TABLES.values(), "live", "claims", "meta", "totals")
