@@ -20,12 +20,14 @@ from typing import Any
 
 import numpy as np
 from benchmarks.real_model_checkers import first_wrong
-from benchmarks.real_model_readings import STAGE, Reading, about
+from benchmarks.real_model_readings import STAGE, Reading, about, write_figures
 
 from heal.keys import seed_for
 from heal.method.entropy import step_values as entropy_steps
 from heal.method.gear import find_breakpoint
 from heal.method.hindsight import (
+    ALWAYS,
+    BARE,
     FEATURES,
     Over,
     Rule,
@@ -194,8 +196,16 @@ POINTED: Mapping[str, Cut] = {
     "own-hinted over gold-hinted · max of numbers": partial(_contrast, Where.NUMBERS),
     "own-hinted over gold-hinted · max of results": partial(_contrast, Where.RESULTS),
 }
-UNHINTED = ("surprisal of results", "worst result", "entropy of numbers")
-"""Features that need no second pass."""
+MODELS: Mapping[str, Mapping[str, Rule]] = {
+    "fitted, bare pass alone": BARE,
+    "fitted, with the answer's drop": FEATURES,
+}
+
+
+def weights_of(traces: Sequence[Failed], rules: Mapping[str, Rule]) -> dict[str, float]:
+    """The fitted weights by feature, as they may be shipped."""
+    found = fit_weights([(features(f.signals, rules), f.broke) for f in traces])
+    return {n: _r(w) for n, w in zip((*rules, *ALWAYS), found, strict=True)}
 
 
 def fitted(chosen: Sequence[Failed], rules: Mapping[str, Rule]) -> Callable[[Failed], Any]:
@@ -274,10 +284,7 @@ def table(traces: Sequence[Failed]) -> dict[str, Any]:
     chosen, judged = [f for f in traces if f.chooses], [f for f in traces if not f.chooses]
     singles = {**PAPER, **POINTED}
     best_single = max(singles, key=lambda name: merit(measured(singles[name], chosen)))
-    models = {
-        "fitted, bare pass alone": fitted(chosen, {n: FEATURES[n] for n in UNHINTED}),
-        "fitted, with the answer's drop": fitted(chosen, FEATURES),
-    }
+    models = {name: fitted(chosen, rules) for name, rules in MODELS.items()}
     cuts: dict[str, Cut] = dict(singles)
     for name, model in models.items():
         cuts[name] = partial(_likeliest, model)
@@ -291,19 +298,22 @@ def table(traces: Sequence[Failed]) -> dict[str, Any]:
     families = sorted({f.reading.family for f in judged})
     return {
         "chosen": best_single,
+        "weights_judged": {n: weights_of(chosen, rules) for n, rules in MODELS.items()},
+        "weights_of_all": {n: weights_of(traces, rules) for n, rules in MODELS.items()},
         "rivals": {name: measured(cut, judged) for name, cut in RIVALS.items()},
         "rules": {name: measured(cut, judged) for name, cut in cuts.items()},
-        "rules_where_chosen": {name: measured(singles[name], chosen) for name in singles},
+        "chosen_where_chosen": measured(singles[best_single], chosen),
         "by_family": {
             family: {
                 name: measured({**cuts, **RIVALS}[name], own)
-                for name in (best_single, "fitted, with the answer's drop, safe at 0.8", best_rival)
+                for name in (best_single, *(f"{m}, safe at 0.8" for m in MODELS), best_rival)
             }
             for family in families
             if (own := [f for f in judged if f.reading.family == family])
         },
         "differences_of_exact_hits": {
-            f"{best_single} − {name}": difference(singles[best_single], cut, judged)
+            f"{own} − {name}": difference(cuts[own], cut, judged)
+            for own in (best_single, *(f"{m}, safe at 0.8" for m in MODELS))
             for name, cut in {**RIVALS, **PAPER}.items()
         },
     }
@@ -367,10 +377,7 @@ def main() -> None:
         print(f"\n## {name}")
         show(found[name])
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
-        )
+        write_figures(args.json, found)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.real_model_checkers import first_wrong
+from benchmarks.real_model_readings import write_figures
 
 import heal
 from heal.method.intervals import wilson
@@ -91,8 +92,8 @@ def _share(
         return None
     found = wilson(counts[part, family], n)
     return {
-        "count": counts[part, family], "n": n, "share": round(found.mean, 4),
-        "low": round(found.low, 4), "high": round(found.high, 4),
+        "share": round(found.mean, 4), "low": round(found.low, 4), "high": round(found.high, 4),
+        "n": n,
     }  # fmt: skip
 
 
@@ -100,12 +101,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--about", default="", help="how the traces were drawn, for the JSON")
     args = parser.parse_args()
-    text = json.dumps(table(args.runs), indent=1, ensure_ascii=False, allow_nan=False)
-    print(text)
+    found = {"about": args.about, **table(args.runs)}
+    print(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(text + "\n", "utf-8")
+        write_figures(args.json, found)
 
 
 if __name__ == "__main__":

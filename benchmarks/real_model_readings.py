@@ -10,10 +10,13 @@ the answers' own log-probs after every step. Resumable. The tables are made from
 """
 
 import argparse
+import json
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -227,6 +230,30 @@ def about(folder: Path, words: str) -> dict[str, str | int]:
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
+
+
+def write_figures(path: Path, found: Mapping[str, Any]) -> None:
+    """Figures as small JSON: a share is [share, low, high, n], a mean [mean, half width, n]."""
+    text = json.dumps(_short(found), indent=1, ensure_ascii=False, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_INNERMOST.sub(_on_one_line, text) + "\n", "utf-8")
+
+
+_INNERMOST = re.compile(r"[\[{][^\[\]{}]*[\]}]")
+
+
+def _on_one_line(match: re.Match[str]) -> str:
+    return " ".join(match[0].split()).replace("[ ", "[").replace(" ]", "]")
+
+
+def _short(found: Any) -> Any:
+    if not isinstance(found, Mapping):
+        return found
+    keys = set(found)
+    for short in (("share", "low", "high", "n"), ("mean", "half", "n"), ("mean", "low", "high")):
+        if keys == set(short):
+            return [round(found[k], 3) if isinstance(found[k], float) else found[k] for k in short]
+    return {k: _short(v) for k, v in found.items()}
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks.real_breakpoints import chooses
-from benchmarks.real_model_readings import STAGE, Reading, about
+from benchmarks.real_model_readings import STAGE, Reading, about, write_figures
 from numpy.typing import NDArray
 
 from heal.config import Pure
@@ -353,10 +353,7 @@ def main() -> None:
             words = (f"{100 * c['share']:.0f} % of {c['n']}" if c else "–" for c in cells)
             print(f"| {name} | {row['let_through_meant']} | {' | '.join(words)} |")
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
-        )
+        write_figures(args.json, found)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,17 @@
 """Hindsight: the statistics are what their formulas say, and a cut is as safe as it promises."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from heal.method.hindsight import (
+    ALWAYS,
+    BARE,
+    BARE_WEIGHTS,
     FEATURES,
     Over,
     Rule,
@@ -25,6 +31,8 @@ from heal.method.hindsight import (
     step_values,
     token_values,
 )
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
 
 def signals(logprob, hinted=None, entropy=None, ends=(2, 4, 6), numbers=None, results=None):
@@ -183,6 +191,14 @@ def test_fitting_is_at_the_maximum_of_its_likelihood():
 
     for _ in range(50):
         assert loss(weights) >= loss(weights + rng.normal(0, 0.01, len(weights))) - 1e-9
+
+
+def test_the_weights_that_ship_are_those_of_the_committed_figures():
+    figures = json.loads((RESULTS / "real_breakpoints.json").read_text("utf-8"))
+    fitted = figures["first false equation, fact or sign"]["weights_of_all"]
+    expected = fitted["fitted, bare pass alone"]
+    assert list(expected) == [*BARE, *ALWAYS]
+    assert list(expected.values()) == pytest.approx(BARE_WEIGHTS)
 
 
 def test_no_traces_make_no_weights_and_no_back_up():

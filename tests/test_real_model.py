@@ -13,7 +13,16 @@ from benchmarks import (
     real_model_problems,
     real_pure,
 )
-from benchmarks.real_model_readings import STAGE, Item, Reading, items, read, spread, wanted
+from benchmarks.real_model_readings import (
+    STAGE,
+    Item,
+    Reading,
+    items,
+    read,
+    spread,
+    wanted,
+    write_figures,
+)
 from tests.tiny_models import make_checkpoint
 
 from heal.config import LocalEngine
@@ -282,8 +291,16 @@ def test_the_checkers_table_counts_what_it_names_and_lists_right_traces_it_flags
         store.put("check", "c-lucky", "p1", Check("lucky", Verdict.CORRECT, "26"))
     found = real_checker.table([run_folder])
     named, flagged = found["wrong_traces_named"]["sums"], found["right_traces_flagged"]["sums"]
-    assert (named["count"], named["n"]) == (flagged["count"], flagged["n"]) == (1, 1)
+    assert (named["share"], named["n"]) == (flagged["share"], flagged["n"]) == (1, 1)
     assert [f["equation"] for f in found["flagged"]] == ["8 * 3 = 25"]
     assert found["equations"] == {
         "wrong true": 2, "wrong false": 1, "correct true": 2, "correct false": 1,
     }  # fmt: skip
+
+
+def test_figures_are_written_small_and_read_back(tmp_path):
+    share = {"share": 0.12345, "low": 0.1, "high": 0.2, "n": 9}
+    write_figures(tmp_path / "a" / "f.json", {"x": {"y": share, "kept": None}, "n": 3})
+    text = (tmp_path / "a" / "f.json").read_text("utf-8")
+    assert json.loads(text) == {"x": {"y": [0.123, 0.1, 0.2, 9], "kept": None}, "n": 3}
+    assert '"y": [0.123, 0.1, 0.2, 9]' in text
