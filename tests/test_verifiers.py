@@ -198,7 +198,9 @@ def test_opening_a_verifier_loads_no_checker_in_this_process() -> None:
 # ------------------------------------------------------------------ math
 
 
-@pytest.mark.parametrize("case", cases("math_verdicts"), ids=lambda c: f"{c['answer']}~{c['gold']}")
+@pytest.mark.parametrize(
+    "case", cases("math_verdicts"), ids=lambda c: f"{c['answer'][:30]}~{c['gold'][:30]}"
+)
 def test_math_verdicts(math: Verifier, case: dict[str, str]) -> None:
     found = math.check(f"Thus \\boxed{{{case['answer']}}}.", problem(case["gold"]))
     assert found.verdict is Verdict(case["verdict"])

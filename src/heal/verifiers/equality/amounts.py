@@ -110,6 +110,9 @@ def _is_rounded(decimal: Value, exact: Value) -> bool:
     shown, value = values.exact_value(decimal.tree), values.approximate(exact.tree)
     if shown is None or value is None or symbols(exact.tree):
         return False
+    size = abs(mpmath.mpf(shown.numerator) / shown.denominator)
+    if not mpmath.isfinite(value) or abs(value) > 2 * size + 1:
+        return False  # far off, and perhaps too large to be written down
     step = Fraction(10) ** -decimal.places
     true = values.exact_value(exact.tree)
     true = _rational(value) if true is None else true
@@ -118,4 +121,4 @@ def _is_rounded(decimal: Value, exact: Value) -> bool:
 
 
 def _rational(value: object) -> Fraction:
-    return Fraction(mpmath.nstr(value, 30)) if mpmath.isfinite(value) else Fraction(0)
+    return Fraction(mpmath.nstr(value, 30))

@@ -4,6 +4,7 @@ In and out: tokens. Knows brackets and connectives, and nothing of what stands b
 """
 
 from collections.abc import Collection, Sequence
+from itertools import accumulate
 
 from heal.verifiers.equality.spelling import Token
 
@@ -99,6 +100,11 @@ def depth_change(token: Token) -> int:
     if token.text in _ENDS or token.text == "\\end":
         return -1
     return _FLOORS.get(token.text, 0)
+
+
+def deepest(tokens: Sequence[Token]) -> int:
+    """How many brackets are open at once, at most."""
+    return max(accumulate(map(depth_change, tokens), initial=0))
 
 
 def encloses(tokens: list[Token]) -> bool:

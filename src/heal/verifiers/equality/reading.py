@@ -18,7 +18,7 @@ from heal.verifiers.equality.forms import (
     Unread,
     Value,
 )
-from heal.verifiers.equality.outline import encloses, spelled, split, split_at, tidied
+from heal.verifiers.equality.outline import deepest, encloses, spelled, split, split_at, tidied
 from heal.verifiers.equality.quantities import FILLERS, is_copula, is_word, quantity, words_alone
 from heal.verifiers.equality.regions import REALS, Interval, Region, apply, combine
 from heal.verifiers.equality.special import based, clock, day, formula, residues
@@ -49,11 +49,15 @@ _SET_ENDS = frozenset(["\\mathbbR", ")", "]", "\\}"])
 _LINES = frozenset(["aligned", "align", "gathered", "split", "cases"])
 _BRACKETS = {"{": "set", "(": "tuple", "[": "bracket", "\\{": "set", "\\langle": "tuple"}
 # fmt: on
+_DEEPEST = 100
 
 
 def read_form(tokens: Sequence[Token]) -> Form:
     """The form of an answer."""
     try:
+        # each level is read again inside the next
+        if deepest(tokens) > _DEEPEST:
+            raise UnreadableError("too deep")
         return _read(tidied(tokens))
     except (ValueError, RecursionError, ArithmeticError):
         return Unread(spelled(tokens))
