@@ -115,7 +115,7 @@ def load(
 ) -> list[Failed]:
     """Failed traces whose first wrong step is known, in the order of their keys."""
     with Store.open(folder, write=False) as store:
-        readings = store.read(STAGE, Reading).values()
+        readings = [reading for _, reading in store.read(STAGE, Reading)]
     failed = [r for r in readings if r.origin is Origin.UNAIDED]
     return [Failed(r, step, chooses(r, fresh)) for r in failed if (step := truth(r)) is not None]
 

@@ -32,9 +32,9 @@ def judged(folders: Iterable[Path]) -> Iterable[tuple[Problem, Trace, Verdict]]:
     """Unaided traces with their verdicts."""
     for folder in folders:
         with Store.open(folder, write=False) as store:
-            problems = {p.id: p for p in store.read("problem", Problem).values()}
-            verdicts = {c.trace: c.verdict for c in store.read("check", Check).values()}
-            traces = store.read("sample", Trace).values()
+            problems = dict(store.read("problem", Problem))
+            verdicts = {check.trace: check.verdict for _, check in store.read("check", Check)}
+            traces = [trace for _, trace in store.read("sample", Trace)]
         for trace in traces:
             if trace.key in verdicts:
                 yield problems[trace.problem_id], trace, verdicts[trace.key]

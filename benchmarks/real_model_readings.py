@@ -32,7 +32,6 @@ from heal.records import (
     Check,
     Finish,
     FloatArray,
-    GateResult,
     Origin,
     Problem,
     Trace,
@@ -108,11 +107,11 @@ def items(folder: Path) -> Iterator[Item]:
     """
     with Store.open(folder, write=False) as store:
         config = Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text("utf-8")))
-        problems = store.read("problem", Problem)
-        problems = {p.id: p for p in problems.values()}
-        checks = {c.trace: c for c in store.read("check", Check).values()}
-        gates = {g.trace: str(g.gate) for g in store.read("gate", GateResult).values()}
-        traces = [t for s in ("sample", "hinted", "repair") for t in store.read(s, Trace).values()]
+        problems = dict(store.read("problem", Problem))
+        checks = {check.trace: check for _, check in store.read("check", Check)}
+        gates = dict(store.query("SELECT key, gate FROM traces WHERE gate IS NOT NULL"))
+        stages = ("sample", "hinted", "repair")
+        traces = [trace for stage in stages for _, trace in store.read(stage, Trace)]
     for trace in traces:
         check = checks.get(trace.key)
         wanted = Verdict.WRONG if trace.origin is Origin.UNAIDED else Verdict.CORRECT
@@ -147,7 +146,7 @@ def requests(item: Item, engine: Engine, key: str, ends: Sequence[int]) -> list[
 
 def read(chosen: Iterable[Item], engine: Engine, store: Store) -> int:
     """Score what is owed and store it; returns how many were read now."""
-    done, count = store.read(STAGE, Reading), 0
+    done, count = dict(store.read(STAGE, Reading)), 0
     for item in chosen:
         key = item.key(engine.model_id)
         if key in done:
@@ -272,7 +271,7 @@ def main() -> None:
     print(f"{len(chosen)} of {len(found)}: {failed} failed, {len(chosen) - failed} assisted")
     with Store.open(args.out) as store:
         store.set_meta("model", engine.model_id)
-        print(f"{read(chosen, engine, store)} read now, {len(store.keys(STAGE))} in all")
+        print(f"{read(chosen, engine, store)} read now, {store.counts().get(STAGE, 0)} in all")
 
 
 if __name__ == "__main__":

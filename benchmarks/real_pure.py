@@ -81,7 +81,7 @@ Suspicion = Callable[[Assisted], float]
 def load(folder: Path, fresh: Collection[str] = ()) -> list[Assisted]:
     """Right assisted traces past the gates whose equations can be checked."""
     with Store.open(folder, write=False) as store:
-        readings = store.read(STAGE, Reading).values()
+        readings = [reading for _, reading in store.read(STAGE, Reading)]
     found = []
     for reading in readings:
         word = first_wrong_step(reading.steps, reading.problem)

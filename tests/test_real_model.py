@@ -30,9 +30,9 @@ from heal.data.problems import read_problems
 from heal.engines.local.engine import open_local
 from heal.recipe import load as load_recipe
 from heal.recipe import parse
-from heal.records import Check, Finish, Gate, GateResult, Origin, Problem, Trace, Verdict
+from heal.records import Check, Finish, Gate, Origin, Problem, Trace, Verdict
 from heal.steps import open_checker
-from heal.store import Store
+from heal.store import Store, Stored, TraceRow
 
 STEPS = [
     "We add 4 + 4 = 8 pens.\n\n",
@@ -79,7 +79,7 @@ def reading(n, *, steps=STEPS, surprise_at=None, origin=Origin.UNAIDED, family="
 
 def stored(folder, readings):
     with Store.open(folder) as store:
-        store.put_many(STAGE, ((r.key, r.problem_id, r) for r in readings))
+        store.commit(Stored(STAGE, r.key, r.problem_id, r) for r in readings)
     return folder
 
 
@@ -200,10 +200,13 @@ def run_folder(tmp_path, engine):
     with Store.open(tmp_path / "run") as store:
         store.write_text("config.yaml", yaml.safe_dump(config.model_dump(mode="json")))
         store.put("problem", "p1", "p1", problem)
-        store.put("gate", "right", "p1", GateResult("right", Gate.PASSED))
         for stage, t, verdict, answer in made:
             store.put(stage, t.key, "p1", t)
             store.put("check", f"c-{t.key}", "p1", Check(t.key, verdict, answer))
+        right = made[-1][1]
+        sizes = (len(right.ids), len(right.ids))
+        told = ("correct", "25", Gate.PASSED, None, None, False)
+        store.insert([TraceRow("p1", "hinted", "", "right", 0, right.finish, *sizes, *told)])
     return tmp_path / "run"
 
 
@@ -214,7 +217,7 @@ def test_a_run_folder_is_read_once_with_every_context(run_folder, engine, tmp_pa
         assert read(chosen, engine, store) == 2
         ungated = [replace(item, gate=None) for item in chosen]
         assert read(ungated, engine, store) == read(chosen, engine, store) == 0
-        found = {r.trace: r for r in store.read(STAGE, Reading).values()}
+        found = {r.trace: r for _, r in store.read(STAGE, Reading)}
     failed, right = found["failed"], found["right"]
     assert "".join(failed.pieces) == "".join(STEPS)
     assert len(failed.bare) == len(failed.gold) == len(failed.own) == len(failed.pieces)
@@ -286,7 +289,7 @@ def test_the_familys_checker_is_a_checker():
 
 def test_the_checkers_table_counts_what_it_names_and_lists_right_traces_it_flags(run_folder):
     with Store.open(run_folder) as store:
-        lucky = store.read("sample", Trace)["failed"]
+        lucky = dict(store.read("sample", Trace))["failed"]
         store.put("sample", "lucky", "p1", replace(lucky, key="lucky"))
         store.put("check", "c-lucky", "p1", Check("lucky", Verdict.CORRECT, "26"))
     found = real_checker.table([run_folder])
