@@ -11,7 +11,7 @@ from heal.store import Store
 
 RECIPE = {
     "run": "run",
-    "problems": {"path": "problems.jsonl"},
+    "problems": {"path": "problems.jsonl", "verifier": "math"},
     "teacher": {"engine": "scripted", "model": "script.json"},
 }
 
