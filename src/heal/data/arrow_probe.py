@@ -37,8 +37,9 @@ def _why_not(path: Path, most_bytes: int) -> str | None:
     size = path.stat().st_size
     most_values, total_bytes, total_values = _FREE_VALUES + _VALUES_PER_BYTE * size, 0, 0
     for batch in _batches(path, most_values):
-        total_bytes += batch.nbytes
-        total_values += sum(_values(column) for column in batch.columns)
+        sizes = [_size(column) for column in batch.columns]
+        total_values += sum(values for values, _ in sizes)
+        total_bytes += sum(held for _, held in sizes)
         if total_bytes > most_bytes:
             return f"{size:,} bytes unpack to more than {most_bytes >> 20:,} MiB"
         if total_values > most_values:
@@ -73,21 +74,45 @@ def _arrow_batches(path: Path) -> Iterator[Any]:
                 yield file.get_batch(i)
 
 
-def _values(array: Any) -> int:
-    """Values a column makes in Python, those inside lists and structs too."""
+def _size(array: Any) -> tuple[int, int]:
+    """Values a column makes in Python, those inside lists and structs too, and their bytes."""
     import pyarrow
+    from pyarrow import types
+
+    array = _plain(array)
+    kind = array.type
+    if types.is_struct(kind):
+        inside = [array.field(i) for i in range(kind.num_fields)]
+    elif types.is_map(kind):
+        inside = [array.keys, array.items]
+    elif types.is_nested(kind) and not isinstance(array, pyarrow.UnionArray):
+        inside = [array.flatten()]
+    else:
+        return len(array), array.nbytes
+    sizes = [_size(one) for one in inside]
+    return len(array) + sum(n for n, _ in sizes), array.nbytes + sum(n for _, n in sizes)
+
+
+def _plain(array: Any) -> Any:
+    """A column whose values all take their own room, as they will in Python.
+
+    Dictionaries, runs and views name one value many times over.
+    """
+    import pyarrow
+    from pyarrow import compute, types
 
     kind = array.type
-    total = len(array)
-    if pyarrow.types.is_dictionary(kind):
-        return total + len(array.dictionary)
-    if pyarrow.types.is_struct(kind):
-        return total + sum(_values(array.field(i)) for i in range(kind.num_fields))
-    if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
-        return total + _values(array.flatten())
-    if pyarrow.types.is_fixed_size_list(kind) or pyarrow.types.is_map(kind):
-        return total + _values(array.values if not pyarrow.types.is_map(kind) else array.items)
-    return total
+    if types.is_dictionary(kind):
+        return array.dictionary_decode()
+    if types.is_run_end_encoded(kind):
+        return compute.run_end_decode(array)
+    if types.is_string_view(kind):
+        return array.cast(pyarrow.large_string())
+    if types.is_binary_view(kind):
+        return array.cast(pyarrow.large_binary())
+    if types.is_list_view(kind) or types.is_large_list_view(kind):
+        return array.cast(pyarrow.large_list(kind.value_type))
+    return array
 
 
 def _limit_memory(most_bytes: int) -> None:

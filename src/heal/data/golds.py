@@ -28,7 +28,7 @@ _PLACEHOLDERS = {
     "unknown": ("unknown", "tbd", "todo", "missing", "not available", "not given"),
     "n/a": ("n/a", "n.a", "#n/a"),
     "?": ("?", "??", "???"),
-    "[]": ("[]", "{}", "()", '""', "''", "[none]", "[null]", '[""]'),
+    "[]": ("[]", "{}", "()", '""', "''", "[none]", "[null]"),
     "...": ("...", "…", "-", "--", "—", "–", ".", "..", "_", "\\ldots", "\\dots"),
 }
 """What stands where an answer should; the whole answer, case aside."""

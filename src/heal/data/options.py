@@ -187,6 +187,8 @@ def _of_text(value: str) -> list[Option]:
     for mark in _MARK.finditer(value):
         if len(marks) < len(LETTERS) and mark[1].upper() == LETTERS[len(marks)]:
             marks.append(mark)
+    if len(marks) < 2:
+        return []
     ends = [mark.start() for mark in marks[1:]] + [len(value)]
     pairs: list[tuple[str | None, str | None]] = [
         (mark[1].upper(), value[mark.end() : end].strip(" ,;\n"))

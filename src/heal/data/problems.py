@@ -119,7 +119,7 @@ def _read_rows(settings: Problems, base: Path) -> Rows:
 def _under(base: Path, path: str) -> Path:
     try:
         return base / Path(path).expanduser()
-    except RuntimeError:  # ~name of nobody
+    except (RuntimeError, ValueError):  # ~name of nobody, and what is no path at all
         return base / path
 
 
