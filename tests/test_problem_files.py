@@ -7,6 +7,7 @@ import lzma
 import os
 import random
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -104,7 +105,7 @@ def test_a_folder_of_shards_is_read_as_one(tmp_path: Path) -> None:
         write_parquet(shards / f"train-0000{i}-of-00002.parquet", ROWS[i * 20 : i * 20 + 20])
     (tmp_path / "set" / "README.md").write_text("about")
     (tmp_path / "set" / "dataset_infos.json").write_text("{}")
-    found = read(tmp_path, "set")
+    found = read(tmp_path, "set/")
     assert found.problems == read(tmp_path, "p.jsonl").problems
     assert found.facts["problem files read"] == 2
 
@@ -434,6 +435,23 @@ def test_no_damage_to_a_file_is_a_traceback(tmp_path: Path) -> None:
         assert time.monotonic() - start < 5, name
     assert sum(outcomes.values()) == CASES
     assert min(outcomes.values()) > CASES // 30
+
+
+def test_no_damage_to_a_saved_data_set_is_a_traceback(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
+    chance, refused = random.Random(19), 0
+    for _ in range(24):
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        shutil.copytree(tmp_path / "saved", tmp_path / "copy")
+        file = chance.choice(sorted((tmp_path / "copy").iterdir()))
+        file.write_bytes(damaged(file.read_bytes(), chance))
+        try:
+            read(tmp_path, "copy")
+        except UserError as error:
+            assert str(error).startswith("copy")
+            refused += 1
+    assert refused > 12
 
 
 JUNK: tuple[Any, ...] = (

@@ -137,40 +137,49 @@ def _read_file(path: Path, shown: str) -> Rows:
 
 
 def _read_folder(path: Path, shown: str, split: str | None) -> Rows:
+    shown = shown.rstrip("/") or shown
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return read_saved(path, shown, split)
-    by_split: dict[str, list[Path]] = {}
-    for file in _data_files(path, shown):
-        by_split.setdefault(_split_name(file.relative_to(path)), []).append(file)
-    files = by_split.get(split or next(iter(by_split), ""), [])
-    if (len(by_split) > 1 and split is None) or (split is not None and not files):
-        names = sorted(by_split)
-        near = "train" if "train" in names or not names else names[0]
-        raise UserError(
-            f"{shown}: holds the splits {', '.join(name or '(none)' for name in names)}; "
-            "choose one",
-            hint=f"--set problems.split={shlex.quote(near)}, or name one file: "
-            f"--set problems.path={shlex.quote(f'{shown}/FILE')}",
-        )
-    kinds = {file_kind(file) for file in files}
-    if not files or len(kinds) > 1:
-        kept = sorted(p.name for p in path.iterdir() if file_kind(p))
-        raise UserError(
-            f"{shown}: a folder, but "
-            + (
-                f"its files are of several kinds: {', '.join(sorted(filter(None, kinds)))}"
-                if kinds
-                else "it holds no data set written by save_to_disk and no file that is read"
-            ),
-            hint=f"--set problems.path={shlex.quote(f'{shown}/{kept[0]}' if kept else 'FILE')}",
-        )
+    files = _of_split(path, shown, split)
+    kinds = sorted({kind for file in files if (kind := file_kind(file))})
+    if len(kinds) != 1:
+        raise _no_shards(path, shown, kinds)
     named = [(file, f"{shown}/{file.relative_to(path)}") for file in files]
-    probe([one for one in named if one[0].suffix.lower() == ".parquet"])
+    probe([one for one in named if kinds == [".parquet"] and one[0].stat().st_size])
     found = Rows(shown, files=len(named))
     for file, name in named:
         if file.stat().st_size:
             found.join(_read_file(file, name))
     return found
+
+
+def _of_split(path: Path, shown: str, split: str | None) -> list[Path]:
+    """The files of one split; of the only one, if none is named."""
+    by_split: dict[str, list[Path]] = {}
+    for file in _data_files(path, shown):
+        by_split.setdefault(_split_name(file.relative_to(path)), []).append(file)
+    names = sorted(by_split)
+    if split is None and len(names) < 2:
+        return by_split.get(names[0], []) if names else []
+    if split in by_split:
+        return by_split[split]
+    near = "train" if "train" in names or not names else names[0]
+    raise UserError(
+        f"{shown}: holds the splits {', '.join(name or '(none)' for name in names)}; choose one",
+        hint=f"--set problems.split={shlex.quote(near)}, or name one file: "
+        f"--set problems.path={shlex.quote(f'{shown}/FILE')}",
+    )
+
+
+def _no_shards(path: Path, shown: str, kinds: list[str]) -> UserError:
+    kept = sorted(p.name for p in path.iterdir() if file_kind(p))
+    why = (
+        f"its files are of several kinds: {', '.join(kinds)}"
+        if kinds
+        else "it holds no data set written by save_to_disk and no file that is read"
+    )
+    there = shlex.quote(f"{shown}/{kept[0]}" if kept else "FILE")
+    return UserError(f"{shown}: a folder, but {why}", hint=f"--set problems.path={there}")
 
 
 def _data_files(path: Path, shown: str) -> list[Path]:
