@@ -51,7 +51,7 @@ def test_an_override_reaches_any_depth(tmp_path: Path) -> None:
         ("sampling.n=many", "sampling.n: Input should be a valid integer"),
         ("gear.breakpoint=middle", "gear.breakpoint: Input should be 'difference'"),
         ("sampling.n", "--set sampling.n: expected a.b=value"),
-        ("problems.gym.task=gsm_symbolic", "give exactly one of path, gym, source"),
+        ("problems.gym.task=gsm_symbolic", "give exactly one of path, hub, gym, source"),
     ],
 )
 def test_a_mistaken_setting_is_named(tmp_path: Path, override: str, message: str) -> None:
@@ -139,5 +139,5 @@ def test_every_setting_whose_none_means_something_says_what() -> None:
                 silent.append(f"{model.__name__}.{name}")
         return silent
 
-    assert walk(Config) == ["Problems.path", "Problems.source"]
+    assert walk(Config) == ["Problems.path", "Problems.hub", "Problems.source"]
     assert "None takes" in meaning(Evaluate, "max_new_tokens")

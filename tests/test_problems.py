@@ -155,7 +155,7 @@ def test_a_line_separator_inside_a_text_does_not_split_the_line(write: Write) ->
 
 def test_a_csv_text_may_hold_line_breaks_and_later_rows_keep_their_line(write: Write) -> None:
     base = write("p.csv", 'problem,answer\n"1\n+ 1?",2\n"2 + 2?",\n')
-    assert refusal(base, "p.csv")[0] == "p.csv:4: empty answer (column 'answer')"
+    assert refusal(base, "p.csv", unusable="refuse")[0] == "p.csv:4: empty answer (column 'answer')"
 
 
 def test_an_absolute_path_is_taken_as_it_is(write: Write) -> None:
@@ -245,7 +245,7 @@ def test_a_solution_without_a_final_answer_is_refused(write: Write) -> None:
     base = write("p.jsonl", jsonl([{"problem": "?", "solution": "First\nthen."}]))
     assert refusal(base) == (
         "p.jsonl:1: no final answer (\\boxed{} or ####) in column 'solution'",
-        "correct or delete that row",
+        "no row can be used; correct that row",
     )
 
 
@@ -270,9 +270,9 @@ def test_duplicates_are_dropped_and_the_facts_add_up(write: Write) -> None:
 
 def test_one_problem_with_two_answers_is_refused_with_both_lines(write: Write) -> None:
     base = write("p.jsonl", jsonl([*TWO, {"problem": "1 + 1?", "answer": 3}]))
-    assert refusal(base) == (
+    assert refusal(base, unusable="refuse") == (
         "p.jsonl:3: answer '3', but '2' to the same problem at p.jsonl:1",
-        "correct or delete that row",
+        "correct or delete that row, or leave out: --set problems.unusable=skip",
     )
 
 
@@ -314,21 +314,9 @@ def test_a_file_without_problems_is_refused(write: Write, name: str, content: st
 
 
 def test_an_unknown_extension_is_refused(write: Write) -> None:
-    hint = "convert it to one of .jsonl, .ndjson, .json, .csv, .parquet"
+    hint = "convert it to one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet"
     assert refusal(write("p.xlsx", "x"), "p.xlsx") == ("p.xlsx: cannot read .xlsx", hint)
     assert refusal(write("p", "x"), "p") == ("p: cannot read a file without an extension", hint)
-
-
-def test_a_folder_that_is_no_data_set_names_its_files(write: Write) -> None:
-    base = write("p.jsonl", "x").parent
-    assert refusal(base, "only")[0] == "only: no such file"
-    folder = base / "folder"
-    folder.mkdir()
-    (folder / "a.jsonl").write_text("x")
-    assert refusal(base, "folder") == (
-        "folder: a folder, but not one written by save_to_disk; it holds a.jsonl",
-        "--set problems.path=folder/a.jsonl",
-    )
 
 
 @pytest.mark.parametrize("lead", [b"", b"\xef\xbb\xbf"])
@@ -397,7 +385,7 @@ def test_broken_csv_is_refused_with_its_line(write: Write) -> None:
 
 def test_a_file_that_is_no_parquet_is_refused(write: Write) -> None:
     message, hint = refusal(write("p.parquet", "not parquet"), "p.parquet")
-    assert message.startswith("p.parquet: not a Parquet file: ")
+    assert message.startswith("p.parquet: cannot be read as Parquet: ")
     assert hint == "write it again, for instance with pandas' to_parquet"
 
 
@@ -436,8 +424,8 @@ def test_an_explicit_column_that_is_not_there_is_refused(write: Write) -> None:
         ({"problem": "?", "answer": float("nan")}, "empty answer (column 'answer')"),
         ({"problem": "?", "answer": True}, "the answer is true or false; write it as text"),
         (
-            {"problem": "?", "answer": [1]},
-            "the answer is a list; give one answer as text or number",
+            {"problem": "?", "answer": [1, 2]},
+            "the answer is a list of 2; give one answer as text or number",
         ),
         (
             {"problem": "?", "answer": {"value": 1}},
@@ -450,20 +438,32 @@ def test_an_explicit_column_that_is_not_there_is_refused(write: Write) -> None:
     ],
 )
 def test_a_bad_row_is_named_with_its_line(write: Write, row: dict[str, Any], reason: str) -> None:
-    assert refusal(write("p.jsonl", jsonl([*TWO, row]))) == (
+    base = write("p.jsonl", jsonl([*TWO, row]))
+    assert refusal(base, unusable="refuse") == (
         f"p.jsonl:3: {reason}",
-        "correct or delete that row",
+        "correct or delete that row, or leave out: --set problems.unusable=skip",
     )
+    found = read(base)
+    assert len(found.problems) == 2
+    assert [(one.place, one.words) for one in found.left_out] == [("p.jsonl:3", reason)]
 
 
 def test_several_bad_rows_make_one_message(write: Write) -> None:
     bad = [{"problem": f"{i}?", "answer": ""} for i in range(6)]
-    base = write("p.jsonl", jsonl([*TWO, *bad]) + "oops\n")
+    base = write("p.jsonl", jsonl([*TWO, *bad]))
     lines = [f"p.jsonl:{line}: empty answer (column 'answer')" for line in range(3, 8)]
-    assert refusal(base) == (
-        "\n".join([*lines, "… and 2 more bad rows (7 in all)"]),
-        "correct or delete these rows",
+    assert refusal(base, unusable="refuse") == (
+        "\n".join([*lines, "… and 1 more bad rows (6 in all)"]),
+        "correct or delete these rows, or leave out: --set problems.unusable=skip",
     )
+
+
+def test_damaged_lines_refuse_a_file_whatever_is_done_with_unusable_rows(write: Write) -> None:
+    base = write("p.jsonl", jsonl([*TWO, {"problem": "?", "answer": ""}]) + "oops\n" * 6)
+    message, hint = refusal(base, unusable="skip")
+    assert message.splitlines()[0] == "p.jsonl:4: not valid JSON: Expecting value at column 1"
+    assert message.splitlines()[-1] == "… and 1 more bad rows (6 in all)"
+    assert hint == "correct or delete these rows"
 
 
 # ------------------------------------------------------------------ functions and reasoning-gym

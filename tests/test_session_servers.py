@@ -1,7 +1,9 @@
 """How servers fared is stored once for each engine, whatever it is used as."""
 
+import json
 from pathlib import Path
 
+import pytest
 from tests.scripted_run import Watch
 
 from heal.recipe import parse
@@ -11,7 +13,7 @@ from heal.store import Store
 
 RECIPE = {
     "run": "run",
-    "problems": {"path": "problems.jsonl"},
+    "problems": {"path": "problems.jsonl", "verifier": "math"},
     "teacher": {"engine": "scripted", "model": "script.json"},
 }
 
@@ -53,3 +55,19 @@ def test_engines_opened_anew_add_up(tmp_path: Path) -> None:
             engine.answered = count
             session.close()
         assert sorted(answers(store)) == [5, 7]
+
+
+def test_a_run_judges_with_the_verifier_its_problems_call_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"question": "Which?", "options": ["red", "blue"], "answer": "B"}
+    Path("options.jsonl").write_text(json.dumps(options) + "\n")
+    Path("plain.jsonl").write_text('{"question": "1 + 1?", "answer": 2}\n')
+    with Store.open(tmp_path / "run") as store:
+        for path, verifier in (("options.jsonl", "choice"), ("plain.jsonl", "math")):
+            session = Session(parse(RECIPE | {"problems": {"path": path}}), store, Watch())
+            assert session.config.problems.verifier == session.verifier.name == verifier
+            named = {"path": path, "verifier": "exact"}
+            session = Session(parse(RECIPE | {"problems": named}), store, Watch())
+            assert session.config.problems.verifier == session.verifier.name == "exact"

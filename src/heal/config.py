@@ -55,28 +55,56 @@ class Fields(Section):
     """None tries `problem`, `question`, `prompt`, `instruction`, `query`, `input`."""
     answer: str | None = None
     """None tries `answer`, `expected_answer`, `final_answer`, `gold_answer`, `target`,
-    `solution`, `output`."""
+    `solution`, `output`, `correct_answer`, `ground_truth`."""
     solution: str | None = None
     """A reference solution, read only by the `partial` hint. None tries `solution`, `rationale`,
     where that column is not already the answer."""
     family: str | None = None
     """Groups problems in the bootstrap. None tries `family`, `category`, `subject`, `type`."""
+    options: str | None = None
+    """Options to choose from: they become part of the problem, and the answer a letter. None tries
+    `options`, `choices`, `answer_choices`, then columns that hold one option each (`A`, `B`, `C`;
+    `option_a`; `opa`; `choice1`); '' leaves them out."""
+    context: str | None = None
+    """A passage, set before the problem. None tries `context`, `passage`, `article`; '' leaves it
+    out."""
+    input: str | None = None
+    """Set behind the problem. None tries `input` where the problem is an `instruction`; '' leaves
+    it out."""
 
 
 class Problems(Section):
-    """Where the problems come from: exactly one of `path`, `gym`, `source`."""
+    """Where the problems come from: exactly one of `path`, `hub`, `gym`, `source`."""
 
     path: str | None = None
-    """JSONL, JSON, CSV, Parquet, or a folder written by `datasets.save_to_disk`."""
+    """JSONL, JSON, CSV, TSV (each may be packed: `.gz`, `.zst`, `.xz`, `.bz2`) or Parquet; a folder
+    of such files, which are read as one; or a folder written by `datasets.save_to_disk`."""
+    hub: str | None = None
+    """A data set on the Hub, `openai/gsm8k`; without a network, from the cache of `datasets`."""
+    subset: str | None = None
+    """For `hub`: the data set's configuration; None takes the only one."""
+    split: str | None = None
+    """For `hub` and folders: which split to read; None takes the only one."""
     gym: GymSource | None = None
     source: str | None = None
     """`module:function` returning dicts with `problem` and `answer`; the lab uses this."""
     args: dict[str, Any] = {}
     """Keyword arguments of `source`."""
     fields: Fields = Fields()
-    verifier: str = "math"
+    unusable: Literal["skip", "refuse"] = "skip"
+    """Rows without a usable problem and answer (empty, null, `notfound`, a proof, two different
+    answers to one problem) are left out and counted, or refuse the whole file. Damaged lines always
+    refuse it."""
+    option_seed: int = 0
+    """Shuffles options whose right one has a column of its own (GPQA, SciQ)."""
+    decontaminate: tuple[str, ...] | None = ()
+    """Evaluation files, as `path` takes them. Training problems that overlap with one of theirs or
+    with a held-out problem are removed: the same words (digits aside), half of the 8-grams, or one
+    32-gram. A gym task's own problems are not held against each other. null keeps all."""
+    verifier: str = "auto"
     """`math`, `exact`, `choice`, `gym`, `code`, or `module:function` (trace text, answer) → bool.
-    `code` runs the programs a model writes, here (docs/verifiers.md)."""
+    `code` runs the programs a model writes, here (docs/verifiers.md). `auto` is `choice` where the
+    problems have options, else `math`."""
     verify_timeout_s: float = Field(10.0, gt=0)
     """A check that takes longer is killed and its trace is `unverifiable`."""
     verify_workers: int = Field(1, ge=1)
@@ -88,9 +116,10 @@ class Problems(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> "Problems":
-        given = [n for n in ("path", "gym", "source") if getattr(self, n) is not None]
+        names = ("path", "hub", "gym", "source")
+        given = [n for n in names if getattr(self, n) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of path, gym, source; found {given or 'none'}")
+            raise ValueError(f"give exactly one of {', '.join(names)}; found {given or 'none'}")
         return self
 
 

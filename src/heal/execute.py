@@ -105,7 +105,7 @@ def execute(
     with Store.open(Path(config.run)) as store:
         session = Session(config, store, Noting(observer, store))
         # Before the folder is claimed: a mistyped path must not decide whose folder it is.
-        stamp = _stamp(session)
+        stamp, config = _stamp(session), session.config
         _claim_folder(store, config, observer, adopt)
         if store.meta("complete") == stamp and not to_judge_again(store, config):
             observer.say(f"{config.run}: complete, nothing to do (heal show {config.run})")

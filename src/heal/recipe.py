@@ -31,10 +31,14 @@ _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML recipe and its `a.b=c` overrides. Raises: UserError."""
     file = Path(path)
-    raw = _read_yaml(file)
+    return load_over(_read_yaml(file), overrides, where=str(file))
+
+
+def load_over(raw: dict[str, Any], overrides: Sequence[str], where: str = "config") -> Config:
+    """A settings tree with its `a.b=c` overrides. Raises: UserError."""
     for text in overrides:
         _override(raw, text)
-    return parse(raw, where=str(file))
+    return parse(raw, where=where)
 
 
 def parse(raw: Mapping[str, Any], where: str = "config") -> Config:

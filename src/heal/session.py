@@ -65,6 +65,13 @@ class Session:
     """Tells the facts of this process's engines from those of earlier ones."""
     noted: float = field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        """Settle what the recipe leaves to the problems. Raises: UserError."""
+        problems = self.config.problems
+        if problems.verifier == "auto":
+            named = problems.model_copy(update={"verifier": self.problem_set.verifier})
+            self.config = self.config.model_copy(update={"problems": named})
+
     @cached_property
     def problem_set(self) -> ProblemSet:
         """The problems, read and split once. Raises: UserError."""

@@ -15,6 +15,7 @@ from heal.cli import (
     config,
     doctor,
     lab,
+    problems,
     report,
     run,
     show,
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command()(run.run)
 for _stage in stages.HELP:
     app.command(name=_stage)(stages.up_to(_stage))
+app.command()(problems.problems)
 app.command()(check.check)
 app.command()(report.report)
 app.command()(show.show)
