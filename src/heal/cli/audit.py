@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from heal.cli.console import require_writable, watched, write_figures
+from heal.cli.console import echo, require_writable, watched, write_figures
 from heal.cli.options import ConfigFile, JsonFile, Overrides
 
 app = typer.Typer(
@@ -35,5 +35,5 @@ def pure(
     found = watched(
         lambda observer: audit_pure(load(config, overrides), n, observer, sampled_u=sampled_u)
     )
-    typer.echo(page(found))
+    echo(page(found))
     write_figures(json_file, asdict(found))

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from heal.cli.console import echo
 from heal.cli.options import ConfigFile, Overrides
 
 
@@ -26,10 +27,10 @@ def check(
     found: list[checking.Target] = []
     for target in checking.check(recipe):
         if target.prompt and not any(p.prompt for p in found):
-            typer.echo(f"The first prompt, {target.prompt_tokens} tokens:\n\n{target.prompt}\n")
-        typer.echo("\n".join(checking.lines_of(target)))
+            echo(f"The first prompt, {target.prompt_tokens} tokens:\n\n{target.prompt}\n")
+        echo("\n".join(checking.lines_of(target)))
         found.append(target)
     for line in checking.estimate(recipe, found, trace_tokens, extreme, hard, price_in, price_out):
-        typer.echo(line)
+        echo(line)
     if any(target.failed for target in found):
         raise typer.Exit(2)

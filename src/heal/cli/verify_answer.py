@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from heal.cli.console import echo
+
 Answer = Annotated[str, typer.Argument(metavar="ANSWER", help="An answer, or a text with one.")]
 Gold = Annotated[str, typer.Argument(metavar="GOLD", help="The answer it should be.")]
 Name = Annotated[
@@ -17,8 +19,8 @@ def verify_answer(answer: Answer, gold: Gold, verifier: Name = "math") -> None:
     from heal.verifiers import verify_answer as verdict_on
 
     found = verdict_on(answer, gold, verifier)
-    typer.echo(f"verdict: {found.verdict.value}")
-    typer.echo(f"reason: {found.detail or '-'}")
-    typer.echo(f"read as: {found.answer if found.answer is not None else '-'}")
+    echo(f"verdict: {found.verdict.value}")
+    echo(f"reason: {found.detail or '-'}")
+    echo(f"read as: {found.answer if found.answer is not None else '-'}")
     if found.verdict is not Verdict.CORRECT:
         raise typer.Exit(1)

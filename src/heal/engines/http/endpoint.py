@@ -101,8 +101,14 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """Its address, as it may be shown."""
         return self.settings.url
+
+    @property
+    def login(self) -> str | None:
+        """What it asks for in place of a key."""
+        login = self.settings.login
+        return login.get_secret_value() if login is not None else None
 
     @property
     def load(self) -> float:
@@ -132,7 +138,9 @@ class Endpoint:
             async with asyncio.timeout(timeout_s) as scope:
                 self.running.add(scope)
                 try:
-                    response = await self.client.post(self.url + request.path, body)
+                    response = await self.client.post(
+                        self.settings.address + request.path, body, self.login
+                    )
                 finally:
                     self.running.discard(scope)
         except TimeoutError as error:
@@ -145,7 +153,7 @@ class Endpoint:
         for path in self.dialect.health:
             try:
                 async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                    response = await self.client.get(self.url + path)
+                    response = await self.client.get(self.settings.address + path, self.login)
             except TimeoutError as error:
                 raise from_exception(error) from None
             check_status(response, time.time())

@@ -4,19 +4,26 @@ In: an exception or a response. Out: one of a few errors, each with a short caus
 counted. Whether a request may have been computed decides whether asking again may pay twice.
 """
 
+import math
 import os
 from email.utils import parsedate_to_datetime
 from typing import Any
+
+from heal.redaction import redact
 
 LONGEST_CAUSE = 200
 
 
 class RequestError(Exception):
-    """Base; `cause` is short and the same for the same trouble."""
+    """Base; `cause` is short, the same for the same trouble, and holds no secret.
+
+    Here foreign words enter: a server may send back the very header that it was sent.
+    """
 
     def __init__(self, cause: str) -> None:
-        super().__init__(cause)
-        self.cause = cause
+        # cut last: a secret cut in two would not be known again
+        self.cause = redact(cause)[:LONGEST_CAUSE]
+        super().__init__(self.cause)
         self.where: Any = None
         """The `Endpoint` it happened at, once that is known."""
 
@@ -83,13 +90,13 @@ def retry_after_s(header: str | None, now: float) -> float | None:
     if not header:
         return None
     try:
-        return max(0.0, float(header))
+        seconds = float(header)
     except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - now)
-    except ValueError:
-        return None
+        try:
+            seconds = parsedate_to_datetime(header).timestamp() - now
+        except (ValueError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _system_words(error: Any) -> str:
