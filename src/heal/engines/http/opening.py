@@ -27,6 +27,8 @@ class Connected:
     endpoints: tuple[Endpoint, ...]
     model: str
     context: int
+    probe: tuple[int, ...]
+    """Ids of a few words."""
 
 
 async def connect(served: str | None, settings: Settings, probe: tuple[int, ...]) -> Connected:
@@ -52,7 +54,7 @@ async def connect(served: str | None, settings: Settings, probe: tuple[int, ...]
     except BaseException:
         await client.aclose()
         raise
-    return Connected(client, endpoints, model, context)
+    return Connected(client, endpoints, model, context, probe)
 
 
 async def _first_check(endpoint: Endpoint) -> ServerInfo | None:
