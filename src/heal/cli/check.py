@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from heal.cli.console import echo
-from heal.cli.options import ConfigFile, Overrides
+from heal.cli.console import echo, read_recipe
+from heal.cli.options import AllowCode, ConfigFile, Overrides
 
 
 def check(
@@ -18,12 +18,12 @@ def check(
     hard: Annotated[float, typer.Option(help="Assumed share solved less than half.")] = 0.3,
     price_in: Annotated[float | None, typer.Option(help="Per million tokens read.")] = None,
     price_out: Annotated[float | None, typer.Option(help="Per million tokens written.")] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Before a run: can the engines do what the recipe needs, and what will it cost?"""
     from heal.before import check as checking
-    from heal.recipe import load
 
-    recipe = load(config, overrides)
+    recipe = read_recipe(config, overrides, allow_code)
     found: list[checking.Target] = []
     for target in checking.check(recipe):
         if target.prompt and not any(p.prompt for p in found):

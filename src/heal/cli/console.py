@@ -9,13 +9,18 @@ Heavy imports stay inside the functions: `heal --help` imports this module.
 import json
 import logging
 import os
-from collections.abc import Callable
+import shlex
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from heal.redaction import redact, visible
+
+if TYPE_CHECKING:
+    from heal.config import Config
 
 
 def echo(text: str, *, err: bool = False) -> None:
@@ -29,6 +34,24 @@ class Plainly(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The message, and the traceback where there is one."""
         return visible(redact(super().format(record)))
+
+
+def read_recipe(file: Path, overrides: Sequence[str], allow_code: bool) -> "Config":
+    """The recipe a verb is about to act on. Raises: UserError if it names code nobody allowed."""
+    from heal import functions
+    from heal.recipe import load
+
+    if allow_code:
+        functions.allow_code()
+    recipe = load(file, overrides)
+    command = shlex.join(["heal", *sys.argv[1:], "--allow-code"])
+    problems = recipe.problems
+    named = {"problems.source": problems.source or "", "problems.verifier": problems.verifier}
+    for setting, spec in named.items():
+        if ":" in spec:
+            hint = f"read that function; if you trust it: {command}"
+            functions.require_allowed(spec, setting, hint)
+    return recipe
 
 
 def watched(work: Callable[[Any], Any]) -> Any:
