@@ -1,6 +1,7 @@
 """A real HTTP server in a thread that speaks vLLM's dialect over a small model, and can misbehave.
 
-Faults are asked for request by request: `server.fault = lambda number, body: "429"`.
+Faults are asked for request by request: `server.fault = lambda number, body: "429"`. With `echoes`
+set, whatever it says goes with the authorization it was sent, as some servers and proxies do.
 """
 
 import json
@@ -168,6 +169,8 @@ class Server(Severable):
     def __init__(self, model: Model | Script, port: int = 0) -> None:
         self.model, self.fault = model, NONE
         self.well = True
+        self.echoes = False
+        self.authorizations: set[str | None] = set()
         self.served = "tiny"
         self.posts: list[dict[str, Any]] = []
         self.answered: list[dict[str, Any]] = []
@@ -195,7 +198,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         models = {"data": [{"id": self.server.served, "max_model_len": self.server.model.context}]}
         if not self.server.well:
-            self.reply(503, {"error": "engine is dead"})
+            self.reply(503, {"error": "engine is dead" + self.echo()})
         elif self.path in ("/health", "/v1/models"):
             self.reply(200, {} if self.path == "/health" else models)
         else:
@@ -203,6 +206,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         server = self.server
+        server.authorizations.add(self.headers["authorization"])
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         with server.count:
             number = len(server.posts)
@@ -221,13 +225,14 @@ class Handler(BaseHTTPRequestHandler):
     def misbehave(self, fault: str | None, body: dict[str, Any]) -> None:
         kind, _, value = (fault or "").partition(":")
         if kind.isdigit():
-            headers = {"retry-after": value} if value else {}
-            self.reply(int(kind), {"error": {"message": "not today"}}, headers)
+            moved = {"location": value} if kind.startswith("3") else {"retry-after": value}
+            said = "not today" + self.echo()
+            self.reply(int(kind), {"error": {"message": said}}, moved if value else {})
         elif kind == "reset":
             reset(self.connection)
             self.close_connection = True
         elif kind == "garbage":
-            self.reply(200, json.loads(value))
+            self.reply(200, json.loads(value.replace("ECHO", self.echo())))
         else:
             choices = self.choices(body)
             if kind == "spoil":
@@ -236,6 +241,9 @@ class Handler(BaseHTTPRequestHandler):
             if not kind:
                 with self.server.count:
                     self.server.answered.append(body)
+
+    def echo(self) -> str:
+        return f" for {self.headers['authorization']}" if self.server.echoes else ""
 
     def choices(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         if "prompt_logprobs" in body:

@@ -364,6 +364,42 @@ def test_what_always_fails_ends_as_its_own_error_though_nothing_comes_after(
     assert len(ids_of(draw(engine, request(engine, "next")))) == 4
 
 
+POISONED = {"500": 3, 'garbage:{"error": {"message": "worker died", "code": 500}}': 3, "drip": 2}
+"""Faults that look like the server's own, and how often each request is tried."""
+
+
+@pytest.mark.parametrize("fault", POISONED)
+def test_many_poison_requests_on_one_server_stop_no_run(
+    serve: Callable[..., Server], connect: Open, fault: str
+) -> None:
+    server = serve()
+    slow_too = {"timeout_s": 0.5, "slowest_tokens_s": 1e3} if fault == "drip" else {}
+    engine = connect(server, give_up_s=0.5, tries=POISONED[fault], **slow_too)
+    server.fault = lambda number, body: fault if 100 <= body["seed"] < 112 else None
+    found = draw(engine, request(engine, "poison", n=12))
+    assert all(g.error for g in found.values())
+    asked = Counter(body["seed"] for body in server.posts)
+    # what was given out just before the server was paused is no try
+    tries, allowed = {asked[seed] for seed in range(100, 112)}, 2 * POISONED[fault]
+    assert POISONED[fault] <= min(tries) <= max(tries) <= allowed
+    server.fault = NONE
+    assert len(ids_of(draw(engine, request(engine, "good")))) == 4
+
+
+def test_many_poison_scores_on_one_server_stop_no_run(
+    serve: Callable[..., Server], connect: Open
+) -> None:
+    server = serve()
+    engine = connect(server, give_up_s=0.5, tries=3)
+    length = len(engine.render("bad 1")) + len(engine.encode("so twelve is"))
+    server.fault = lambda number, body: "500" if len(body["prompt"]) == length else None
+    target = engine.encode("so twelve is")
+    bad = [ScoreRequest(f"bad {k}", engine.render(f"bad {k}"), target) for k in range(9)]
+    good = ScoreRequest("good", engine.render("good, very good"), target)
+    found = score(engine, *bad, good)
+    assert {name for name, scored in found.items() if scored.error} == {r.id for r in bad}
+
+
 def test_what_the_server_will_never_do_is_asked_once_and_told_in_its_words(
     serve: Callable[..., Server], connect: Open
 ) -> None:
@@ -429,7 +465,11 @@ SCORES = {
     "spoil:p = choices[0]['prompt_logprobs'][-1]; p[next(iter(p))]['logprob'] = -9999.0": "of pro",
     "spoil:p = choices[0]['prompt_logprobs'][-1]; p[next(iter(p))]['logprob'] = None": "cannot be",
     "spoil:p = choices[0]['prompt_logprobs'][-1]; p[next(iter(p))]['logprob'] = float('nan')": (
-        "cannot be read"
+        "no numbers"
+    ),
+    "spoil:p = choices[0]['prompt_logprobs'][-1]; p['3'] = {'logprob': float('nan')}": "no numbers",
+    "spoil:p = choices[0]['prompt_logprobs'][-1]; p[next(iter(p))]['logprob'] = -float('inf')": (
+        "a token of probability 0"
     ),
     "spoil:choices[0]['prompt_logprobs'][-1].update({'1': {'logprob': 0}, '2': {'logprob': 0}})": (
         "add up to more than 1"
@@ -593,7 +633,8 @@ def test_a_server_that_fails_at_everything_stops_the_run_though_it_passes_its_he
     server.fault = lambda number, body: "500"
     with pytest.raises(EngineError, match=r"no server has answered.*HTTP 500"):
         draw(engine, request(engine, n=40))
-    assert max(Counter(body["seed"] for body in server.posts).values()) <= engine.settings.tries
+    tries = Counter(body["seed"] for body in server.posts if body["seed"])
+    assert max(tries.values()) <= engine.settings.tries
 
 
 def test_the_only_request_waits_no_longer_for_a_dead_server_than_others(
@@ -798,7 +839,7 @@ def test_what_went_wrong_is_summed_up_once_at_the_end(
     draw(engine, request(engine))
     engine.close()
     (line,) = caplog.messages
-    assert line == f"4 requests answered; on the way: 3 × HTTP 429 ({server.url})"
+    assert line == f"4 requests answered; on the way: 3 × HTTP 429: not today ({server.url})"
 
 
 # ── dialects ────────────────────────────────────────────────────────────────────────────────────
@@ -1072,16 +1113,16 @@ def test_how_servers_fared_is_stored_and_adds_up_over_the_processes_of_a_run(
     assert (before.url, after.url) == (server.url, server.url)
     # a cap ends a run with up to four requests under way, some of them not yet sent
     assert 0 <= after.asked - len(server.posts) <= 4
-    assert before.failures == {"HTTP 429": 2, "HTTP 500: not today": 1}
+    assert before.failures == {"HTTP 429: not today": 2, "HTTP 500: not today": 1}
     severed = "the connection ended before the answer did"
-    assert after.failures == before.failures | {severed: 1, "HTTP 503": 1}
+    assert after.failures == before.failures | {severed: 1, "HTTP 503: not today": 1}
     abandoned = before.asked - before.answered - sum(before.failures.values())
     assert 0 <= abandoned <= 4
     # the second process finished all of its own
     assert after.asked == after.answered + sum(after.failures.values()) + abandoned
     assert (after.given_up, after.pauses) == (0, 0)
     page = (run.folder / "report.html").read_text()
-    assert "2 × HTTP 429" in page
+    assert "2 × HTTP 429: not today" in page
     assert server.url in page
 
 

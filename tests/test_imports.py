@@ -10,6 +10,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "heal"
 
 LEVELS = [
+    ("redaction",),
     ("errors", "records", "keys"),
     ("config", "prompts", "recipe", "functions", "method"),
     ("data", "engines", "verifiers", "steps", "store"),

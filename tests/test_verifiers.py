@@ -56,7 +56,7 @@ def gym() -> Iterator[Verifier]:
 
 
 @pytest.fixture
-def checkers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def checkers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code_allowed: None) -> Path:
     """A module of custom checkers in the current directory, as a user would have it."""
     (tmp_path / "my_checkers.py").write_text(
         "from heal.records import Verdict\n"
@@ -510,7 +510,7 @@ def test_a_custom_checker_that_is_not_there_is_an_error(
 
 
 def test_a_users_function_has_another_edition_once_its_source_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code_allowed: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -6,12 +6,15 @@ the fields, and so of the preset `paper`.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from heal.prompts import Prompts
 from heal.records import Breakpoint, HintKind, Selection, StepEntropy
+from heal.redaction import MASK
 
 ArmName = Literal[
     "base",
@@ -349,13 +352,37 @@ class HttpEndpoint(Section):
     return token ids."""
     weight: float = Field(1.0, gt=0)
     """Its share of the work beside the others, and of `in_flight`."""
+    login: SecretStr | None = None
+    """`user:password`, sent as basic authorization in place of `api_key`; `${NAME}` takes it from
+    the environment. What stands before the @ of a `url` is moved here, and shown as `***@`. None
+    sends none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _login_leaves_the_url(cls, given: Any) -> Any:
+        url = given.get("url") if isinstance(given, Mapping) else None
+        if not isinstance(url, str) or "@" not in url:
+            return given
+        scheme, mark, rest = url.partition("://")
+        login, _, host = rest.rpartition("@")
+        if not mark or login == MASK:
+            return given
+        if given.get("login") is not None:
+            raise ValueError("a login stands in the url and beside it; give one")
+        return {**given, "url": f"{scheme}://{MASK}@{host}", "login": unquote(login)}
 
     @field_validator("url")
     @classmethod
-    def _address(cls, url: str) -> str:
-        if not re.match(r"https?://[^/\s]+", url):
-            raise ValueError(f"'{url}' is no address; write http://host:port")
+    def _plain_address(cls, url: str) -> str:
+        # the url itself is not quoted: a mistaken one may hold a password
+        if not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#@]*)?", url.replace(f"{MASK}@", "", 1)):
+            raise ValueError("no plain address; write http://host:port")
         return url.rstrip("/").removesuffix("/v1")
+
+    @property
+    def address(self) -> str:
+        """Where requests go: the url without its mask."""
+        return self.url.replace(f"{MASK}@", "", 1)
 
 
 class HttpEngine(Section):
@@ -384,6 +411,14 @@ class HttpEngine(Section):
     """Tokens per second of a single trace below which a server is taken to hang."""
     give_up_s: float = Field(600.0, gt=0)
     """The run stops once no server has answered for so long."""
+
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        plain = key.get_secret_value() if key is not None else ""
+        if plain and not re.fullmatch(r"[!-~]+", plain):
+            raise ValueError("holds what no header may: a space, a line break, or beyond ASCII")
+        return key
 
 
 class RayEngine(Section):

@@ -7,8 +7,11 @@
     ├── EngineError           an engine failed as a whole; one failed item is a record
     └── TooManyFailuresError  a stage lost so many items that going on would waste tokens
 
-`UserError` says what is wrong, where, and the next command to try.
+`UserError` says what is wrong, where, and the next command to try. No message carries a secret:
+each goes through `redact` when it is made, for what it quotes may have come from anywhere.
 """
+
+from heal.redaction import redact
 
 
 class HealError(Exception):
@@ -17,8 +20,8 @@ class HealError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(redact(message))
+        self.hint = None if hint is None else redact(hint)
 
 
 class UserError(HealError):

@@ -19,6 +19,7 @@ from heal import __version__
 from heal.config import Config
 from heal.engines import model_files
 from heal.errors import HealError, UserError
+from heal.functions import functions_allowed
 from heal.keys import content_key
 from heal.method.arms import breakpoints, wants_reliance, wants_uncertainty
 from heal.pipeline import OF_ALL, OF_EACH_PROBLEM
@@ -145,6 +146,8 @@ def overview(store: Store) -> Iterator[str]:
     yield f"in flight when a process ended, so paid for again at most: {totals.lost:,}"
     if claimed:
         yield f"in flight now, or when the last process ended: {claimed:,}"
+    if allowed := store.meta("allowed_code"):
+        yield f"ran by --allow-code: {', '.join(allowed)}"
     yield state(store)
 
 
@@ -249,6 +252,9 @@ def _claim_folder(store: Store, config: Config, observer: Observer, adopt: bool)
         for line in _what_changed(before, resolved):
             observer.say(line)
     store.set_meta("config", resolved)
+    if allowed := functions_allowed():
+        observer.say(f"runs by --allow-code: {', '.join(allowed)}")
+    store.set_meta("allowed_code", allowed)
     store.set_meta("versions", versions())
     store.set_meta("date", datetime.now(UTC).isoformat(timespec="seconds"))
     store.write_text("config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))

@@ -1,4 +1,8 @@
-"""Users' own functions, named `module:function` in a setting.
+"""Functions named `module:function` in a setting, and whether they may run.
+
+A recipe is data, and may be somebody else's: what it names is run only if it is `TRUSTED`, comes
+from an installed package, or the user has said so for this process (`allow_code`, which no setting
+can say). Importing a module already runs it, so the question comes before the import.
 
 The module is looked for where Python looks, then in the current directory. An exception raised
 *inside* the module is the user's to see and passes through untouched.
@@ -8,13 +12,63 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import site
 import sys
+import sysconfig
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from heal.errors import UserError
+
+TRUSTED = frozenset(["heal.lab.source:problems", "reasoning_gym:create_dataset"])
+"""Functions a recipe may name: they make problems, and reach neither files nor other programs."""
+
+_allowed = False
+_named: set[str] = set()
+
+
+def allow_code() -> None:
+    """The user trusts every function that this command's settings name."""
+    global _allowed
+    _allowed = True
+
+
+def code_is_allowed() -> bool:
+    """Whether the user has said so."""
+    return _allowed
+
+
+def functions_allowed() -> list[str]:
+    """What ran, or may have, by the user's leave alone."""
+    return sorted(_named)
+
+
+def require_allowed(spec: str, setting: str, hint: str | None = None) -> None:
+    """Raises: UserError for a function that may not run; nothing was imported by then."""
+    if spec in TRUSTED and _is_installed(spec.partition(":")[0].partition(".")[0]):
+        return
+    if _allowed:
+        _named.add(spec)
+        return
+    raise UserError(
+        f"{setting}: {spec} is code, and a recipe may name only {' and '.join(sorted(TRUSTED))} "
+        "as installed: reading a recipe must run nobody's program",
+        hint=hint or "read that function; if you trust it, add --allow-code to the command",
+    )
+
+
+def _is_installed(package: str) -> bool:
+    """Whether a package is our own or lies where packages are installed, not beside a recipe."""
+    if package == __name__.partition(".")[0]:
+        return True
+    found = importlib.util.find_spec(package)  # of a top-level name: imports nothing
+    if found is None or not found.origin:
+        return False
+    homes = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
+    homes.add(site.getusersitepackages())
+    return any(Path(found.origin).is_relative_to(home) for home in homes)
 
 
 def load_function(spec: str, setting: str) -> Callable[..., Any]:
@@ -24,6 +78,7 @@ def load_function(spec: str, setting: str) -> Callable[..., Any]:
         raise UserError(
             f"{setting}: {spec!r} is not module:function", hint=f"--set {setting}=my_module:my_name"
         )
+    require_allowed(spec, setting)
     here = _look_here()
     try:
         module = importlib.import_module(module_name)
@@ -50,10 +105,12 @@ def edition(spec: str) -> str:
     """A function's name with a hash of its module's source; any other name as it is.
 
     What a user's function decided is stored by this: mended, it decides anew.
+    Raises: UserError for a function that may not run: to find a module imports its packages.
     """
     module_name, colon, _ = spec.partition(":")
     if not colon:
         return spec
+    require_allowed(spec, "problems.verifier")
     _look_here()
     try:
         found = importlib.util.find_spec(module_name)
@@ -68,6 +125,6 @@ def edition(spec: str) -> str:
 def _look_here() -> str:
     """Let modules be found in the current directory too, after all other places."""
     here = str(Path.cwd())
-    if here not in sys.path:
+    if _allowed and here not in sys.path:
         sys.path.append(here)
     return here

@@ -16,6 +16,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from heal.config import Config
 from heal.errors import UserError
+from heal.redaction import MASK, remember
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # In both worlds of the lab `surprisal` tells fudged from valid better than the plain ratio and
@@ -46,13 +47,32 @@ def parse(raw: Mapping[str, Any], where: str = "config") -> Config:
     preset = PRESETS.get(str(raw.get("preset", "default")), {})
     tree = _merge(preset, _fill_env(raw, where, ()))
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         lines = [_explain(e) for e in error.errors()]
         raise UserError(
             f"{where}: " + "; ".join(dict.fromkeys(lines)),
             hint="see every setting with: heal config",
         ) from None
+    _take_secrets(config, where)
+    return config
+
+
+def _take_secrets(config: Config, where: str) -> None:
+    """Have them kept out of every message. Raises: UserError for a mask in a secret's place."""
+    http = config.engine.http
+    logins = [e.login for e in http.endpoints]
+    masked = [e for e in http.endpoints if e.login is None and f"{MASK}@" in e.url]
+    for name, secret in (("api_key", http.api_key), *(("endpoints.login", s) for s in logins)):
+        plain = secret.get_secret_value() if secret is not None else ""
+        if masked or (plain and not plain.strip("*")):
+            name = "endpoints.login" if masked else name
+            raise UserError(
+                f"{where}: engine.http.{name} is masked: a run folder keeps no secrets",
+                hint=f"give it again: engine.http.{name}: ${{NAME}}",
+            )
+        remember(plain)
+        remember(plain.partition(":")[2])
 
 
 def leaves(model: type[BaseModel] = Config, prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -110,7 +130,8 @@ def _override(raw: dict[str, Any], text: str) -> None:
     try:
         node[leaf] = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise UserError(f"--set {dotted}: {value!r} is not valid YAML", hint="quote it") from None
+        # the value is not quoted: it may be a key
+        raise UserError(f"--set {dotted}: its value is not valid YAML", hint="quote it") from None
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,6 +146,8 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _fill_env(value: Any, where: str, path: tuple[str, ...]) -> Any:
     if isinstance(value, Mapping):
         return {k: _fill_env(v, where, (*path, str(k))) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_fill_env(v, where, path) for v in value]
     if not isinstance(value, str) or not _ENV.search(value):
         return value
     dotted = ".".join(path)

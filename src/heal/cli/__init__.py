@@ -4,7 +4,9 @@ Decides nothing. Every heavy import happens inside a command, so `heal --help` a
 verbs below appear in the help in this order; a new one is a module and its line here.
 """
 
+import logging
 import sys
+import traceback
 from collections.abc import Callable
 
 import typer
@@ -22,6 +24,7 @@ from heal.cli import (
     stages,
     verify_answer,
 )
+from heal.cli.console import Plainly, echo
 
 app = typer.Typer(
     name="heal",
@@ -46,21 +49,29 @@ app.add_typer(audit.app, name="audit")
 
 
 def guarded(call: Callable[[], object]) -> int:
-    """Run a command and turn what HEAL raises on purpose into a message and an exit code."""
+    """Run a command and turn what HEAL raises on purpose into a message and an exit code.
+
+    What it did not foresee keeps its traceback, without the secrets that may stand in it.
+    """
     from heal.errors import HealError
 
     try:
         call()
     except HealError as error:
-        typer.echo(f"heal: {error}", err=True)
+        echo(f"heal: {error}", err=True)
         if error.hint:
-            typer.echo(f"  → {error.hint}", err=True)
+            echo(f"  → {error.hint}", err=True)
         return error.exit_code
+    except Exception:
+        echo(traceback.format_exc().rstrip(), err=True)
+        return 1
     return 0
 
 
 def main() -> None:
     """Entry point of the `heal` command."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Plainly())
     sys.exit(guarded(app))
 
 

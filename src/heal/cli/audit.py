@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from heal.cli.console import require_writable, watched, write_figures
-from heal.cli.options import ConfigFile, JsonFile, Overrides
+from heal.cli.console import echo, read_recipe, require_writable, watched, write_figures
+from heal.cli.options import AllowCode, ConfigFile, JsonFile, Overrides
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,17 +23,16 @@ def pure(
         bool, typer.Option("--sampled-u", help="Sample answers after every step, too.")
     ] = False,
     json_file: JsonFile = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Hint wrong answers: does PURE tell what follows from what is reasoned?"""
     from dataclasses import asdict
 
     from heal.lab.audit import audit_pure
-    from heal.recipe import load
     from heal.report.audit_page import page
 
     require_writable(json_file)
-    found = watched(
-        lambda observer: audit_pure(load(config, overrides), n, observer, sampled_u=sampled_u)
-    )
-    typer.echo(page(found))
+    recipe = read_recipe(config, overrides, allow_code)
+    found = watched(lambda observer: audit_pure(recipe, n, observer, sampled_u=sampled_u))
+    echo(page(found))
     write_figures(json_file, asdict(found))

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from heal.cli.options import ConfigFile, Overrides
+from heal.cli.console import echo, read_recipe
+from heal.cli.options import AllowCode, ConfigFile, Overrides
 
 
 def check(
@@ -17,22 +18,22 @@ def check(
     hard: Annotated[float, typer.Option(help="Assumed share solved less than half.")] = 0.3,
     price_in: Annotated[float | None, typer.Option(help="Per million tokens read.")] = None,
     price_out: Annotated[float | None, typer.Option(help="Per million tokens written.")] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Before a run: can the engines do what the recipe needs, and what will it cost?"""
     from heal.before import check as checking
     from heal.before.readings import readings
-    from heal.recipe import load
 
-    recipe = load(config, overrides)
+    recipe = read_recipe(config, overrides, allow_code)
     found: list[checking.Target] = []
     for target in checking.check(recipe):
         if target.prompt and not any(p.prompt for p in found):
-            typer.echo(f"The first prompt, {target.prompt_tokens} tokens:\n\n{target.prompt}\n")
-        typer.echo("\n".join(checking.lines_of(target)))
+            echo(f"The first prompt, {target.prompt_tokens} tokens:\n\n{target.prompt}\n")
+        echo("\n".join(checking.lines_of(target)))
         found.append(target)
     for line in readings(recipe, found):
-        typer.echo(line)
+        echo(line)
     for line in checking.estimate(recipe, found, trace_tokens, extreme, hard, price_in, price_out):
-        typer.echo(line)
+        echo(line)
     if any(target.failed for target in found):
         raise typer.Exit(2)

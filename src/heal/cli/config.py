@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from heal.cli.console import echo
 from heal.cli.options import Overrides
 
 
@@ -16,8 +17,8 @@ def show_config(
     from heal.cli.settings_page import reference, resolved_yaml
 
     if config is None:
-        typer.echo(reference())
+        echo(reference())
         return
     from heal.recipe import load
 
-    typer.echo(resolved_yaml(load(config, overrides)))
+    echo(resolved_yaml(load(config, overrides)))

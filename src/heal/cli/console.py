@@ -1,15 +1,57 @@
 """What verbs share around their work: progress on the terminal, a clean Ctrl-C, files for figures.
 
+Whatever a verb prints goes through `echo`, and whatever a library logs through `Plainly`: no secret
+and no control character of a model's or a server's text reaches the terminal.
+
 Heavy imports stay inside the functions: `heal --help` imports this module.
 """
 
 import json
+import logging
 import os
-from collections.abc import Callable
+import shlex
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from heal.redaction import redact, visible
+
+if TYPE_CHECKING:
+    from heal.config import Config
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text that may quote anybody."""
+    typer.echo(visible(redact(text)), err=err)
+
+
+class Plainly(logging.Formatter):
+    """Log lines as `echo` would print them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, and the traceback where there is one."""
+        return visible(redact(super().format(record)))
+
+
+def read_recipe(file: Path, overrides: Sequence[str], allow_code: bool) -> "Config":
+    """The recipe a verb is about to act on. Raises: UserError if it names code nobody allowed."""
+    from heal import functions
+    from heal.recipe import load
+
+    if allow_code:
+        functions.allow_code()
+    recipe = load(file, overrides)
+    command = shlex.join(["heal", *sys.argv[1:], "--allow-code"])
+    problems = recipe.problems
+    named = {"problems.source": problems.source or "", "problems.verifier": problems.verifier}
+    for setting, spec in named.items():
+        if ":" in spec:
+            hint = f"read that function; if you trust it: {command}"
+            functions.require_allowed(spec, setting, hint)
+    return recipe
 
 
 def watched(work: Callable[[Any], Any]) -> Any:
@@ -23,7 +65,7 @@ def watched(work: Callable[[Any], Any]) -> Any:
         return work(observer)
     except KeyboardInterrupt:
         observer.close()
-        typer.echo("stopped; what is done is stored, and the same command continues", err=True)
+        echo("stopped; what is done is stored, and the same command continues", err=True)
         raise typer.Exit(130) from None
     finally:
         observer.close()

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from heal.cli.console import echo
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -15,5 +17,5 @@ def doctor(folder: RunFolder) -> None:
     """
     from heal.store.doctor import doctor as examine
 
-    if not examine(folder, typer.echo):
+    if not examine(folder, echo):
         raise typer.Exit(1)

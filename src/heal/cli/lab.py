@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from heal.cli.console import require_writable, watched, write_figures
+from heal.cli.console import echo, require_writable, watched, write_figures
 from heal.cli.options import JsonFile, Overrides, World
 
 app = typer.Typer(
@@ -50,7 +50,7 @@ def compare(
         *overrides,
     ]
     found = watched(lambda observer: benchmark.compare(world, given, observer, quick))
-    typer.echo(markdown(found))
+    echo(markdown(found))
     write_figures(json_file, benchmark.as_json(found))
 
 
@@ -70,5 +70,5 @@ def budgets(
     require_writable(json_file)
     given = [f"run=runs/{world}-budgets", f"problems.args.n={problems}", *overrides]
     found = watched(lambda observer: compare_budgets(world, given, observer))
-    typer.echo(page(found))
+    echo(page(found))
     write_figures(json_file, [asdict(b) for b in found])

@@ -12,6 +12,9 @@ Overrides = Annotated[
 Adopt = Annotated[
     bool, typer.Option("--adopt", help="Use the run folder although another config made it.")
 ]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Run the functions the recipe names; read them first.")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 World = Annotated[
     str, typer.Option(help="rows: the rule gives the answer away; walks: it takes work after it.")

@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from heal.redaction import redact, visible
+
 PLAIN_EVERY_S = 15.0
 MARGIN = 10
 """Columns for the name of a stage."""
@@ -75,7 +77,7 @@ class ConsoleObserver:
 
     def end(self, stage: str, line: str) -> None:
         """A stage is over; `line` says what came of it."""
-        told = [line]
+        told = [visible(redact(line))]
         if stage == self._stage:
             told.append(f" · {time.monotonic() - self._started:.1f} s")
         self.close()
@@ -88,7 +90,7 @@ class ConsoleObserver:
 
     def say(self, text: str) -> None:
         """Something a person should know."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(visible(redact(text)), highlight=False, markup=False)
 
     def close(self) -> None:
         """Give the terminal back, also after an error."""

@@ -1,8 +1,6 @@
 """`heal report`: report.html from a run folder."""
 
-import typer
-
-from heal.cli.console import print_view
+from heal.cli.console import echo, print_view
 from heal.cli.options import RunFolder
 
 
@@ -13,4 +11,4 @@ def report(folder: RunFolder) -> None:
 
     with Store.open(folder, write=False) as store:
         print_view(write_report(store))
-        typer.echo(f"wrote {folder / 'report.html'}")
+        echo(f"wrote {folder / 'report.html'}")

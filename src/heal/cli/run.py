@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from heal.cli.console import print_view, watched
-from heal.cli.options import Adopt, ConfigFile, Overrides
+from heal.cli.console import print_view, read_recipe, watched
+from heal.cli.options import Adopt, AllowCode, ConfigFile, Overrides
 
 Again = Annotated[
     bool, typer.Option("--retry-unverifiable", help="Judge again what could not be judged.")
@@ -18,18 +18,19 @@ def run(
     overrides: Overrides = [],  # noqa: B006
     adopt: Adopt = False,
     again: Again = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Run the whole method; run it again to continue."""
     more = ["limits.retry_unverifiable=true"] if again else []
-    run_until(None, config, [*overrides, *more], adopt)
+    run_until(None, config, [*overrides, *more], adopt, allow_code)
 
 
-def run_until(stage: str | None, config: Path, overrides: list[str], adopt: bool) -> None:
+def run_until(
+    stage: str | None, config: Path, overrides: list[str], adopt: bool, allow_code: bool
+) -> None:
     """Run up to a stage, that one included, and show what is there; None runs all."""
     from heal.execute import execute
-    from heal.recipe import load
 
-    view = watched(
-        lambda observer: execute(load(config, overrides), observer, until=stage, adopt=adopt)
-    )
+    recipe = read_recipe(config, overrides, allow_code)
+    view = watched(lambda observer: execute(recipe, observer, until=stage, adopt=adopt))
     print_view(view)

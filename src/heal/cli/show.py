@@ -1,7 +1,6 @@
 """`heal show`: a run folder in a few lines."""
 
-import typer
-
+from heal.cli.console import echo
 from heal.cli.options import RunFolder
 
 
@@ -12,4 +11,4 @@ def show(folder: RunFolder) -> None:
 
     with Store.open(folder, write=False) as store:
         for line in overview(store):
-            typer.echo(line)
+            echo(line)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from heal.cli.options import Adopt, ConfigFile, Overrides
+from heal.cli.options import Adopt, AllowCode, ConfigFile, Overrides
 from heal.cli.run import run_until
 
 HELP: Mapping[str, str] = {
@@ -22,8 +22,13 @@ HELP: Mapping[str, str] = {
 def up_to(stage: str) -> Callable[..., None]:
     """The command of one stage."""
 
-    def command(config: ConfigFile, overrides: Overrides = [], adopt: Adopt = False) -> None:  # noqa: B006
-        run_until(stage, config, overrides, adopt)
+    def command(
+        config: ConfigFile,
+        overrides: Overrides = [],  # noqa: B006
+        adopt: Adopt = False,
+        allow_code: AllowCode = False,
+    ) -> None:
+        run_until(stage, config, overrides, adopt, allow_code)
 
     command.__doc__ = HELP[stage]
     return command

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from heal.method.summary import HARD_AND_EXTREME, EvalSummary
 from heal.records import Stratum
+from heal.redaction import redact, visible
 from heal.report import numbers, words
 from heal.report.view import LedgerRow, RunView
 
@@ -89,7 +90,7 @@ def _show(console: Console, title: str, table: Table) -> None:
 
 
 def _say(console: Console, *sentences: str) -> None:
-    _write(console, *(Text(sentence) for sentence in sentences))
+    _write(console, *(Text(visible(redact(sentence))) for sentence in sentences))
 
 
 def _write(console: Console, *parts: RenderableType) -> None:

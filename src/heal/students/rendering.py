@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from heal.engines.local.templates import apply_template
 from heal.engines.text import undated
 from heal.errors import UserError
 from heal.records import Drop, Example
@@ -94,7 +95,7 @@ def read_tokenizer(folder: Path) -> Any:
     """The tokenizer of a transformers folder."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def end_of_turn(tokenizer: Any) -> int:
@@ -119,26 +120,23 @@ def end_of_turn(tokenizer: Any) -> int:
 def _apply_template(
     tokenizer: Any, messages: list[dict[str, str]], *, add_generation_prompt: bool
 ) -> str:
-    from jinja2 import TemplateError
-
     if not tokenizer.chat_template:
         raise UserError(
             "the student has no chat template",
             hint="choose an instruction-tuned student.model, or add chat_template.jinja to it",
         )
     try:
-        text: str = tokenizer.apply_chat_template(
+        return apply_template(
+            tokenizer,
             messages,
-            tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            chat_template=undated(tokenizer.get_chat_template()),
+            template=undated(tokenizer.get_chat_template()),
         )
-    except TemplateError as error:
+    except ValueError as error:
         raise UserError(
             f"the student's chat template refuses the conversation: {error}",
             hint="if it knows no system turn: --set prompts.system=null",
         ) from None
-    return text
 
 
 def _after_opener(prompt: str, text: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from heal.errors import UserError
+from heal.functions import code_is_allowed
 from heal.functions import edition as function_edition
 from heal.method.final_answers import extract_answer
 from heal.records import Problem
@@ -114,7 +115,7 @@ def _open_with_workers(name: str, workers: int, timeout_s: float) -> Verifier:
             hint=f"choose one of {', '.join(NAMES)}, or give your own as module:function",
         )
     module = modules.get(name, custom)
-    args: list[Any] = [name] if module is custom else []
+    args: list[Any] = [name, code_is_allowed()] if module is custom else []
     if module is code:
         code.warn_of_open_doors()
         args = [timeout_s]

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from heal.functions import load_function
+from heal.functions import allow_code, load_function
 from heal.method.final_answers import extract_answer
 from heal.records import Problem, Verdict
 from heal.verifiers.base import Question
@@ -42,8 +42,13 @@ def row_of(problem: Problem) -> dict[str, Any]:
     return row
 
 
-def open_judge(spec: str) -> Judge:
-    """Load the function. Raises: UserError when there is none of that name."""
+def open_judge(spec: str, allowed: bool) -> Judge:
+    """Load the function. Raises: UserError when there is none of that name, or it may not run.
+
+    allowed: whether the user of the run has allowed code, which this process cannot know.
+    """
+    if allowed:
+        allow_code()
     function = load_function(spec, "problems.verifier")
     asks_for_row = _asks_for_row(function)
 

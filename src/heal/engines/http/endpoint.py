@@ -101,8 +101,14 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """Its address, as it may be shown."""
         return self.settings.url
+
+    @property
+    def login(self) -> str | None:
+        """What it asks for in place of a key."""
+        login = self.settings.login
+        return login.get_secret_value() if login is not None else None
 
     @property
     def load(self) -> float:
@@ -124,15 +130,21 @@ class Endpoint:
         return self.state is State.LIVE and self.in_flight < int(self.limit)
 
     async def post(self, request: HttpRequest, timeout_s: float) -> bytes:
+        """The body of a 200, for a request that counts. Raises: RequestError."""
+        self.asked += 1
+        return await self.ask(request, timeout_s)
+
+    async def ask(self, request: HttpRequest, timeout_s: float) -> bytes:
         """The body of a 200. Raises: RequestError."""
         body = msgspec.json.encode(request.body)
-        self.asked += 1
         try:
             # The total, which also ends an answer that drips in byte by byte.
             async with asyncio.timeout(timeout_s) as scope:
                 self.running.add(scope)
                 try:
-                    response = await self.client.post(self.url + request.path, body)
+                    response = await self.client.post(
+                        self.settings.address + request.path, body, self.login
+                    )
                 finally:
                     self.running.discard(scope)
         except TimeoutError as error:
@@ -145,7 +157,7 @@ class Endpoint:
         for path in self.dialect.health:
             try:
                 async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                    response = await self.client.get(self.url + path)
+                    response = await self.client.get(self.settings.address + path, self.login)
             except TimeoutError as error:
                 raise from_exception(error) from None
             check_status(response, time.time())

@@ -62,7 +62,7 @@ class HttpEngine(Speaker):
         self.end_ids = tokenizer.tokens.end_ids
         self.model_id = f"{connected.model}-{tokenizer.fingerprint}"
         self._loop, self._client = loop, connected.client
-        self._pool = Pool(connected.endpoints, settings)
+        self._pool = Pool(connected.endpoints, settings, connected.probe)
         self._served = Served(self.end_ids, connected.context, tokenizer.vocabulary)
         self._closed = False
         # Half of the driver's time went into looking through all that torch and others had loaded

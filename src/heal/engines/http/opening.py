@@ -16,6 +16,7 @@ from heal.engines.http.dialects.base import SampleRequest, ServerInfo
 from heal.engines.http.endpoint import Endpoint, State
 from heal.engines.http.failures import RequestError
 from heal.errors import CapabilityError, NoServerError, UserError
+from heal.redaction import holds_secret
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Connected:
     endpoints: tuple[Endpoint, ...]
     model: str
     context: int
+    probe: tuple[int, ...]
+    """Ids of a few words."""
 
 
 async def connect(served: str | None, settings: Settings, probe: tuple[int, ...]) -> Connected:
@@ -51,13 +54,16 @@ async def connect(served: str | None, settings: Settings, probe: tuple[int, ...]
     except BaseException:
         await client.aclose()
         raise
-    return Connected(client, endpoints, model, context)
+    return Connected(client, endpoints, model, context, probe)
 
 
 async def _first_check(endpoint: Endpoint) -> ServerInfo | None:
     """Mark a server live, or paused if it is not there."""
     try:
         info = await endpoint.check_health()
+        if any(map(holds_secret, info.models)):
+            # its name would be written into the run folder
+            raise RequestError("it names a model by the key it was sent")
     except RequestError as error:
         endpoint.cause, endpoint.unhealthy_since = error.cause, time.monotonic()
         # Only trying tells what such a server can do, and this one was not there.

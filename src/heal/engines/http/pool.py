@@ -5,9 +5,10 @@ request keeps its preferred server, for the prefix cache there, and moves only w
 down, fails at it, or asks for a long wait. A server that is down is paused and its health checked
 until it recovers; calls queued for it are queued at another, or wait. A failure at a server that
 passed its health check, half-open too, is a try of that request: what always fails ends as its
-error. It counts against the server as well once a second request has failed with no answer between:
-only when all have been unhealthy for `give_up_s` does everything stop. Lives in the event loop's
-thread.
+error. It counts against the server as well once a second request has failed with no answer between,
+unless a *probe* succeeds then, a request so plain that any server that works can do it: any number
+of requests may be at fault themselves. Only when all servers have been unhealthy for `give_up_s`
+does everything stop. Lives in the event loop's thread.
 """
 
 import asyncio
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from heal.config import HttpEngine as Settings
-from heal.engines.http.dialects.base import Dialect, HttpRequest
+from heal.engines.base import Sampling
+from heal.engines.http.dialects.base import Dialect, HttpRequest, SampleRequest
 from heal.engines.http.endpoint import Endpoint, SlotRequest, State, backoff_s
 from heal.engines.http.failures import (
     BadAnswerError,
@@ -61,9 +63,13 @@ class Call(Generic[Read]):
 class Pool:
     """The servers of one engine."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], settings: Settings) -> None:
+    def __init__(
+        self, endpoints: Sequence[Endpoint], settings: Settings, probe: tuple[int, ...] = ()
+    ) -> None:
         self.endpoints = endpoints
         self.settings = settings
+        self.probe = probe
+        """Ids of a few plain words; none, and nothing tells a bad server from bad requests."""
         self._unassigned: deque[SlotRequest] = deque()
         """Calls made while no server was up that could serve them."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -271,6 +277,9 @@ class Pool:
                 endpoint.mark_unhealthy(error.cause, time.monotonic())
                 continue
             if endpoint.model in info.models:
+                if await self._passes_probe(endpoint):
+                    self._mark_healthy(endpoint)
+                    return
                 break
             cause = f"it serves {', '.join(info.models) or 'nothing'}"
             endpoint.mark_unhealthy(cause, time.monotonic())
@@ -278,6 +287,22 @@ class Pool:
         endpoint.limit, endpoint.failures = 1.0, 0
         endpoint.trial_in_flight = False
         self._requeue_unassigned()
+
+    async def _passes_probe(self, endpoint: Endpoint) -> bool:
+        """Whether a server at which requests failed can do a plain one of the same kind."""
+        if not isinstance(endpoint.suspect, Call) or not self.probe:
+            return False
+        dialect, ids = endpoint.dialect, self.probe
+        try:
+            if endpoint.suspect.score:
+                asked = dialect.score(endpoint.model, ids, 1, 1)
+                dialect.scored(await endpoint.ask(asked, self.settings.timeout_s), ids, 1, 1)
+                return True
+            plain = SampleRequest(ids, Sampling(temperature=0.0, max_new_tokens=1), (), seed=0)
+            asked = dialect.write(endpoint.model, plain)
+            return bool(dialect.written(await endpoint.ask(asked, self.settings.timeout_s)))
+        except RequestError:
+            return False
 
     async def _monitor(self) -> None:
         while True:

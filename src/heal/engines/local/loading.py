@@ -43,9 +43,9 @@ class Source:
         return self.folder / self.gguf if self.gguf else self.folder
 
     def arguments(self) -> dict[str, Any]:
-        """For `from_pretrained`."""
+        """For `from_pretrained`: None for `trust_remote_code` would ask on the terminal."""
         extra = {"gguf_file": self.gguf} if self.gguf else {}
-        return {"local_files_only": True, **extra}
+        return {"local_files_only": True, "trust_remote_code": False, **extra}
 
 
 def locate(model: str) -> Source:
@@ -110,7 +110,7 @@ def load_module(source: Source, dtype: str, device: str) -> Any:
             return module.eval().to(device)
         except Exception as error:  # a damaged file fails in as many ways as there are readers
             raise UserError(
-                f"{source.path}: cannot be opened as a causal language model: {_first_line(error)}",
+                f"{source.path}: cannot be opened as a causal language model: {_reason(error)}",
                 hint="is it complete, and of a type this transformers knows?",
             ) from error
 
@@ -127,7 +127,7 @@ def load_tokenizer(source: Source) -> Any:
             )
         except Exception as error:
             raise UserError(
-                f"{source.path}: its tokenizer cannot be opened: {_first_line(error)}",
+                f"{source.path}: its tokenizer cannot be opened: {_reason(error)}",
                 hint="save it again with tokenizer.save_pretrained",
             ) from error
         if source.gguf:
@@ -248,5 +248,8 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _reason(error: BaseException) -> str:
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # its words end in the advice to set what heal sets to False
+    own_code = "trust_remote_code" in str(error)
+    return "it brings Python code of its own, which heal never runs" if own_code else line

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
+from heal.engines.local.templates import TemplateError, apply_template
 from heal.engines.text import undated
 from heal.errors import UserError
 
@@ -32,19 +33,16 @@ class Tokens:
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
         try:
-            ids = self.tokenizer.apply_chat_template(
-                messages,
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
-                chat_template=undated(self.tokenizer.get_chat_template()),
+            template = undated(self.tokenizer.get_chat_template())
+            text = apply_template(
+                self.tokenizer, messages, add_generation_prompt=True, template=template
             )
-        except Exception as error:
+        except ValueError as error:
             raise UserError(
                 f"{self.source}: the chat template refused the conversation: {error}",
                 hint="leave prompts.system unset if the model has no system role",
             ) from None
-        return tuple(int(i) for i in ids)
+        return self.encode(text)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of bare text."""
@@ -140,8 +138,8 @@ def _turn_ends(tokenizer: Any, special: frozenset[int]) -> frozenset[int]:
     words = "HEAL-END-OF-TURN"
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": words}]
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
-    except Exception:  # a template may insist on other roles; the declared ends still hold
+        text = apply_template(tokenizer, messages, add_generation_prompt=False)
+    except TemplateError:  # a template may insist on other roles; the declared ends still hold
         return frozenset()
     tail = text.rpartition(words)[2]
     ids = tokenizer.encode(tail, add_special_tokens=False)

@@ -6,6 +6,9 @@ filter and penalty is written out. An answer that does not have the expected sha
 `BadAnswerError`. Knows nothing of connections, retries or how many servers there are.
 """
 
+import contextlib
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -126,7 +129,7 @@ def _decoder(shape: Any, many: bool) -> Any:
 
 
 def read_as(body: bytes, shape: type[Shape]) -> Shape:
-    """Decode and check a response's shape; NaN and half an answer are not JSON."""
+    """Decode and check a response's shape; half an answer is not JSON."""
     return cast(Shape, _decoded(body, _decoder(cast(Any, shape), False)))
 
 
@@ -139,10 +142,21 @@ def read_all(body: bytes, shape: type[Shape]) -> list[Shape]:
 def _decoded(body: bytes, decoder: Any) -> Any:
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if b"Infinity" in body or b"NaN" in body:
+            with contextlib.suppress(ValueError, RecursionError):
+                return _decoded_beyond_json(body, decoder.type)
         # the byte offset differs from answer to answer, and causes are counted
         told = str(error).partition(" (byte")[0]
         raise BadAnswerError(f"an answer that cannot be read: {told}") from None
+
+
+def _decoded_beyond_json(body: bytes, shape: Any) -> Any:
+    """Python servers write `-Infinity` for a token of probability 0, which is no JSON.
+
+    Raises: ValueError, msgspec.ValidationError among them.
+    """
+    return msgspec.convert(json.loads(body), shape, str_keys=True)
 
 
 def arranged(
@@ -158,6 +172,8 @@ def arranged(
     actual = np.array(logprobs, np.float64)
     table = np.full((len(ids), max(k, 1)), -np.inf)
     for row, found in enumerate(top):
+        if math.isnan(sum(found)):
+            raise BadAnswerError("log-probs that are no numbers")
         best = sorted(found, reverse=True)[: table.shape[1]]
         table[row, : len(best)] = best
     _refuse_garbage(actual, table)
@@ -165,7 +181,7 @@ def arranged(
 
 
 def _refuse_garbage(actual: Any, table: Any) -> None:
-    if not np.isfinite(actual).all() or np.isnan(table).any():
+    if np.isnan(actual).any():
         raise BadAnswerError("log-probs that are no numbers")
     if (actual > 1e-3).any() or (table > 1e-3).any():
         raise BadAnswerError("log-probs above 0")
