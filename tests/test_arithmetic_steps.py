@@ -216,7 +216,7 @@ def test_a_solution_holds_at_its_root_and_a_slip_does_not(slope, shift, root, of
     assert [e.truth for e in check_text(wrong, given_w)] == [Truth.FALSE]
 
 
-def test_a_checker_is_opened_by_name_by_function_or_not_at_all():
+def test_a_checker_is_opened_by_name_by_function_or_not_at_all(code_allowed):
     assert open_checker(None) is None
     arithmetic = open_checker("arithmetic")
     assert arithmetic is not None
@@ -227,7 +227,9 @@ def test_a_checker_is_opened_by_name_by_function_or_not_at_all():
         open_checker("no_such_module_here:check")
 
 
-def test_a_users_function_is_asked_and_its_slips_are_cannot_tell(tmp_path, monkeypatch):
+def test_a_users_function_is_asked_and_its_slips_are_cannot_tell(
+    tmp_path, monkeypatch, code_allowed
+):
     (tmp_path / "my_checks.py").write_text(
         "def two(problem, answer, steps):\n    return 2\n\n"
         "def by_answer(problem, answer, steps):\n"

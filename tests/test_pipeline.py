@@ -154,7 +154,7 @@ def test_stage_files_are_cumulative_chats_without_a_hint(done: ScriptedRun) -> N
 def test_the_counts_of_every_line_add_up(done: ScriptedRun) -> None:
     lines = done.watch.lines
     assert list(lines) == [
-        *("sample", "verify", "locate", "guide", "repair", "score"),
+        *("problems", "sample", "verify", "locate", "guide", "repair", "score"),
         *("calibrate", "match", "select", "train", "evaluate"),
     ]
     for stage in ("sample", "verify", "locate", "guide", "repair", "score", "select"):

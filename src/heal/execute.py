@@ -37,7 +37,13 @@ PACKAGES = (
     *("datasketch", "reasoning-gym", "peft", "gguf"),
 )
 
-IDENTITY = ("problems.path", "problems.gym.task", "problems.source", "teacher.model")
+IDENTITY = (
+    "problems.path",
+    "problems.hub",
+    "problems.gym.task",
+    "problems.source",
+    "teacher.model",
+)
 """Settings that make a run another run; a folder is not shared between two values of them."""
 
 REACH: tuple[tuple[str, str | None], ...] = (

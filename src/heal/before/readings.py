@@ -25,13 +25,13 @@ _NAMED = 3
 
 def readings(config: Config, found: Sequence[Target]) -> Iterator[str]:
     """What two readings of golds and drawn answers come to. Raises: UserError, HealError."""
-    verifier = config.problems.verifier
-    if verifier == "code":
+    asked = read_problems(config.problems, Path.cwd())
+    if asked.verifier == "code":
         yield from _doors()
-    if verifier not in READ_TWICE:
+    if asked.verifier not in READ_TWICE:
         return
     yield "answers: our rules, and math-verify by itself"
-    problems = read_problems(config.problems, Path.cwd()).problems
+    problems = asked.problems
     golds: Sequence[Problem] = sorted(problems, key=lambda problem: problem.id)[:GOLDS]
     drawn = [pair for target in found for pair in target.answers]
     of = f" (of {len(problems):,})" if len(golds) < len(problems) else ""
