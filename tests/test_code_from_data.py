@@ -25,7 +25,9 @@ from heal.verifiers import edition, open_verifier
 
 MARK = "from pathlib import Path\nPath({!r}).touch()\n"
 SOURCE = (
-    "import json\ndef rows():\n  with open('problems.jsonl') as f: return [*map(json.loads, f)]\n"
+    "import json\n"
+    "def rows():\n"
+    "    with open('problems.jsonl') as file: return [json.loads(line) for line in file]\n"
 )
 JUDGE = "def judge(text, answer): return '\\\\boxed{' + answer + '}' in text\n"
 VERBS = ("run", "sample", "select", "evaluate", "check", "audit pure")

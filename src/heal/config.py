@@ -7,7 +7,7 @@ the fields, and so of the preset `paper`.
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -34,10 +34,16 @@ ArmName = Literal[
 """`base` is the untouched student; `heal.method.arms` says what the others are."""
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0)]
+SHARE_ERROR = 1e-3
+"""Three thirds may be written 0.333."""
+
+
 class Section(BaseModel):
     """A frozen part of the tree that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class GymSource(Section):
@@ -258,8 +264,9 @@ class Pace(Section):
     """5-gram MinHash Jaccard above which two traces of one problem are the same."""
     replay: float = Field(0.3, ge=0, lt=1)
     """Share of stages II and III shown from the earlier sets."""
-    stage_share: tuple[float, float, float] = (0.5, 0.25, 0.25)
-    stage_lr: tuple[float, float, float] = (1.0, 0.7, 0.5)
+    stage_share: tuple[Share, Share, Share] = (0.5, 0.25, 0.25)
+    """Each stage's share of the token budget; they add up to 1."""
+    stage_lr: tuple[Rate, Rate, Rate] = (1.0, 0.7, 0.5)
     """Each stage's peak learning rate, times `train.learning_rate`."""
     epochs: float = Field(5.0, gt=0)
     """Token budget of every arm: so many times D1's tokens."""
@@ -267,6 +274,14 @@ class Pace(Section):
     """Floor of that budget, for a run whose D1 is tiny."""
     max_shows: int = Field(8, ge=1)
     """A trace is shown at most so often in one stage; what is left over is replay."""
+
+    @field_validator("stage_share")
+    @classmethod
+    def _shares_of_one(cls, shares: tuple[float, float, float]) -> tuple[float, float, float]:
+        # not weights: 9, 9, 9 may have meant epochs
+        if abs(sum(shares) - 1) > SHARE_ERROR:
+            raise ValueError(f"the shares add up to {sum(shares):g}, not to 1")
+        return shares
 
 
 class Train(Section):

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from heal.bounded import YAML_BYTES, read_yaml, refusal
 from heal.config import Config
 from heal.errors import UserError
 from heal.redaction import MASK, remember
@@ -26,6 +26,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """Settings each preset lays under the file; `paper` takes the field defaults as they are."""
 
+MOST_MISTAKES = 10
+SEE_ALL = "see every setting with: heal config"
+LONGEST_NAME, LONGEST_PATH = 255, 4096
+"""Bytes of a file's name and of its whole path, which no file system exceeds."""
 _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -44,18 +48,33 @@ def load_over(raw: dict[str, Any], overrides: Sequence[str], where: str = "confi
 
 def parse(raw: Mapping[str, Any], where: str = "config") -> Config:
     """Validate a settings tree. Raises: UserError naming every bad key."""
+    if refused := refusal(raw):
+        raise UserError(f"{where}: {': '.join(filter(None, refused))}", hint=SEE_ALL)
     preset = PRESETS.get(str(raw.get("preset", "default")), {})
     tree = _merge(preset, _fill_env(raw, where, ()))
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(e) for e in error.errors()]
+        found = error.errors()
+        lines = [_explain(e) for e in found[:MOST_MISTAKES]]
+        more = [f"and {len(found) - MOST_MISTAKES:,} more"] if len(found) > MOST_MISTAKES else []
         raise UserError(
-            f"{where}: " + "; ".join(dict.fromkeys(lines)),
-            hint="see every setting with: heal config",
+            f"{where}: " + "; ".join([*dict.fromkeys(lines), *more]), hint=SEE_ALL
         ) from None
     _take_secrets(config, where)
+    _check_paths(config, where)
     return config
+
+
+def _check_paths(config: Config, where: str) -> None:
+    """Raises: UserError for a path that no file system takes, which each would tell in its way."""
+    models = {"teacher": config.teacher, "scorer": config.scorer, "student": config.student}
+    paths = {f"{name}.model": ref.model for name, ref in models.items() if ref is not None}
+    paths |= {"run": config.run, "problems.path": config.problems.path or ""}
+    for dotted, path in paths.items():
+        longest = max(len(os.fsencode(name)) for name in path.split("/"))
+        if longest > LONGEST_NAME or len(os.fsencode(path)) > LONGEST_PATH:
+            raise UserError(f"{where}: {dotted}: longer than any path can be", hint=SEE_ALL)
 
 
 def _take_secrets(config: Config, where: str) -> None:
@@ -95,22 +114,19 @@ def submodel(annotation: Any) -> type[BaseModel] | None:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open("rb") as opened:
+            text = opened.read(YAML_BYTES + 1).decode()
     except FileNotFoundError:
         raise UserError(f"{file}: no such file", hint="start from one in recipes/") from None
     except IsADirectoryError:
         raise UserError(
             f"{file}: is a folder, not a recipe", hint="heal run -c FILE.yaml"
         ) from None
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}", hint="heal run -c FILE.yaml") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 at byte {error.start}") from None
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not valid YAML"
-        raise UserError(f"{file}{line}: {problem}", hint="check indentation and colons") from None
+    raw = read_yaml(text, str(file))
     if not isinstance(raw, dict):
         raise UserError(f"{file}: empty, or not a mapping", hint="start from one in recipes/")
     return cast(dict[str, Any], raw)
@@ -128,10 +144,11 @@ def _override(raw: dict[str, Any], text: str) -> None:
             child = node[name] = {}
         node = child
     try:
-        node[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        # the value is not quoted: it may be a key
-        raise UserError(f"--set {dotted}: its value is not valid YAML", hint="quote it") from None
+        node[leaf] = read_yaml(value, "value")
+    except UserError as error:
+        # neither the value nor what is wrong with it is quoted where it may be a key
+        told = "" if dotted.startswith("engine.http") else f": {str(error).partition(': ')[2]}"
+        raise UserError(f"--set {dotted}: not valid YAML{told}", hint="quote it") from None
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +195,7 @@ def _is_secret(path: tuple[str, ...]) -> bool:
 
 
 def _explain(error: Any) -> str:
-    dotted = ".".join(str(part) for part in error["loc"])
+    dotted = ".".join(str(part)[:LONGEST_NAME] for part in error["loc"])
     if error["type"] == "extra_forbidden":
         top = list(Config.model_fields)
         known = [key for key, _ in leaves()] if "." in dotted else top

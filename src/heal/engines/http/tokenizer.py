@@ -5,11 +5,11 @@ fingerprint and the size of the vocabulary. Nothing asks a server to tokenise an
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from heal.bounded import read_json_object
 from heal.engines.local import loading
 from heal.engines.local.tokens import Tokens
 from heal.errors import UserError
@@ -31,8 +31,8 @@ class ServedTokenizer:
 def open_tokenizer(model: str) -> ServedTokenizer:
     """Read the tokenizer a `teacher.model` names. Raises: UserError."""
     source = _locate(model)
-    tokenizer = loading.load_tokenizer(source)
     configs = _configs(source)
+    tokenizer = loading.load_tokenizer(source)
     tokens = Tokens(tokenizer, str(source.path), _ends(configs, tokenizer))
     sizes = [c["vocab_size"] for c in configs if isinstance(c.get("vocab_size"), int)]
     fingerprint = loading.fingerprint(source) if source.gguf else _fingerprint(source.folder)
@@ -54,6 +54,7 @@ def _locate(model: str) -> loading.Source:
     if any((folder / name).is_file() for name in _FILES):
         return loading.Source(folder)
     if folder.is_dir():
+        loading.refuse_dangling(folder)
         raise UserError(
             f"{model}: no tokenizer (tokenizer.json) in this folder",
             hint="copy the served model's tokenizer files there; its weights are not needed",
@@ -74,11 +75,12 @@ def _configs(source: loading.Source) -> list[dict[str, Any]]:
     if source.gguf:
         return []
     files = [source.folder / name for name in ("generation_config.json", "config.json")]
-    return [json.loads(f.read_text(encoding="utf-8")) for f in files if f.is_file()]
+    return [read_json_object(f) for f in files if f.is_file()]
 
 
 def _ends(configs: list[dict[str, Any]], tokenizer: Any) -> set[int]:
     ends: set[int] = set()
     for declared in (tokenizer.eos_token_id, *(c.get("eos_token_id") for c in configs)):
-        ends.update([declared] if isinstance(declared, int) else declared or [])
+        several = declared if isinstance(declared, list) else [declared]
+        ends.update(end for end in several if isinstance(end, int))
     return ends

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from heal.bounded import read_json_object
 from heal.errors import CapabilityError, UserError
 
 _WHOLE_FILE = 64 << 20
@@ -27,6 +28,12 @@ _CHUNKS, _CHUNK = 256, 64 << 10
 _VOLATILE = ("_name_or_path", "_model_name_or_path", "transformers_version", "dtype", "torch_dtype")
 _DTYPES = ("float32", "bfloat16", "float16")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+MOST_LAYERS = 1000
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+_LARGEST_SIZE = 10**8
+"""No width, vocabulary or context of a model is larger."""
+_BITS_PER_WEIGHT = 2
+"""No format of weights takes fewer."""
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 
 
@@ -50,7 +57,11 @@ class Source:
 
 def locate(model: str) -> Source:
     """Resolve a path or `pkg://package/inside`. Raises: UserError."""
-    path = _packaged(model) if model.startswith("pkg://") else Path(model).expanduser()
+    try:
+        path = _packaged(model) if model.startswith("pkg://") else Path(model).expanduser()
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{model[:200]!r}: no path: {error}", hint="give a folder") from None
     if path.is_file() and path.suffix == ".gguf":
         return Source(path.parent, path.name)
     if not path.exists():
@@ -77,6 +88,7 @@ def _packaged(model: str) -> Path:
 
 
 def _check_folder(folder: Path) -> None:
+    refuse_dangling(folder)
     if not (folder / "config.json").is_file():
         ggufs = sorted(p.name for p in folder.glob("*.gguf"))
         hint = f"give the file: {folder / ggufs[0]}" if ggufs else "give a model's own folder"
@@ -90,6 +102,49 @@ def _check_folder(folder: Path) -> None:
             f"{folder}: no tokenizer (tokenizer.json)",
             hint="save it beside the weights with tokenizer.save_pretrained",
         )
+    _check_sizes(folder)
+
+
+def refuse_dangling(folder: Path) -> None:
+    """Raises: UserError if a file of a model is a link to what is not there."""
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and not path.exists():
+            raise UserError(
+                f"{path}: a link to {path.readlink()}, which is not there",
+                hint="fetch the model again, or copy it with its links followed (cp -rL)",
+            )
+
+
+def _check_sizes(folder: Path) -> None:
+    """Whether config.json can describe these weights: else building the model has no end."""
+    path = folder / "config.json"
+    config = read_json_object(path)
+    weights = sum(file.stat().st_size for file in _weight_files(folder))
+    hint = "is this the config.json of these weights?"
+    for part in (config, *(part for part in config.values() if isinstance(part, dict))):
+        numbers = {k: v for k, v in part.items() if isinstance(v, int | float)}
+        layers = max((numbers[k] for k in _LAYERS if k in numbers), default=0)
+        if not 0 <= layers <= MOST_LAYERS:
+            raise UserError(f"{path}: {layers:,} layers", hint=hint)
+        wide = [k for k, v in numbers.items() if k.endswith("_size") and not v <= _LARGEST_SIZE]
+        if wide:
+            raise UserError(f"{path}: {wide[0]} is {numbers[wide[0]]:,}", hint=hint)
+        width = numbers.get("hidden_size", 0)
+        least = width * max(width, numbers.get("vocab_size", 0)) * _BITS_PER_WEIGHT / 8
+        if least > weights:
+            words = f"a hidden_size of {width:,} does not fit weights of {weights:,} bytes"
+            raise UserError(f"{path}: cannot be opened: {words}", hint=hint)
+
+
+def _check_gguf(source: Source) -> None:
+    """As `_check_sizes`, of the file's own settings."""
+    import gguf
+
+    for name, field in gguf.GGUFReader(source.path).fields.items():
+        if name.endswith(".block_count") and not 0 <= int(field.contents()) <= MOST_LAYERS:
+            raise UserError(
+                f"{source.path}: {field.contents():,} layers", hint="is this file whole?"
+            )
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -104,11 +159,23 @@ def load_module(source: Source, dtype: str, device: str) -> Any:
     assert dtype in _DTYPES
     with _quiet(), read_once():
         try:
-            module = transformers.AutoModelForCausalLM.from_pretrained(
-                source.folder, dtype=getattr(torch, dtype), **source.arguments()
+            if source.gguf:
+                _check_gguf(source)
+            module, found = transformers.AutoModelForCausalLM.from_pretrained(
+                source.folder,
+                dtype=getattr(torch, dtype),
+                output_loading_info=True,
+                **source.arguments(),
             )
+            if missing := sorted(found["missing_keys"]):
+                # transformers would go on with random numbers in their place
+                raise ValueError(f"{len(missing):,} weights are missing, {missing[0]} first")
             return module.eval().to(device)
-        except Exception as error:  # a damaged file fails in as many ways as there are readers
+        except UserError:
+            raise
+        except BaseException as error:  # a damaged file fails in as many ways as there are readers
+            if not _is_damage(error):
+                raise
             raise UserError(
                 f"{source.path}: cannot be opened as a causal language model: {_reason(error)}",
                 hint="is it complete, and of a type this transformers knows?",
@@ -125,7 +192,9 @@ def load_tokenizer(source: Source) -> Any:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 source.folder, **source.arguments()
             )
-        except Exception as error:
+        except BaseException as error:
+            if not _is_damage(error):
+                raise
             raise UserError(
                 f"{source.path}: its tokenizer cannot be opened: {_reason(error)}",
                 hint="save it again with tokenizer.save_pretrained",
@@ -161,7 +230,7 @@ def fingerprint(source: Source) -> str:
     if source.gguf:
         _hash_file(source.path, digest)
         return f"gguf-{digest.hexdigest()[:16]}"
-    config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json_object(source.folder / "config.json")
     kind = str(config.get("model_type", "model"))
     stable = {k: v for k, v in config.items() if k not in _VOLATILE}
     digest.update(json.dumps(stable, sort_keys=True).encode())
@@ -246,6 +315,11 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def _is_damage(error: BaseException) -> bool:
+    """Whether a reader failed at a file; those written in Rust panic, which is no `Exception`."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _reason(error: BaseException) -> str:
