@@ -222,6 +222,7 @@ def test_gate_cases(case):
         hint=case.get("hint", "Look at the jumps."),
         answer=case.get("answer", "158"),
         settings=settings,
+        has_wrong_step=lambda: case.get("wrong_step", False),
     )
     assert found is Gate(case["gate"])
 

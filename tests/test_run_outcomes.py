@@ -1,6 +1,8 @@
 """What can become of a problem, a hint or a trace: every outcome has a name and is counted."""
 
+import importlib
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from tests.scripted_run import (
 
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import CapabilityError
+from heal.functions import edition
 from heal.records import (
     Cut,
     Drop,
@@ -196,6 +199,36 @@ def test_a_gate_refuses_by_its_name(tmp_path: Path, said: str, gate: Gate) -> No
     run, watch = go(tmp_path, extreme("plums", repairs={way: [said] for way in WAYS}))
     assert gates(run) == {gate: 10}
     assert f"10 {gate.replace('_', ' ')}" in watch.lines["repair"]
+
+
+def test_a_wrong_step_is_refused_by_name_once_a_checker_is_named(tmp_path: Path) -> None:
+    said = f"So 61 + 81 = 132 and ten more.\n\nSo \\boxed{{{ANSWER}}}."
+    run, _ = go(tmp_path, extreme("plums", repairs={way: [said] for way in WAYS}))
+    assert gates(run)[Gate.PASSED] == sum(gates(run).values()) > 0
+    watch = run.go("steps.checker=arithmetic", "gear.candidates=2")
+    assert "changed: steps.checker None → arithmetic; redoes what it reaches from 'repair' on" in (
+        watch.said
+    )
+    assert gates(run) == {Gate.WRONG_STEP: 10}
+    assert "10 wrong step" in watch.lines["repair"]
+    assert "D3 0" in watch.lines["select"]
+
+
+def test_a_checker_of_ones_own_decides_anew_once_it_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = ScriptedRun(tmp_path, extreme("plums"), {"steps": {"checker": "strict:first"}})
+    for verdict, gate in ((1, Gate.WRONG_STEP), (0, Gate.PASSED)):
+        (tmp_path / "strict.py").write_text(
+            f"def first(*asked):\n    return {verdict}  # says it\n"
+        )
+        sys.modules.pop("strict", None)
+        importlib.invalidate_caches()
+        edition.cache_clear()
+        run.go()
+        assert set(gates(run)) == {gate}
 
 
 def test_early_stop_counts_passing_repairs_breadth_first(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ A `Desk` plays engine, scorer and verifier with scripted answers, one request at
 every test says exactly what is known when a stage is asked.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from tests.scripted_run import (
     easy,
     extreme,
     hard,
+    hinted,
     merge,
     row,
     unaided,
@@ -531,6 +533,70 @@ def test_gates_are_asked_of_every_assisted_trace() -> None:
     rows = [made for made in desk.concludes("repair") if isinstance(made, TraceRow)]
     gates = Counter((row.stage, row.gate) for row in rows)
     assert gates == {("hinted", Gate.PASSED): 4, ("repair", Gate.INCORRECT): 10}
+
+
+FALSE_SUM, TRUE_SUM = "61 + 81 = 132, with ten more", "60 + 80 = 140, and two more"
+ARITHMETIC = {"checker": "arithmetic"}
+OWN = "tests.test_stages:refuses_ten_more"
+
+
+def refuses_ten_more(problem: str, answer: str, steps: list[str]) -> int | None:
+    """A checker as a user writes one."""
+    assert (answer, "plums" in problem) == (ANSWER, True)
+    return next((k for k, step in enumerate(steps, 1) if "ten more" in step), None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "gate"),
+    [
+        ({}, FALSE_SUM, Gate.PASSED),
+        (ARITHMETIC, FALSE_SUM, Gate.WRONG_STEP),
+        (ARITHMETIC, TRUE_SUM, Gate.PASSED),
+        (ARITHMETIC, "I say so, and it cannot be told", Gate.PASSED),
+        (ARITHMETIC | {"gate": False}, FALSE_SUM, Gate.PASSED),
+        ({"checker": OWN}, FALSE_SUM, Gate.WRONG_STEP),
+        ({"checker": OWN}, TRUE_SUM, Gate.PASSED),
+        # the other gates come first
+        (ARITHMETIC, f"{FALSE_SUM}, as the hint says", Gate.HINT_TALK),
+    ],
+)
+def test_a_repair_over_a_wrong_step_is_refused_where_a_checker_is_named(
+    settings: dict[str, Any], said: str, gate: Gate
+) -> None:
+    over = [f"Now {said}.\n\nSo \\boxed{{{ANSWER}}}."]
+    desk = Desk(extreme("plums", repairs=dict.fromkeys(WAYS, over)), {"steps": settings})
+    desk.finish(*UP_TO["repair"])
+    rows = [made for made in desk.concludes("repair") if isinstance(made, TraceRow)]
+    assert {row.gate for row in rows if row.stage == "repair"} == {gate}
+    assert {row.gate for row in rows if row.stage == "hinted"} == {Gate.PASSED}
+
+
+def test_a_whole_trace_and_a_kept_step_are_checked_too() -> None:
+    """The wrong step is in what the repairs kept, and in what was written under the answer."""
+    (asked_for,), rules = extreme("plums")
+    spoilt = json.loads(json.dumps(rules).replace("The tens come to", "As 60 + 80 = 130 I see"))
+    told = next(rule for rule in spoilt if rule["match"] == hinted("plums")["match"])
+    told["replies"] = [f"61 + 81 = 141, I think.\n\nSo it is \\boxed{{{ANSWER}}}."]
+    desk = Desk(([asked_for], spoilt), {"steps": ARITHMETIC})
+    desk.finish(*UP_TO["repair"])
+    rows = [made for made in desk.concludes("repair") if isinstance(made, TraceRow)]
+    assert {(row.stage, row.gate) for row in rows} == {
+        ("hinted", Gate.WRONG_STEP),
+        ("repair", Gate.WRONG_STEP),
+    }
+
+
+def test_a_checker_named_later_judges_what_is_there_and_asks_for_more_repairs() -> None:
+    over = {way: [f"Now {FALSE_SUM}.\n\nSo \\boxed{{{ANSWER}}}."] for way in WAYS}
+    desk = Desk(extreme("plums", repairs=over), {"gear": {"target": 5, "candidates": 3}})
+    desk.finish(*UP_TO["repair"])
+    assert repaired(desk) == {0: 5}
+    desk.reopen(steps=ARITHMETIC)
+    assert asked(desk.owes("repair")) == {(Lane.WRITE, "repair"): 10}
+    desk.finish("repair")
+    assert desk.owes("score") != []  # the whole traces under the answer
+    desk.reopen(steps={"gate": False})
+    assert repaired(desk) == {0: 5}
 
 
 @pytest.mark.parametrize(("world", "hinted"), [(easy("apples"), 0), (hard("pears"), 4)])

@@ -173,6 +173,18 @@ class Gear(Section):
     """Phrases that betray a hint. None: the built-in English list; give your own otherwise."""
 
 
+class Steps(Section):
+    """Step checkers, which read a trace's own steps."""
+
+    checker: str | None = None
+    """`arithmetic` evaluates the equations a trace asserts; `module:function` is your own (problem
+    text, answer, list of steps) → the first wrong step from 1, 0 for none, None for no opinion. It
+    runs in this process, without a time limit. None: no step is checked."""
+    gate: bool = True
+    """Refuse hinted and repaired traces, kept steps included, in which the checker finds a wrong
+    step. One of which it cannot tell passes. Without a checker there is no such gate."""
+
+
 class Pure(Section):
     """PURE, perplexity-uncertainty filtering."""
 
@@ -427,6 +439,7 @@ class Config(Section):
     prompts: Prompts = Prompts()
     sampling: SamplingSettings = SamplingSettings()
     gear: Gear = Gear()
+    steps: Steps = Steps()
     pure: Pure = Pure()
     pace: Pace = Pace()
     train: Train = Train()

@@ -28,6 +28,7 @@ from heal.report.view import RunView
 from heal.run import Noting, Run, ask_each, count_early, to_judge_again
 from heal.session import Observer, Session
 from heal.stages import calibrate, match_budget
+from heal.steps import checker_edition
 from heal.store import AttemptRow, ScoreRow, SelectedRow, Store, TraceRow
 from heal.verifiers import edition
 
@@ -67,6 +68,7 @@ REACH: tuple[tuple[str, str | None], ...] = (
     ("gear.hint_max_tokens", "guide"),
     ("gear.hint_temperature", "guide"),
     ("gear", "locate"),
+    ("steps", "repair"),
     ("pure.selection", "score"),
     ("pure.commit_below", "score"),
     ("pure.commit_steps", "score"),
@@ -238,7 +240,8 @@ def _settings(session: Session) -> str:
     refs = (config.teacher, config.scorer)
     files = [model_files(ref.model) for ref in refs if ref is not None]
     judge, numerics = edition(config.problems.verifier), config.engine.local.numerics
-    return content_key(own, judge, numerics, files, versions())
+    checker = checker_edition(config.steps.checker)
+    return content_key(own, judge, checker, numerics, files, versions())
 
 
 def _claim_folder(store: Store, config: Config, observer: Observer, adopt: bool) -> None:
@@ -323,4 +326,5 @@ def _stamp(session: Session) -> str:
     files = [model_files(ref.model) for ref in refs if ref is not None]
     settings = config.model_dump(mode="json", exclude={"run", "limits", "engine"})
     judge, numerics = edition(config.problems.verifier), config.engine.local.numerics
-    return content_key(settings, judge, numerics, problems, files, versions())
+    checker = checker_edition(config.steps.checker)
+    return content_key(settings, judge, checker, numerics, problems, files, versions())

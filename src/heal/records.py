@@ -118,6 +118,8 @@ class Gate(StrEnum):
     HINT_TALK = "hint_talk"
     COPIED_HINT = "copied_hint"
     EARLY_ANSWER = "early_answer"
+    WRONG_STEP = "wrong_step"
+    """`steps.checker` found one."""
 
 
 class Drop(StrEnum):

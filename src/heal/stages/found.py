@@ -17,6 +17,7 @@ from heal.engines.base import GenRequest, Sampling, ScoreRequest
 from heal.method.arms import breakpoints, wants_reliance, wants_uncertainty
 from heal.prompts import Prompts
 from heal.records import Breakpoint, Finish, Problem
+from heal.steps import StepChecker, open_checker
 
 Record = TypeVar("Record")
 Value = TypeVar("Value")
@@ -92,6 +93,12 @@ class Setup:
     def judge(self) -> str:
         """Names the verifier as it is now."""
         return self._models.judge
+
+    @cached_property
+    def step_gate(self) -> StepChecker | None:
+        """Whose word on their steps refuses hinted and repaired traces; None: nobody's."""
+        steps = self.config.steps
+        return open_checker(steps.checker) if steps.gate else None
 
     @cached_property
     def sampling(self) -> Sampling:
