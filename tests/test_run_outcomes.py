@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.scripted_run import (
     gates,
     hard,
     honest,
+    miscounting,
     right,
     row,
     strata,
@@ -46,8 +48,10 @@ from heal.records import (
     Trace,
     Verdict,
 )
+from heal.report.html import _cut_note, render_html
+from heal.report.load import load_view
 from heal.stages.repair import rounds
-from heal.store import HintRow, SelectedRow, TraceRow
+from heal.store import HintRow, SelectedRow, Store, TraceRow
 
 
 def go(home: Path, parts: Any, *overrides: str) -> tuple[ScriptedRun, Watch]:
@@ -169,6 +173,15 @@ def test_a_trace_without_a_surge_is_cut_by_a_named_fallback(
     assert (cut.prefix_tokens == 0) == (fallback is Fallback.SINGLE_STEP)
     assert f"1 fallback ({fallback.replace('_', ' ')})" in watch.lines["locate"]
     assert "1 of 1 problems repaired" in watch.lines["repair"]
+
+
+def test_a_cut_by_claims_is_told_as_such(tmp_path: Path) -> None:
+    run, watch = go(tmp_path, miscounting("plums"), "gear.breakpoint=claims")
+    assert watch.lines["locate"].endswith("5 failed paths: 5 by claims")
+    (note,) = {_cut_note(cut, "claims") for cut in run.read("cut", Cut, "claims")}
+    assert re.fullmatch(r"breaks here with probability 0\.\d\d, margin 0\.\d\d", note)
+    with Store.open(run.folder, write=False) as store:
+        assert note in render_html(load_view(store))
 
 
 @pytest.mark.parametrize("kind", ["random", "fixed_third", "restart"])

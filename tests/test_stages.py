@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.scripted_run import (
     ANSWER,
@@ -23,6 +24,7 @@ from tests.scripted_run import (
     hard,
     hinted,
     merge,
+    miscounting,
     row,
     unaided,
 )
@@ -36,6 +38,7 @@ from heal.pipeline import OF_EACH_PROBLEM
 from heal.recipe import parse
 from heal.records import (
     Breakpoint,
+    Fallback,
     Finish,
     Gate,
     HintKind,
@@ -391,6 +394,49 @@ def test_every_breakpoint_reads_the_same_scores() -> None:
     cuts = Counter(row.tag for row in made if isinstance(row, CutRow))
     assert cuts == {"difference": 5, "random": 5, "restart": 5}
     assert Counter(row.tag for row in made if isinstance(row, ScoreRow)) == {"": 5}
+
+
+def cut_rows(desk: Desk, kind: Breakpoint) -> list[CutRow]:
+    return [r for r in desk.concludes("locate") if isinstance(r, CutRow) and r.tag == kind]
+
+
+@pytest.mark.parametrize(
+    ("world", "window", "step", "fallback"),
+    [
+        (miscounting("plums"), 1 / 3, 5, None),
+        (miscounting("plums"), 1.0, 5, None),
+        (extreme("plums"), 1 / 3, 2, Fallback.NO_CLAIM),
+    ],
+)
+def test_claims_cut_from_the_same_scores_wherever_the_doubtful_number_is(
+    world: World, window: float, step: int, fallback: Fallback | None
+) -> None:
+    settings = {"breakpoint": "claims", "window": window}
+    desk = Desk(world, {"gear": settings, "arms": ["heal", "heal-random-cut"]})
+    desk.finish(*UP_TO["verify"])
+    assert asked(desk.owes("locate")) == {(Lane.SCORE, "scores"): 5}
+    desk.finish("locate")
+    rows = cut_rows(desk, Breakpoint.CLAIMS)
+    assert {(row.step, row.fallback, row.undecided) for row in rows} == {(step, fallback, False)}
+    for path in locate.paths(desk.found, desk.setup, Breakpoint.CLAIMS):
+        assert path.cut.prefix_tokens == path.cut.step_ends[step - 2]
+        assert len(path.cut.surge) == len(path.cut.step_ends) == len(path.cut.entropy_lo)
+    desk.reopen(gear={"breakpoint": "difference"})
+    assert desk.owes("locate") == []
+
+
+@pytest.mark.parametrize(("width", "undecided"), [(0.0, False), (9.0, True)])
+def test_claims_are_undecided_where_a_server_leaves_much_of_the_entropy_open(
+    width: float, undecided: bool
+) -> None:
+    desk = Desk(miscounting("plums"), {"gear": {"breakpoint": "claims"}})
+    desk.finish(*UP_TO["locate"])
+    for (stage, key), record in desk.records.items():
+        if stage == "scores":
+            wide = replace(record, entropy_hi=record.entropy_hi + np.float32(width))
+            desk.records[stage, key] = wide
+    desk.reopen()
+    assert {row.undecided for row in cut_rows(desk, Breakpoint.CLAIMS)} == {undecided}
 
 
 def test_a_path_that_could_not_be_scored_is_neither_cut_nor_hinted_at() -> None:

@@ -142,7 +142,8 @@ class Gear(Section):
     """GEAR, guided entropy-assisted repair."""
 
     breakpoint: Breakpoint = Breakpoint.DIFFERENCE
-    """The statistic whose largest value in the window is the break."""
+    """The statistic whose largest value in the window is the break. `claims` looks at the whole
+    trace whatever `window` says, and cuts where the break lies behind with probability 0.8."""
     step_entropy: StepEntropy = StepEntropy.MEAN
     back_up: int = Field(1, ge=1)
     """1 drops the surge step; n drops n − 1 more before it."""

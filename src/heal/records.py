@@ -70,7 +70,7 @@ class HintKind(StrEnum):
 
 
 class Breakpoint(StrEnum):
-    """How the break is found; the last three are controls that ignore the entropy."""
+    """How the break is found; `random`, `fixed_third` and `restart` ignore the entropy."""
 
     DIFFERENCE = "difference"
     ZSCORE = "zscore"
@@ -78,6 +78,8 @@ class Breakpoint(StrEnum):
     RANDOM = "random"
     FIXED_THIRD = "fixed_third"
     RESTART = "restart"
+    CLAIMS = "claims"
+    """From what the numbers cost that the steps claim, anywhere in the trace."""
 
 
 class StepEntropy(StrEnum):
@@ -101,11 +103,13 @@ class Selection(StrEnum):
 
 
 class Fallback(StrEnum):
-    """Why a breakpoint is not the one the entropy chose."""
+    """Why a breakpoint is not the one its statistic chose."""
 
     EMPTY_WINDOW = "empty_window"
     NO_SURGE = "no_surge"
     SINGLE_STEP = "single_step"
+    NO_CLAIM = "no_claim"
+    """No step claims a number, which is all that `claims` reads."""
 
 
 class Gate(StrEnum):
@@ -237,7 +241,8 @@ class Cut:
     """float32[K], nats: lower bound of each step entropy; equals `entropy_hi` when exact."""
     entropy_hi: FloatArray
     surge: FloatArray
-    """float32[K], the breakpoint statistic by step; NaN outside the window."""
+    """float32[K], the breakpoint statistic by step; NaN outside the window. Of `claims`: how likely
+    each step is to be the break."""
     margin: float = 0.0
     """Winner's statistic minus the runner-up's; negative bounds make it `undecided`."""
     fallback: Fallback | None = None
