@@ -708,6 +708,67 @@ def test_a_profile_with_uncertainty_will_do_where_none_is_asked_for(
     assert len(keys) == 14
 
 
+BY_WORST = {"selection": "worst_result", "measure_uncertainty": False}
+BY_SURPRISAL = BY_WORST | {"selection": "surprisal"}
+
+
+def forget_worst_results(desk: Desk) -> None:
+    """As profiles are that were stored before it was measured."""
+    for (stage, key), record in desk.records.items():
+        if stage == "pure":
+            desk.records[stage, key] = replace(record, worst_result=None)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "forgotten", "owed"),
+    [
+        (BY_SURPRISAL, BY_WORST, False, 0),
+        (BY_SURPRISAL, BY_SURPRISAL, True, 0),
+        (BY_SURPRISAL, BY_WORST, True, 14),
+        (BY_SURPRISAL, BY_WORST | {"measure_uncertainty": True}, True, 14),
+        (BY_SURPRISAL | {"measure_uncertainty": True}, BY_WORST, True, 14),
+    ],
+)
+def test_a_profile_without_the_worst_result_is_owed_again_where_that_is_selected_by(
+    before: dict[str, Any], after: dict[str, Any], forgotten: bool, owed: int
+) -> None:
+    desk = Desk(settings={"pure": before})
+    desk.finish(*UP_TO["score"])
+    keys = profile_keys(desk)
+    if forgotten:
+        forget_worst_results(desk)
+    desk.reopen(pure=after)
+    assert asked(desk.owes("score")).total() == owed
+    desk.finish("score")
+    assert len(profile_keys(desk)) == len(keys) + owed
+    desk.reopen()
+    assert desk.owes("score") == []
+    rows = [row for row in desk.concludes("score") if isinstance(row, ScoreRow)]
+    assert ({row.key for row in rows} <= keys) == (owed == 0)
+    desk.reopen(pure=before)
+    assert desk.owes("score") == []
+
+
+def test_the_worst_result_is_of_the_numbers_that_new_steps_claim() -> None:
+    said = [
+        "Here 61 + 81 = 142, and this holds.",
+        "And there are 9 of them.",
+        f"So \\boxed{{{ANSWER}}}.",
+    ]
+    over = {way: ["\n\n".join([f"In the {way} way I go on.", *said])] for way in WAYS}
+    rows, rules = extreme("plums", repairs=over)
+    costs = {"match": r"<assistant>.*this holds", "logprobs": [-9, -9, -0.5, -4, -7, -8]}
+    desk = Desk((rows, [costs, *rules]), {"pure": BY_WORST})
+    desk.finish(*UP_TO["score"])
+    groups = score.assisted(desk.found, desk.setup)
+    worst = {
+        tag: {score.profile_of(desk.found, desk.setup, c).worst_result for c in group}  # type: ignore[union-attr]
+        for tag, group in groups.items()
+    }
+    assert worst["difference"] == {4.0}
+    assert all(value is not None and np.isnan(value) for value in worst["hinted"])
+
+
 def test_probes_are_asked_for_only_after_steps_of_its_own() -> None:
     desk = Desk()
     desk.finish(*UP_TO["repair"])

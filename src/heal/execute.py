@@ -20,7 +20,12 @@ from heal.config import Config
 from heal.engines import model_files
 from heal.errors import HealError, UserError
 from heal.keys import content_key
-from heal.method.arms import breakpoints, wants_reliance, wants_uncertainty
+from heal.method.arms import (
+    breakpoints,
+    wants_reliance,
+    wants_uncertainty,
+    wants_worst_result,
+)
 from heal.pipeline import OF_ALL, OF_EACH_PROBLEM
 from heal.report.lines import stage_lines
 from heal.report.load import load_view
@@ -236,7 +241,8 @@ def _settings(session: Session) -> str:
     flat = flatten(config.model_dump(mode="json"))
     own = {k: v for k, v in flat.items() if k not in BY_EFFECT and first_stage(k) in stages}
     own["breakpoints"] = [str(kind) for kind in breakpoints(config)]
-    own["measured"] = [wants_uncertainty(config), wants_reliance(config)]
+    asked = (wants_uncertainty, wants_reliance, wants_worst_result)
+    own["measured"] = [wants(config) for wants in asked]
     refs = (config.teacher, config.scorer)
     files = [model_files(ref.model) for ref in refs if ref is not None]
     judge, numerics = edition(config.problems.verifier), config.engine.local.numerics

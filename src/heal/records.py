@@ -95,6 +95,7 @@ class Selection(StrEnum):
     FRACTION = "fraction"
     CALIBRATED = "calibrated"
     SURPRISAL = "surprisal"
+    WORST_RESULT = "worst_result"
     RANDOM = "random"
     RELIANCE = "reliance"
     LENGTH = "length"
@@ -306,6 +307,9 @@ class PureScore:
     """Tokens that went through the model, for the hinted pass too where there was one."""
     probe_tokens: int = 0
     error: str | None = None
+    worst_result: float | None = None
+    """The largest −ln p of a token of a claimed number in the new steps, nats; NaN where they claim
+    none; None: not measured."""
 
     @property
     def has_uncertainty(self) -> bool:

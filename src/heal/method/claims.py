@@ -1,9 +1,10 @@
-"""Claims: where a failed trace broke, from what the numbers that its steps claim cost.
+"""Claims: what the numbers that a trace's steps claim cost its teacher.
 
-In: unhinted log-probs and entropies of a trace's tokens, with their bytes. Out: a cut that is not
-behind the break with probability `SAFETY`, by weights fitted elsewhere (`hindsight.BARE_WEIGHTS`).
-The whole trace is looked at. Arithmetic and word problems are all it was fitted and judged on; of a
-trace that claims no number it knows nothing.
+In: unhinted log-probs and entropies of a trace's tokens, with their bytes. Out: of a failed trace a
+cut that is not behind the break with probability `SAFETY`, by weights fitted elsewhere
+(`hindsight.BARE_WEIGHTS`), wherever in the trace it lies; of an assisted one what its worst claim
+costs. Arithmetic and word problems are all it was fitted and judged on; of a trace that claims no
+number it knows nothing.
 """
 
 from collections.abc import Sequence
@@ -15,10 +16,13 @@ from heal.method.gear import Break
 from heal.method.hindsight import (
     BARE,
     BARE_WEIGHTS,
+    Rule,
     Signals,
     Statistic,
+    Where,
     features,
     number_tokens,
+    peak,
     result_tokens,
     safe_step,
     step_probabilities,
@@ -68,6 +72,23 @@ def find_claim_break(
     exact = np.array_equal(low.entropy, high.entropy)
     undecided = not exact and _allows_another(found, low, high)
     return Break(b, p.astype(np.float32), float(min(margins)), undecided=undecided)
+
+
+def worst_result(
+    logprob: FloatArray, step_ends: Sequence[int], token_bytes: Sequence[bytes], first_step: int
+) -> float:
+    """The largest −ln p of a token of a claimed number in steps `first_step` … K, nats.
+
+    NaN where these claim none.
+    """
+    if first_step > len(step_ends):
+        return float("nan")
+    total, start = step_ends[-1], step_ends[first_step - 2] if first_step > 1 else 0
+    # The rule reads no entropy.
+    signals = _signals(logprob[:total], logprob[:total], step_ends, token_bytes[:total])
+    if not signals.results[start:].any():
+        return float("nan")
+    return peak(signals, Rule(Statistic.SURPRISAL, Where.RESULTS), first_step)
 
 
 def _signals(

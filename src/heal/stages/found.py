@@ -14,7 +14,12 @@ from typing import Any, Protocol, TypeVar, cast
 
 from heal.config import Config
 from heal.engines.base import GenRequest, Sampling, ScoreRequest
-from heal.method.arms import breakpoints, wants_reliance, wants_uncertainty
+from heal.method.arms import (
+    breakpoints,
+    wants_reliance,
+    wants_uncertainty,
+    wants_worst_result,
+)
 from heal.prompts import Prompts
 from heal.records import Breakpoint, Finish, Problem
 from heal.steps import StepChecker, open_checker
@@ -130,6 +135,11 @@ class Setup:
     def wants_reliance(self) -> bool:
         """Whether assisted traces are scored with their hint in view too."""
         return wants_reliance(self.config)
+
+    @cached_property
+    def wants_worst_result(self) -> bool:
+        """Whether a profile must hold the worst result."""
+        return wants_worst_result(self.config)
 
 
 class Found:
