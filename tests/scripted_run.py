@@ -159,6 +159,21 @@ def scores(name: str) -> list[Rule]:
     ]
 
 
+def miscounting(name: str) -> World:
+    """As `extreme`, but two steps claim a number, and the teacher doubts that of the fifth."""
+    asked, rules = extreme(name)
+    text = json.dumps(rules)
+    for old, new in (
+        ("The tens come to", "As 60 + 80 = 140 I have"),
+        ("add the rest", "see 140 + 2 = 152 in the rest"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    spoilt = json.loads(text)
+    spoilt[-1]["entropies"] = [0.2, 0.2, 0.2, 0.2, 2.5, 0.2]
+    return asked, spoilt
+
+
 def world(*parts: World) -> World:
     return [r for rows, _ in parts for r in rows], [r for _, rules in parts for r in rules]
 

@@ -63,7 +63,15 @@ def test_an_empty_window_falls_back_to_the_second_step():
     assert find([1, 2, 9, 1], kind=Breakpoint.ZSCORE).fallback is Fallback.EMPTY_WINDOW
 
 
-@pytest.mark.parametrize("kind", [k for k in Breakpoint if k is not Breakpoint.RESTART])
+BY_ENTROPY = [k for k in Breakpoint if k not in (Breakpoint.RESTART, Breakpoint.CLAIMS)]
+
+
+def test_claims_are_not_read_from_entropies():
+    with pytest.raises(ValueError, match="claims"):
+        find([1, 2], Breakpoint.CLAIMS)
+
+
+@pytest.mark.parametrize("kind", BY_ENTROPY)
 def test_a_trace_of_one_step_restarts(kind):
     assert (find([2], kind).step, find([2], kind).fallback) == (1, Fallback.SINGLE_STEP)
     assert find([], kind).step == 1
@@ -158,7 +166,9 @@ def test_a_decided_break_survives_every_entropy_within_the_bounds(seed, steps, k
         assert find_breakpoint(entropy, entropy, ends, kind=kind, window=0.6).step == found.step
 
 
-@given(st.integers(0, 100_000), st.integers(0, 30), st.sampled_from(Breakpoint))
+@given(
+    st.integers(0, 100_000), st.integers(0, 30), st.sampled_from([*BY_ENTROPY, Breakpoint.RESTART])
+)
 def test_exact_entropies_always_decide(seed, steps, kind):
     rng = np.random.default_rng(seed)
     entropy = rng.random(steps).astype(np.float32)
@@ -222,6 +232,7 @@ def test_gate_cases(case):
         hint=case.get("hint", "Look at the jumps."),
         answer=case.get("answer", "158"),
         settings=settings,
+        has_wrong_step=lambda: case.get("wrong_step", False),
     )
     assert found is Gate(case["gate"])
 

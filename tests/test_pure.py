@@ -46,6 +46,7 @@ def profile(
     problem="p",
     tokens=None,
     answers=None,
+    worst=0.1,
 ):
     """A profile from U_1 … U_K; U_0 is never read."""
     steps = len(uncertainty)
@@ -60,6 +61,7 @@ def profile(
         scorable=[True] * steps if scorable is None else scorable,
         answer_surprisal=np.asarray(answers if answers else [0.1] * steps, np.float32),
         hinted_log_ppl=0.3,
+        worst_result=worst,
     )
 
 
@@ -202,6 +204,8 @@ def test_a_selection_without_its_measurements_is_refused():
         select([bare], Selection.RELIANCE, SETTINGS)
     kept_whole = PureScore("k", "p", "t", np.zeros(1), np.ones(2), [5], 2, [True])
     assert drop_scores([kept_whole], Selection.RELIANCE, SETTINGS) == {"t": math.inf}
+    with pytest.raises(ValueError, match="worst_result"):
+        select([bare], Selection.WORST_RESULT, SETTINGS)
     with pytest.raises(ValueError, match="surprisal"):
         select([bare], Selection.SURPRISAL, SETTINGS)
     with pytest.raises(ValueError, match="calibration"):
@@ -294,11 +298,29 @@ def test_surprisal_drops_what_honest_traces_do_not_reach_however_much_that_is():
     assert dropped == {c.trace for c in pool if c.trace[0] == "f"}
 
 
+def test_worst_result_drops_above_its_line_and_what_claims_no_number():
+    rng = np.random.default_rng(3)
+
+    def claimed(trace, low, high):
+        return profile([1], worst=rng.uniform(low, high), trace=trace)
+
+    honest = [claimed(str(i), 0, 1) for i in range(200)]
+    unmeasured = [profile([1], worst=None), profile([1], worst=math.nan)] * 99
+    calibration = calibrate(honest + unmeasured, SETTINGS)
+    assert calibration.lines[Selection.WORST_RESULT] == pytest.approx(0.95, abs=0.05)
+    assert Selection.WORST_RESULT not in calibrate(unmeasured, SETTINGS).lines
+    silent = profile([1], worst=math.nan, trace="silent")
+    pool = [silent, *(claimed(f"f{i}", 3, 9) for i in range(60))]
+    pool += [claimed(f"h{i}", 0, 0.9) for i in range(40)]
+    dropped = select(pool, Selection.WORST_RESULT, SETTINGS, calibration=calibration)
+    assert dropped == {c.trace for c in pool if c.trace[0] in "fs"}
+
+
 def test_a_line_needs_no_u_and_twenty_traces_that_can_be_read():
     nan = math.nan
 
     def said(answer):
-        return profile([nan, nan], answers=[nan, answer])
+        return profile([nan, nan], answers=[nan, answer], worst=None)
 
     calibration = calibrate([said(i / 20) for i in range(20)] + [said(nan)] * 99, SETTINGS)
     assert calibration.lines.keys() == {Selection.SURPRISAL}
@@ -466,6 +488,24 @@ def test_surprisal_asks_for_no_uncertainty_and_a_profile_that_has_it_is_not_paid
 
     assert scored_anew(run) == 0
     assert {p.key for p in profiles(run).values()} == {p.key for p in full.values()}
+
+
+def test_a_folder_of_before_is_scored_again_once_worst_result_selects_and_not_before(tmp_path):
+    run = reliance_run(tmp_path, selection="surprisal", measure_uncertainty=False)
+    run.go(until="select")
+    old = profiles(run)
+    with Store.open(run.folder) as store:
+        for _, one in list(store.read("pure", PureScore)):
+            store.put("pure", one.key, one.problem_id, replace(one, worst_result=None))
+    assert scored_anew(run, "gear.target=4") == 0
+    assert scored_anew(run, "pure.selection=worst_result") == len(old) > 0
+    new = profiles(run)
+    assert new.keys() == old.keys()
+    assert {p.key for p in new.values()}.isdisjoint(p.key for p in old.values())
+    assert all(p.worst_result is not None for p in new.values())
+    assert scored_anew(run) == 0
+    assert scored_anew(run, "pure.selection=surprisal") == 0
+    assert {p.key for p in profiles(run).values()} == {p.key for p in old.values()}
 
 
 def test_a_failed_profile_is_owed_again_under_the_name_of_what_is_asked_for_now(tmp_path):

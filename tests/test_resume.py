@@ -297,6 +297,8 @@ def test_a_typo_in_the_first_run_does_not_claim_the_folder(tmp_path: Path) -> No
     run = ScriptedRun(tmp_path)
     with pytest.raises(UserError, match=r"problem\.jsonl"):
         run.go("problems.path=problem.jsonl")
+    with pytest.raises(UserError, match="did you mean 'arithmetic'"):
+        run.go("steps.checker=arithmetics")
     with pytest.raises(UserError, match=r"scrip\.json"):
         run.go("teacher.model=scrip.json")
     run.go(until="sample")

@@ -1,6 +1,9 @@
 """What can become of a problem, a hint or a trace: every outcome has a name and is counted."""
 
+import importlib
 import json
+import re
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from tests.scripted_run import (
     gates,
     hard,
     honest,
+    miscounting,
     right,
     row,
     strata,
@@ -30,6 +34,7 @@ from tests.scripted_run import (
 
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import CapabilityError
+from heal.functions import edition
 from heal.records import (
     Cut,
     Drop,
@@ -43,8 +48,10 @@ from heal.records import (
     Trace,
     Verdict,
 )
+from heal.report.html import _cut_note, render_html
+from heal.report.load import load_view
 from heal.stages.repair import rounds
-from heal.store import HintRow, SelectedRow, TraceRow
+from heal.store import HintRow, SelectedRow, Store, TraceRow
 
 
 def go(home: Path, parts: Any, *overrides: str) -> tuple[ScriptedRun, Watch]:
@@ -168,6 +175,15 @@ def test_a_trace_without_a_surge_is_cut_by_a_named_fallback(
     assert "1 of 1 problems repaired" in watch.lines["repair"]
 
 
+def test_a_cut_by_claims_is_told_as_such(tmp_path: Path) -> None:
+    run, watch = go(tmp_path, miscounting("plums"), "gear.breakpoint=claims")
+    assert watch.lines["locate"].endswith("5 failed paths: 5 by claims")
+    (note,) = {_cut_note(cut, "claims") for cut in run.read("cut", Cut, "claims")}
+    assert re.fullmatch(r"breaks here with probability 0\.\d\d, margin 0\.\d\d", note)
+    with Store.open(run.folder, write=False) as store:
+        assert note in render_html(load_view(store))
+
+
 @pytest.mark.parametrize("kind", ["random", "fixed_third", "restart"])
 def test_a_control_that_ignores_the_entropy_claims_no_surge(tmp_path: Path, kind: str) -> None:
     _, watch = go(tmp_path, extreme("plums"), f"gear.breakpoint={kind}")
@@ -196,6 +212,36 @@ def test_a_gate_refuses_by_its_name(tmp_path: Path, said: str, gate: Gate) -> No
     run, watch = go(tmp_path, extreme("plums", repairs={way: [said] for way in WAYS}))
     assert gates(run) == {gate: 10}
     assert f"10 {gate.replace('_', ' ')}" in watch.lines["repair"]
+
+
+def test_a_wrong_step_is_refused_by_name_once_a_checker_is_named(tmp_path: Path) -> None:
+    said = f"So 61 + 81 = 132 and ten more.\n\nSo \\boxed{{{ANSWER}}}."
+    run, _ = go(tmp_path, extreme("plums", repairs={way: [said] for way in WAYS}))
+    assert gates(run)[Gate.PASSED] == sum(gates(run).values()) > 0
+    watch = run.go("steps.checker=arithmetic", "gear.candidates=2")
+    assert "changed: steps.checker None → arithmetic; redoes what it reaches from 'repair' on" in (
+        watch.said
+    )
+    assert gates(run) == {Gate.WRONG_STEP: 10}
+    assert "10 wrong step" in watch.lines["repair"]
+    assert "D3 0" in watch.lines["select"]
+
+
+def test_a_checker_of_ones_own_decides_anew_once_it_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = ScriptedRun(tmp_path, extreme("plums"), {"steps": {"checker": "strict:first"}})
+    for verdict, gate in ((1, Gate.WRONG_STEP), (0, Gate.PASSED)):
+        (tmp_path / "strict.py").write_text(
+            f"def first(*asked):\n    return {verdict}  # says it\n"
+        )
+        sys.modules.pop("strict", None)
+        importlib.invalidate_caches()
+        edition.cache_clear()
+        run.go()
+        assert set(gates(run)) == {gate}
 
 
 def test_early_stop_counts_passing_repairs_breadth_first(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ A `Desk` plays engine, scorer and verifier with scripted answers, one request at
 every test says exactly what is known when a stage is asked.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.scripted_run import (
     ANSWER,
@@ -20,7 +22,9 @@ from tests.scripted_run import (
     easy,
     extreme,
     hard,
+    hinted,
     merge,
+    miscounting,
     row,
     unaided,
 )
@@ -34,6 +38,7 @@ from heal.pipeline import OF_EACH_PROBLEM
 from heal.recipe import parse
 from heal.records import (
     Breakpoint,
+    Fallback,
     Finish,
     Gate,
     HintKind,
@@ -391,6 +396,49 @@ def test_every_breakpoint_reads_the_same_scores() -> None:
     assert Counter(row.tag for row in made if isinstance(row, ScoreRow)) == {"": 5}
 
 
+def cut_rows(desk: Desk, kind: Breakpoint) -> list[CutRow]:
+    return [r for r in desk.concludes("locate") if isinstance(r, CutRow) and r.tag == kind]
+
+
+@pytest.mark.parametrize(
+    ("world", "window", "step", "fallback"),
+    [
+        (miscounting("plums"), 1 / 3, 5, None),
+        (miscounting("plums"), 1.0, 5, None),
+        (extreme("plums"), 1 / 3, 2, Fallback.NO_CLAIM),
+    ],
+)
+def test_claims_cut_from_the_same_scores_wherever_the_doubtful_number_is(
+    world: World, window: float, step: int, fallback: Fallback | None
+) -> None:
+    settings = {"breakpoint": "claims", "window": window}
+    desk = Desk(world, {"gear": settings, "arms": ["heal", "heal-random-cut"]})
+    desk.finish(*UP_TO["verify"])
+    assert asked(desk.owes("locate")) == {(Lane.SCORE, "scores"): 5}
+    desk.finish("locate")
+    rows = cut_rows(desk, Breakpoint.CLAIMS)
+    assert {(row.step, row.fallback, row.undecided) for row in rows} == {(step, fallback, False)}
+    for path in locate.paths(desk.found, desk.setup, Breakpoint.CLAIMS):
+        assert path.cut.prefix_tokens == path.cut.step_ends[step - 2]
+        assert len(path.cut.surge) == len(path.cut.step_ends) == len(path.cut.entropy_lo)
+    desk.reopen(gear={"breakpoint": "difference"})
+    assert desk.owes("locate") == []
+
+
+@pytest.mark.parametrize(("width", "undecided"), [(0.0, False), (9.0, True)])
+def test_claims_are_undecided_where_a_server_leaves_much_of_the_entropy_open(
+    width: float, undecided: bool
+) -> None:
+    desk = Desk(miscounting("plums"), {"gear": {"breakpoint": "claims"}})
+    desk.finish(*UP_TO["locate"])
+    for (stage, key), record in desk.records.items():
+        if stage == "scores":
+            wide = replace(record, entropy_hi=record.entropy_hi + np.float32(width))
+            desk.records[stage, key] = wide
+    desk.reopen()
+    assert {row.undecided for row in cut_rows(desk, Breakpoint.CLAIMS)} == {undecided}
+
+
 def test_a_path_that_could_not_be_scored_is_neither_cut_nor_hinted_at() -> None:
     rows, rules = extreme("plums")
     blind: Rule = {
@@ -533,6 +581,70 @@ def test_gates_are_asked_of_every_assisted_trace() -> None:
     assert gates == {("hinted", Gate.PASSED): 4, ("repair", Gate.INCORRECT): 10}
 
 
+FALSE_SUM, TRUE_SUM = "61 + 81 = 132, with ten more", "60 + 80 = 140, and two more"
+ARITHMETIC = {"checker": "arithmetic"}
+OWN = "tests.test_stages:refuses_ten_more"
+
+
+def refuses_ten_more(problem: str, answer: str, steps: list[str]) -> int | None:
+    """A checker as a user writes one."""
+    assert (answer, "plums" in problem) == (ANSWER, True)
+    return next((k for k, step in enumerate(steps, 1) if "ten more" in step), None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "gate"),
+    [
+        ({}, FALSE_SUM, Gate.PASSED),
+        (ARITHMETIC, FALSE_SUM, Gate.WRONG_STEP),
+        (ARITHMETIC, TRUE_SUM, Gate.PASSED),
+        (ARITHMETIC, "I say so, and it cannot be told", Gate.PASSED),
+        (ARITHMETIC | {"gate": False}, FALSE_SUM, Gate.PASSED),
+        ({"checker": OWN}, FALSE_SUM, Gate.WRONG_STEP),
+        ({"checker": OWN}, TRUE_SUM, Gate.PASSED),
+        # the other gates come first
+        (ARITHMETIC, f"{FALSE_SUM}, as the hint says", Gate.HINT_TALK),
+    ],
+)
+def test_a_repair_over_a_wrong_step_is_refused_where_a_checker_is_named(
+    settings: dict[str, Any], said: str, gate: Gate
+) -> None:
+    over = [f"Now {said}.\n\nSo \\boxed{{{ANSWER}}}."]
+    desk = Desk(extreme("plums", repairs=dict.fromkeys(WAYS, over)), {"steps": settings})
+    desk.finish(*UP_TO["repair"])
+    rows = [made for made in desk.concludes("repair") if isinstance(made, TraceRow)]
+    assert {row.gate for row in rows if row.stage == "repair"} == {gate}
+    assert {row.gate for row in rows if row.stage == "hinted"} == {Gate.PASSED}
+
+
+def test_a_whole_trace_and_a_kept_step_are_checked_too() -> None:
+    """The wrong step is in what the repairs kept, and in what was written under the answer."""
+    (asked_for,), rules = extreme("plums")
+    spoilt = json.loads(json.dumps(rules).replace("The tens come to", "As 60 + 80 = 130 I see"))
+    told = next(rule for rule in spoilt if rule["match"] == hinted("plums")["match"])
+    told["replies"] = [f"61 + 81 = 141, I think.\n\nSo it is \\boxed{{{ANSWER}}}."]
+    desk = Desk(([asked_for], spoilt), {"steps": ARITHMETIC})
+    desk.finish(*UP_TO["repair"])
+    rows = [made for made in desk.concludes("repair") if isinstance(made, TraceRow)]
+    assert {(row.stage, row.gate) for row in rows} == {
+        ("hinted", Gate.WRONG_STEP),
+        ("repair", Gate.WRONG_STEP),
+    }
+
+
+def test_a_checker_named_later_judges_what_is_there_and_asks_for_more_repairs() -> None:
+    over = {way: [f"Now {FALSE_SUM}.\n\nSo \\boxed{{{ANSWER}}}."] for way in WAYS}
+    desk = Desk(extreme("plums", repairs=over), {"gear": {"target": 5, "candidates": 3}})
+    desk.finish(*UP_TO["repair"])
+    assert repaired(desk) == {0: 5}
+    desk.reopen(steps=ARITHMETIC)
+    assert asked(desk.owes("repair")) == {(Lane.WRITE, "repair"): 10}
+    desk.finish("repair")
+    assert desk.owes("score") != []  # the whole traces under the answer
+    desk.reopen(steps={"gate": False})
+    assert repaired(desk) == {0: 5}
+
+
 @pytest.mark.parametrize(("world", "hinted"), [(easy("apples"), 0), (hard("pears"), 4)])
 def test_only_problems_below_easy_are_answered_under_their_answer(
     world: World, hinted: int
@@ -594,6 +706,67 @@ def test_a_profile_with_uncertainty_will_do_where_none_is_asked_for(
     desk.reopen(pure={"measure_uncertainty": after})
     assert asked(desk.owes("score")).total() == owed
     assert len(keys) == 14
+
+
+BY_WORST = {"selection": "worst_result", "measure_uncertainty": False}
+BY_SURPRISAL = BY_WORST | {"selection": "surprisal"}
+
+
+def forget_worst_results(desk: Desk) -> None:
+    """As profiles are that were stored before it was measured."""
+    for (stage, key), record in desk.records.items():
+        if stage == "pure":
+            desk.records[stage, key] = replace(record, worst_result=None)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "forgotten", "owed"),
+    [
+        (BY_SURPRISAL, BY_WORST, False, 0),
+        (BY_SURPRISAL, BY_SURPRISAL, True, 0),
+        (BY_SURPRISAL, BY_WORST, True, 14),
+        (BY_SURPRISAL, BY_WORST | {"measure_uncertainty": True}, True, 14),
+        (BY_SURPRISAL | {"measure_uncertainty": True}, BY_WORST, True, 14),
+    ],
+)
+def test_a_profile_without_the_worst_result_is_owed_again_where_that_is_selected_by(
+    before: dict[str, Any], after: dict[str, Any], forgotten: bool, owed: int
+) -> None:
+    desk = Desk(settings={"pure": before})
+    desk.finish(*UP_TO["score"])
+    keys = profile_keys(desk)
+    if forgotten:
+        forget_worst_results(desk)
+    desk.reopen(pure=after)
+    assert asked(desk.owes("score")).total() == owed
+    desk.finish("score")
+    assert len(profile_keys(desk)) == len(keys) + owed
+    desk.reopen()
+    assert desk.owes("score") == []
+    rows = [row for row in desk.concludes("score") if isinstance(row, ScoreRow)]
+    assert ({row.key for row in rows} <= keys) == (owed == 0)
+    desk.reopen(pure=before)
+    assert desk.owes("score") == []
+
+
+def test_the_worst_result_is_of_the_numbers_that_new_steps_claim() -> None:
+    said = [
+        "Here 61 + 81 = 142, and this holds.",
+        "And there are 9 of them.",
+        f"So \\boxed{{{ANSWER}}}.",
+    ]
+    over = {way: ["\n\n".join([f"In the {way} way I go on.", *said])] for way in WAYS}
+    rows, rules = extreme("plums", repairs=over)
+    costs = {"match": r"<assistant>.*this holds", "logprobs": [-9, -9, -0.5, -4, -7, -8]}
+    desk = Desk((rows, [costs, *rules]), {"pure": BY_WORST})
+    desk.finish(*UP_TO["score"])
+    groups = score.assisted(desk.found, desk.setup)
+    worst = {
+        tag: {score.profile_of(desk.found, desk.setup, c).worst_result for c in group}  # type: ignore[union-attr]
+        for tag, group in groups.items()
+    }
+    assert worst["difference"] == {4.0}
+    assert all(value is not None and np.isnan(value) for value in worst["hinted"])
 
 
 def test_probes_are_asked_for_only_after_steps_of_its_own() -> None:

@@ -180,7 +180,8 @@ class Gear(Section):
     """GEAR, guided entropy-assisted repair."""
 
     breakpoint: Breakpoint = Breakpoint.DIFFERENCE
-    """The statistic whose largest value in the window is the break."""
+    """The statistic whose largest value in the window is the break. `claims` looks at the whole
+    trace whatever `window` says, and cuts where the break lies behind with probability 0.8."""
     step_entropy: StepEntropy = StepEntropy.MEAN
     back_up: int = Field(1, ge=1)
     """1 drops the surge step; n drops n − 1 more before it."""
@@ -211,6 +212,18 @@ class Gear(Section):
     """Phrases that betray a hint. None: the built-in English list; give your own otherwise."""
 
 
+class Steps(Section):
+    """Step checkers, which read a trace's own steps."""
+
+    checker: str | None = None
+    """`arithmetic` evaluates the equations a trace asserts; `module:function` is your own (problem
+    text, answer, list of steps) → the first wrong step from 1, 0 for none, None for no opinion. It
+    runs in this process, without a time limit. None: no step is checked."""
+    gate: bool = True
+    """Refuse hinted and repaired traces, kept steps included, in which the checker finds a wrong
+    step. One of which it cannot tell passes. Without a checker there is no such gate."""
+
+
 class Pure(Section):
     """PURE, perplexity-uncertainty filtering."""
 
@@ -218,7 +231,9 @@ class Pure(Section):
     """What a recipe gets that names neither this nor a preset is `surprisal`: how surprising the
     answer is to the unhinted teacher where the trace writes it. `fraction`, shown here, is the
     paper's ratio and the preset `paper`'s. With too few honest traces to draw a line by,
-    `calibrated` becomes `fraction`, and `surprisal` drops a share as that does."""
+    `calibrated` becomes `fraction`, and `surprisal` drops a share as that does. `worst_result`, of
+    numbers that steps claim behind a relation sign, is for arithmetic: a trace without any is as
+    suspicious as can be."""
     drop: float = Field(0.2, ge=0, lt=1)
     """λ: share of a problem's candidates dropped."""
     epsilon: float = Field(0.01, gt=0)
@@ -230,12 +245,12 @@ class Pure(Section):
     min_candidates: int = Field(5, ge=1)
     """Problems with fewer are pooled."""
     calibration_traces: int = Field(200, ge=20)
-    """`calibrated`, `surprisal`: so many unaided correct traces are scored to learn what honest
-    ones look like; those of problems the teacher mostly solves, if they are enough."""
+    """`calibrated`, `surprisal`, `worst_result`: so many unaided correct traces are scored to learn
+    what honest ones look like; those of problems the teacher mostly solves, if they are enough."""
     drop_at_most: float = Field(0.75, gt=0, le=1)
-    """`calibrated`, `surprisal`: where more of a set than this is above the line, honest unaided
-    traces are no measure for that set; the worst `drop` share goes instead, and the report says
-    so."""
+    """`calibrated`, `surprisal`, `worst_result`: where more of a set than this is above the line,
+    honest unaided traces are no measure for that set; the worst `drop` share goes instead, and the
+    report says so."""
     measure_uncertainty: bool = True
     """What a recipe gets that names neither this nor a preset is false; true, shown here, is the
     preset `paper`'s. After each new step, also ask how unsure the teacher is of the answer, which
@@ -246,8 +261,8 @@ class Pure(Section):
     """Also score every candidate with its hint in view, which the selection `reliance` asks for
     by itself; switch it on to compare detectors on the same traces."""
     measure_calibrated: bool = False
-    """Also score unaided correct traces, which `calibrated` and `surprisal` ask for by
-    themselves, and ask after each step as `measure_uncertainty` does."""
+    """Also score unaided correct traces, which `calibrated`, `surprisal` and `worst_result` ask for
+    by themselves, and ask after each step as `measure_uncertainty` does."""
 
 
 class Pace(Section):
@@ -506,6 +521,7 @@ class Config(Section):
     prompts: Prompts = Prompts()
     sampling: SamplingSettings = SamplingSettings()
     gear: Gear = Gear()
+    steps: Steps = Steps()
     pure: Pure = Pure()
     pace: Pace = Pace()
     train: Train = Train()

@@ -21,7 +21,12 @@ from heal.engines import model_files
 from heal.errors import HealError, UserError
 from heal.functions import functions_allowed
 from heal.keys import content_key
-from heal.method.arms import breakpoints, wants_reliance, wants_uncertainty
+from heal.method.arms import (
+    breakpoints,
+    wants_reliance,
+    wants_uncertainty,
+    wants_worst_result,
+)
 from heal.pipeline import OF_ALL, OF_EACH_PROBLEM
 from heal.report.lines import stage_lines
 from heal.report.load import load_view
@@ -29,6 +34,7 @@ from heal.report.view import RunView
 from heal.run import Noting, Run, ask_each, count_early, to_judge_again
 from heal.session import Observer, Session
 from heal.stages import calibrate, match_budget
+from heal.steps import checker_edition
 from heal.store import AttemptRow, ScoreRow, SelectedRow, Store, TraceRow
 from heal.verifiers import edition
 
@@ -74,6 +80,7 @@ REACH: tuple[tuple[str, str | None], ...] = (
     ("gear.hint_max_tokens", "guide"),
     ("gear.hint_temperature", "guide"),
     ("gear", "locate"),
+    ("steps", "repair"),
     ("pure.selection", "score"),
     ("pure.commit_below", "score"),
     ("pure.commit_steps", "score"),
@@ -243,11 +250,13 @@ def _settings(session: Session) -> str:
     flat = flatten(config.model_dump(mode="json"))
     own = {k: v for k, v in flat.items() if k not in BY_EFFECT and first_stage(k) in stages}
     own["breakpoints"] = [str(kind) for kind in breakpoints(config)]
-    own["measured"] = [wants_uncertainty(config), wants_reliance(config)]
+    asked = (wants_uncertainty, wants_reliance, wants_worst_result)
+    own["measured"] = [wants(config) for wants in asked]
     refs = (config.teacher, config.scorer)
     files = [model_files(ref.model) for ref in refs if ref is not None]
     judge, numerics = edition(config.problems.verifier), config.engine.local.numerics
-    return content_key(own, judge, numerics, files, versions())
+    checker = checker_edition(config.steps.checker)
+    return content_key(own, judge, checker, numerics, files, versions())
 
 
 def _claim_folder(store: Store, config: Config, observer: Observer, adopt: bool) -> None:
@@ -335,4 +344,5 @@ def _stamp(session: Session) -> str:
     files = [model_files(ref.model) for ref in refs if ref is not None]
     settings = config.model_dump(mode="json", exclude={"run", "limits", "engine"})
     judge, numerics = edition(config.problems.verifier), config.engine.local.numerics
-    return content_key(settings, judge, numerics, problems, files, versions())
+    checker = checker_edition(config.steps.checker)
+    return content_key(settings, judge, checker, numerics, problems, files, versions())

@@ -70,7 +70,7 @@ class HintKind(StrEnum):
 
 
 class Breakpoint(StrEnum):
-    """How the break is found; the last three are controls that ignore the entropy."""
+    """How the break is found; `random`, `fixed_third` and `restart` ignore the entropy."""
 
     DIFFERENCE = "difference"
     ZSCORE = "zscore"
@@ -78,6 +78,8 @@ class Breakpoint(StrEnum):
     RANDOM = "random"
     FIXED_THIRD = "fixed_third"
     RESTART = "restart"
+    CLAIMS = "claims"
+    """From what the numbers cost that the steps claim, anywhere in the trace."""
 
 
 class StepEntropy(StrEnum):
@@ -93,6 +95,7 @@ class Selection(StrEnum):
     FRACTION = "fraction"
     CALIBRATED = "calibrated"
     SURPRISAL = "surprisal"
+    WORST_RESULT = "worst_result"
     RANDOM = "random"
     RELIANCE = "reliance"
     LENGTH = "length"
@@ -101,11 +104,13 @@ class Selection(StrEnum):
 
 
 class Fallback(StrEnum):
-    """Why a breakpoint is not the one the entropy chose."""
+    """Why a breakpoint is not the one its statistic chose."""
 
     EMPTY_WINDOW = "empty_window"
     NO_SURGE = "no_surge"
     SINGLE_STEP = "single_step"
+    NO_CLAIM = "no_claim"
+    """No step claims a number, which is all that `claims` reads."""
 
 
 class Gate(StrEnum):
@@ -118,6 +123,8 @@ class Gate(StrEnum):
     HINT_TALK = "hint_talk"
     COPIED_HINT = "copied_hint"
     EARLY_ANSWER = "early_answer"
+    WRONG_STEP = "wrong_step"
+    """`steps.checker` found one."""
 
 
 class Drop(StrEnum):
@@ -235,7 +242,8 @@ class Cut:
     """float32[K], nats: lower bound of each step entropy; equals `entropy_hi` when exact."""
     entropy_hi: FloatArray
     surge: FloatArray
-    """float32[K], the breakpoint statistic by step; NaN outside the window."""
+    """float32[K], the breakpoint statistic by step; NaN outside the window. Of `claims`: how likely
+    each step is to be the break."""
     margin: float = 0.0
     """Winner's statistic minus the runner-up's; negative bounds make it `undecided`."""
     fallback: Fallback | None = None
@@ -299,6 +307,9 @@ class PureScore:
     """Tokens that went through the model, for the hinted pass too where there was one."""
     probe_tokens: int = 0
     error: str | None = None
+    worst_result: float | None = None
+    """The largest −ln p of a token of a claimed number in the new steps, nats; NaN where they claim
+    none; None: not measured."""
 
     @property
     def has_uncertainty(self) -> bool:

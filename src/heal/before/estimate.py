@@ -92,7 +92,8 @@ class _UpperBound:
     @property
     def kept(self) -> float:
         """Tokens before a cut; it lies in the window, or behind a first step that fills that."""
-        window = max(self.config.gear.window, 1 / 3)
+        gear = self.config.gear
+        window = 1.0 if gear.breakpoint is Breakpoint.CLAIMS else max(gear.window, 1 / 3)
         return min(self.a.trace_tokens, self.a.trace_tokens * window + self.step)
 
     @property

@@ -244,7 +244,8 @@ class _CutCounts:
 
 
 def _cuts(store: Store, config: Config) -> tuple[tuple[CutQuality, ...], int]:
-    counts = [_CutCounts(kind) for kind in Breakpoint]
+    # `claims` asks for the tokens' bytes, which no record holds; nor are numbers claimed here.
+    counts = [_CutCounts(kind) for kind in Breakpoint if kind is not Breakpoint.CLAIMS]
     counts.insert(1, _CutCounts(Breakpoint.DIFFERENCE, StepEntropy.TOP20))
     aligned = misaligned = 0
     for cut, scores, trace, truth in _failed_traces(store, config):

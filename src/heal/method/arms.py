@@ -83,6 +83,11 @@ def wants_reliance(config: Config) -> bool:
     return config.pure.measure_reliance or Selection.RELIANCE in selections(config)
 
 
+def wants_worst_result(config: Config) -> bool:
+    """Whether profiles scored before the worst result was measured are owed again."""
+    return Selection.WORST_RESULT in selections(config)
+
+
 def wants_calibration(config: Config) -> bool:
     """Whether honest traces are scored, for lines to be drawn by."""
     return config.pure.measure_calibrated or not selections(config).isdisjoint(LINED)

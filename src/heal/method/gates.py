@@ -1,12 +1,13 @@
 """Gates: what a hinted or repaired trace must not show before PURE looks at it (docs/method.md §2).
 
-In: texts, verdicts and the settings of GEAR. Out: the first gate that refused, by name. The
-phrases of `HINT_TALK` and the spelled-out numbers are English: `speaks_english` says whether they
-mean anything for a text; for other languages give `gear.hint_talk`.
+In: texts, verdicts, the settings of GEAR and a step checker's word. Out: the first gate that
+refused, by name. The phrases of `HINT_TALK` and the spelled-out numbers are English:
+`speaks_english` says whether they mean anything for a text; for other languages give
+`gear.hint_talk`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from heal.config import Gear
@@ -79,11 +80,13 @@ def passes_gates(
     hint: str,
     answer: str,
     settings: Gear,
+    has_wrong_step: Callable[[], bool] = lambda: False,
 ) -> Gate:
     """The first gate that refuses the trace, or `PASSED`.
 
     `prefix` is what was kept, written without any hint ("" for a whole trace); `continuation` is
-    what came after it, under `hint`.
+    what came after it, under `hint`. `has_wrong_step` says what a step checker finds in both; it
+    is asked last and only of what every other gate lets pass.
     """
     if finish is not Finish.STOP or verdict is Verdict.TRUNCATED:
         return Gate.INCOMPLETE
@@ -98,7 +101,7 @@ def passes_gates(
         return Gate.COPIED_HINT
     if answers_early(continuation, f"{problem}\n{prefix}", answer, settings.early_answer_share):
         return Gate.EARLY_ANSWER
-    return Gate.PASSED
+    return Gate.WRONG_STEP if has_wrong_step() else Gate.PASSED
 
 
 def leaks(hint_text: str, answer: str) -> bool:

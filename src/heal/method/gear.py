@@ -68,7 +68,10 @@ def find_breakpoint(
 
     No positive statistic, or an empty window, gives b = 2; a trace of one step b = 1: both say so.
     `undecided` is exact for `difference` and errs on the side of doubt for the other two.
+    Raises: ValueError for `claims`, which reads more than entropies (`heal.method.claims`).
     """
+    if kind is Breakpoint.CLAIMS:
+        raise ValueError("'claims' reads more than entropies: heal.method.claims")
     nothing = np.full(len(step_ends), np.nan, np.float32)
     if kind is Breakpoint.RESTART:
         return Break(1, nothing)

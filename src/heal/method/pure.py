@@ -2,9 +2,10 @@
 
 In: `PureScore` profiles, all under the *unhinted* teacher. Out: a reading per trace and the set of
 traces to drop. High means suspicious in every score here. `fraction` drops a fixed share, so it
-cannot clean a pool that is mostly fudged; `calibrated` and `surprisal` can, given traces known to
-be honest. `fraction` and `calibrated` ask whether the step that settles the answer surprises;
-`surprisal` asks whether the answer itself does, where the trace writes it.
+cannot clean a pool that is mostly fudged; those of `LINED` can, given traces known to be honest.
+`fraction` and `calibrated` ask whether the step that settles the answer surprises; `surprisal` asks
+whether the answer itself does, where the trace writes it; `worst_result` whether any number does
+that a step claims.
 """
 
 from collections import defaultdict
@@ -31,7 +32,7 @@ MIN_SPREAD = 0.05
 MIN_CALIBRATION = 20
 """Fewer honest traces do not have a 95th percentile."""
 HONEST_KEPT = 0.95
-LINED = (Selection.CALIBRATED, Selection.SURPRISAL)
+LINED = (Selection.CALIBRATED, Selection.SURPRISAL, Selection.WORST_RESULT)
 """Selections that drop what lies above a line drawn by honest traces."""
 
 _Array = NDArray[np.float64]
@@ -114,11 +115,16 @@ def trace_score(score: PureScore, settings: Pure) -> PureReading:
 def calibrate(honest: Sequence[PureScore], settings: Pure) -> Calibration:
     """Draw a line for each selection that has one, from unaided correct traces.
 
-    `surprisal` needs no U; `calibrated` needs it, to fit ln PPL in quintile bins of U_k × length.
+    `surprisal` and `worst_result` need no U; `calibrated` needs it, to fit ln PPL in quintile bins
+    of U_k × length.
     """
     bins = _fitted_bins(honest)
     draft = Calibration(bins, {}, len(honest))
-    peaks = {Selection.SURPRISAL: [surprisal(score) for score in honest]}
+    peaks = {
+        Selection.SURPRISAL: [surprisal(score) for score in honest],
+        # Scored before this was measured: they draw no line here, and are owed where one is wanted.
+        Selection.WORST_RESULT: [worst_result(x) for x in honest if x.worst_result is not None],
+    }
     if bins is not None:
         peaks[Selection.CALIBRATED] = [calibrated_score(x, settings, draft) for x in honest]
     read = {kind: [s for s in scores if s is not None] for kind, scores in peaks.items()}
@@ -172,6 +178,17 @@ def surprisal(score: PureScore) -> float | None:
     return _peak(np.where(_written(score, scorable=False), score.answer_surprisal, np.nan))
 
 
+def worst_result(score: PureScore) -> float | None:
+    """S = the largest −ln p of a token of a claimed number in steps b … K, nats; None without any.
+
+    A false result surprises where it is written, whatever the answer costs. Needs no U.
+    Raises: ValueError for a profile without the measurement.
+    """
+    if score.worst_result is None:
+        raise ValueError(f"{score.trace}: 'worst_result' was not measured")
+    return None if np.isnan(score.worst_result) else score.worst_result
+
+
 def step_surprisal(
     pieces: Sequence[bytes], logprob: FloatArray, ends: Sequence[int], answer: str
 ) -> FloatArray:
@@ -213,9 +230,10 @@ def dropped_by(
 ) -> frozenset[str]:
     """Keys of the traces to drop. Give one PACE pool at a time: S depends on where b stands.
 
-    `calibrated` and `surprisal` drop what exceeds their line, if it `fits`. Otherwise, and by every
-    other kind, the worst `drop` share of each problem's candidates goes, rounded; problems with
-    fewer than `min_candidates` are pooled, with their scores z-scored by problem first.
+    `calibrated`, `surprisal` and `worst_result` drop what exceeds their line, if it `fits`.
+    Otherwise, and by every other kind, the worst `drop` share of each problem's candidates goes,
+    rounded; problems with fewer than `min_candidates` are pooled, with their scores z-scored by
+    problem first.
     """
     line = calibration.lines.get(kind) if calibration is not None else None
     if line is not None and fits(scores, line, settings):
@@ -251,6 +269,7 @@ def drop_scores(
 
         fraction    S = max ℓ_k                calibrated  S = max z near k_c
         surprisal   S = max −ln p(a mention of the answer)
+        worst_result  S = max −ln p(a token of a claimed number)
         random      a seeded number by key     reliance    −Δ = mean ln p(y|x,h) − mean ln p(y|x)
         length      −(tokens written)          mean_nll, max_ppl   over all scorable steps from b
 
@@ -277,6 +296,8 @@ def _suspicion(
             return calibrated_score(score, settings, calibration)
         case Selection.SURPRISAL:
             return surprisal(score)
+        case Selection.WORST_RESULT:
+            return worst_result(score)
         case Selection.RANDOM:
             return _dice(seed, score.trace)
         case Selection.RELIANCE:

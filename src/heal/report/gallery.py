@@ -73,6 +73,8 @@ class BrokenTrace:
     steps: tuple[Step, ...]
     answer: str | None
     cut: Cut
+    breakpoint: str
+    """The rule that cut it."""
     hint: Hint | None
     repair: Repair | None
     tries: tuple[tuple[str, int], ...]
@@ -226,6 +228,7 @@ class Gallery:
             steps=_steps(failed, cut.step_ends, cut.prefix_tokens),
             answer=self._answer(case),
             cut=cut,
+            breakpoint=self.breakpoint,
             hint=self._hint(case, chosen),
             repair=self._repair(chosen, cut, failed) if chosen else None,
             tries=tuple(gates.most_common()),

@@ -17,7 +17,7 @@ import numpy as np
 from markupsafe import Markup
 
 from heal.method.summary import ArmScore, Difference
-from heal.records import Cut, Drop, Split
+from heal.records import Breakpoint, Cut, Drop, Split
 from heal.report import charts, numbers, words
 from heal.report.charts import Bar
 from heal.report.gallery import BrokenTrace, Repair, Step
@@ -237,7 +237,7 @@ def _exhibit(case: BrokenTrace, number: int) -> Exhibit:
         failed_chart=Markup(failed_chart),
         repaired=_shorten([_repair_line(step, repair) for step in repair.steps]) if repair else [],
         repaired_chart=_repair_chart(repair, number) if repair else None,
-        note=_cut_note(cut),
+        note=_cut_note(cut, case.breakpoint),
     )
 
 
@@ -248,13 +248,15 @@ def _repair_chart(repair: Repair, number: int) -> Markup | None:
     return Markup(charts.pure_chart(pure, repair.commitment, f"repair{number}"))
 
 
-def _cut_note(cut: Cut) -> str:
+def _cut_note(cut: Cut, kind: str) -> str:
     if cut.fallback is not None:
         return f"fallback: {str(cut.fallback).replace('_', ' ')}"
     surge = cut.surge[cut.step - 1] if 0 < cut.step <= len(cut.surge) else np.nan
     if np.isnan(surge):
         return "not chosen by entropy"
     sure = "undecided by the bounds" if cut.undecided else f"margin {cut.margin:.2f}"
+    if kind == Breakpoint.CLAIMS:
+        return f"breaks here with probability {surge:.2f}, {sure}"
     return f"surge {surge:+.2f}, {sure}"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from heal.config import Config
+from heal.records import Breakpoint
 from heal.store import Store
 
 _FINISHED = {"stop": "complete", "length": "truncated", "loop": "looping"}
@@ -56,12 +57,13 @@ def verified(store: Store) -> str:
 
 def located(store: Store, main: str) -> str:
     """Failed paths by how they were cut."""
+    word = "by claims" if main == Breakpoint.CLAIMS else "surge"
     how = _count(
         store,
         "SELECT CASE WHEN fallback IS NOT NULL THEN 'fallback (' || replace(fallback, '_', ' ')"
-        " || ')' WHEN blind THEN 'blind' WHEN undecided THEN 'undecided surge' ELSE 'surge' END,"
+        " || ')' WHEN blind THEN 'blind' WHEN undecided THEN 'undecided ' || ? ELSE ? END,"
         " COUNT(*) FROM cuts WHERE tag=? GROUP BY 1",
-        main,
+        *(word, word, main),
     )
     how["not scored"] = _one(store, "SELECT SUM(paths) FROM problems") - how.total()
     extreme = "SELECT COUNT(*) FROM problems WHERE stratum='extreme' AND split='train'"

@@ -227,6 +227,7 @@ def next_step_after_no_repair(view: RunView) -> str:
     advice = {
         Gate.INCORRECT: "try gear.hint: answer, or more gear.candidates",
         Gate.INCOMPLETE: "raise sampling.max_new_tokens",
+        Gate.WRONG_STEP: "the teacher bends its steps to the answer; try another gear.hint",
         Gate.SEVERAL_ANSWERS: "look at the gallery: the prompt may not ask for one final answer",
     }.get(gate, "the hint shows through: try gear.hint: guided, or another prompts.solve_hinted")
     reason = str(gate).replace("_", " ")

@@ -14,9 +14,15 @@ from typing import Any, Protocol, TypeVar, cast
 
 from heal.config import Config
 from heal.engines.base import GenRequest, Sampling, ScoreRequest
-from heal.method.arms import breakpoints, wants_reliance, wants_uncertainty
+from heal.method.arms import (
+    breakpoints,
+    wants_reliance,
+    wants_uncertainty,
+    wants_worst_result,
+)
 from heal.prompts import Prompts
 from heal.records import Breakpoint, Finish, Problem
+from heal.steps import StepChecker, open_checker
 
 Record = TypeVar("Record")
 Value = TypeVar("Value")
@@ -94,6 +100,12 @@ class Setup:
         return self._models.judge
 
     @cached_property
+    def step_gate(self) -> StepChecker | None:
+        """Whose word on their steps refuses hinted and repaired traces; None: nobody's."""
+        steps = self.config.steps
+        return open_checker(steps.checker) if steps.gate else None
+
+    @cached_property
     def sampling(self) -> Sampling:
         """How the teacher writes, aided or not."""
         c = self.config.sampling
@@ -123,6 +135,11 @@ class Setup:
     def wants_reliance(self) -> bool:
         """Whether assisted traces are scored with their hint in view too."""
         return wants_reliance(self.config)
+
+    @cached_property
+    def wants_worst_result(self) -> bool:
+        """Whether a profile must hold the worst result."""
+        return wants_worst_result(self.config)
 
 
 class Found:

@@ -12,6 +12,7 @@ import numpy as np
 from heal.engines.base import Scored, ScoreRequest
 from heal.keys import content_key, seed_for
 from heal.method import gear as method
+from heal.method.claims import find_claim_break
 from heal.method.entropy import step_values
 from heal.records import (
     Breakpoint,
@@ -90,8 +91,13 @@ def cut(trace: Trace, scores: TokenScores, setup: Setup, kind: Breakpoint) -> Cu
     ends = trace_steps(trace, setup.teacher, gear, setup.prompts)
     low = step_values(scores.entropy_lo, ends, gear.step_entropy)
     high = step_values(scores.entropy_hi, ends, gear.step_entropy)
-    dice = seed_for(setup.config.seed, trace.key, 0)
-    found = method.find_breakpoint(low, high, ends, kind=kind, window=gear.window, seed=dice)
+    if kind is Breakpoint.CLAIMS:
+        pieces = setup.teacher.token_bytes(trace.ids.tolist())
+        bounds = scores.entropy_lo, scores.entropy_hi
+        found = find_claim_break(scores.logprob, *bounds, ends, pieces)
+    else:
+        dice = seed_for(setup.config.seed, trace.key, 0)
+        found = method.find_breakpoint(low, high, ends, kind=kind, window=gear.window, seed=dice)
     key, prefix = _kept(trace.key, found.step, ends, gear.back_up)
     return Cut(
         key=key,

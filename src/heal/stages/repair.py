@@ -22,6 +22,8 @@ from heal.records import (
 from heal.stages import guide, locate, sample, verify
 from heal.stages.draw import Draw, Wanted, make_draw, owed_draws, traces_of
 from heal.stages.found import Found, Request, Setup, TextModel
+from heal.stages.steps import step_text, trace_steps
+from heal.steps import Outcome
 from heal.store.columns import HintRow, TraceRow
 
 HINTED, REPAIRED = "hinted", "repair"
@@ -91,6 +93,7 @@ def gate_of(found: Found, setup: Setup, trace: Trace, hint: Hint) -> Gate | None
             verdict=check.verdict,
             finish=trace.finish,
             settings=setup.config.gear,
+            has_wrong_step=lambda: _has_wrong_step(found.problem, setup, trace),
         )
 
     return found.once(("gate", trace.key, hint.text), ask)
@@ -142,6 +145,15 @@ def conclude(found: Found, setup: Setup) -> Iterator[TraceRow | HintRow | Hint]:
 def _is_hinted(found: Found, setup: Setup) -> bool:
     below = sample.is_in(found, setup, Stratum.HARD, Stratum.EXTREME)
     return below and setup.config.gear.hinted_samples > 0
+
+
+def _has_wrong_step(problem: Problem, setup: Setup, trace: Trace) -> bool:
+    if setup.step_gate is None:
+        return False
+    ends = trace_steps(trace, setup.teacher, setup.config.gear, setup.prompts)
+    steps = [step_text(trace, ends, k, setup.teacher) for k in range(1, len(ends) + 1)]
+    word = setup.step_gate(problem.problem, problem.answer, steps)
+    return word.outcome is Outcome.WRONG_STEP
 
 
 def _wanted(found: Found, setup: Setup) -> Iterator[Wanted]:

@@ -14,6 +14,7 @@ import numpy as np
 from heal.engines.base import Probe, Scored, ScoreRequest
 from heal.keys import content_key
 from heal.method.answers import states_answer
+from heal.method.claims import worst_result
 from heal.method.pure import commitment, step_surprisal, surprisal
 from heal.prompts import Prompts
 from heal.records import FloatArray, Hint, HintedScore, PureScore, Trace
@@ -25,6 +26,8 @@ from heal.store.columns import ScoreRow
 STAGE, RELIANCE = "pure", "reliance"
 PROFILE, WITHOUT_U = "pure, with surprisal", "surprisal alone"
 """What a profile holds: one that holds less than is asked for is owed again."""
+AGAIN = ", with worst result"
+"""What else one holds that took the place of one stored before that was measured."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,21 @@ def candidate_of(found: Found, setup: Setup, trace: Trace, hint: Hint | None = N
 def profile_of(found: Found, setup: Setup, candidate: Candidate) -> PureScore | None:
     """A trace's profile, perhaps with the reason why there is none; None while it is owed.
 
-    One with U will do where none is asked for.
+    One with U will do where none is asked for. One that lacks the worst result will not where that
+    is selected by, unless scoring failed: then it says why.
     """
     for probes in (True,) if setup.wants_uncertainty else (True, False):
-        key = _profile_key(found, setup, candidate, probes)
-        profile = found.get(STAGE, key, PureScore)
-        if profile is not None:
-            return profile
+        for again in (False, True):
+            key = _profile_key(found, setup, candidate, probes, again)
+            profile = found.get(STAGE, key, PureScore)
+            if profile is not None and _holds_enough(profile, setup):
+                return profile
     return None
+
+
+def _holds_enough(profile: PureScore, setup: Setup) -> bool:
+    lacking = profile.worst_result is None and profile.error is None
+    return not (setup.wants_worst_result and lacking)
 
 
 def measured(found: Found, setup: Setup, candidate: Candidate) -> PureScore | None:
@@ -143,12 +153,15 @@ def step_log_ppl(logprob: FloatArray, ends: Sequence[int]) -> FloatArray:
     )
 
 
-def profile_key(candidate: Candidate, setup: Setup, probes: bool) -> str:
-    """Names the profile of a trace under one model, one segmentation and one probe, or none."""
+def profile_key(candidate: Candidate, setup: Setup, probes: bool, again: bool = False) -> str:
+    """Names the profile of a trace under one model, one segmentation and one probe, or none.
+
+    again: in place of one that lacks the worst result.
+    """
     prompts, gear = setup.prompts, setup.config.gear
     words = (prompts.solve, prompts.system, prompts.probe, prompts.probe_close, prompts.think_close)
     segmentation = (gear.min_step_tokens, gear.max_step_tokens)
-    what = PROFILE if probes else WITHOUT_U
+    what = (PROFILE if probes else WITHOUT_U) + AGAIN * again
     return content_key(
         what, candidate.trace.key, candidate.answer, words, segmentation, setup.scorer.model_id
     )
@@ -175,9 +188,11 @@ def _relies(profile: PureScore, candidate: Candidate) -> bool:
     return candidate.hint is not None and own
 
 
-def _profile_key(found: Found, setup: Setup, candidate: Candidate, probes: bool) -> str:
-    name = ("profile", candidate.trace.key, candidate.answer, probes)
-    return found.once(name, lambda: profile_key(candidate, setup, probes))
+def _profile_key(
+    found: Found, setup: Setup, candidate: Candidate, probes: bool, again: bool = False
+) -> str:
+    name = ("profile", candidate.trace.key, candidate.answer, probes, again)
+    return found.once(name, lambda: profile_key(candidate, setup, probes, again))
 
 
 def _hinted_key(found: Found, setup: Setup, candidate: Candidate) -> str:
@@ -193,6 +208,8 @@ def _profile_request(found: Found, setup: Setup, candidate: Candidate) -> Reques
         ids, score_from = probe_ids(candidate.answer, setup.prompts, setup.scorer)
         asked = tuple(Probe(at, ids, score_from) for at in ends[first_new_step(trace, ends) - 1 :])
     key = _profile_key(found, setup, candidate, setup.wants_uncertainty)
+    if found.get(STAGE, key, PureScore) is not None:  # stored, and lacking
+        key = _profile_key(found, setup, candidate, setup.wants_uncertainty, again=True)
     context = sample.solve_ids(found.problem, setup.prompts, setup.scorer)
     ask = ScoreRequest(key, context, tuple(trace.ids.tolist()), asked)
     return Request(
@@ -206,10 +223,12 @@ def _profile(key: str, scored: Scored, candidate: Candidate, setup: Setup) -> Pu
     first = first_new_step(trace, ends)
     uncertainty = np.full(len(ends) + 1, np.nan, np.float32)
     log_ppl, own = (np.full(len(ends), np.nan, np.float32) for _ in range(2))
+    worst: float | None = None
     if scored.error is None:
         log_ppl = step_log_ppl(scored.logprob, ends)
         pieces = model.token_bytes(trace.ids.tolist())
         own = step_surprisal(pieces, scored.logprob, ends, candidate.answer)
+        worst = worst_result(scored.logprob, ends, pieces, first)
         if scored.probe_logprob:
             uncertainty[first:] = [-values.mean() for values in scored.probe_logprob]
     return PureScore(
@@ -228,6 +247,7 @@ def _profile(key: str, scored: Scored, candidate: Candidate, setup: Setup) -> Pu
         scored_tokens=scored.tokens,
         probe_tokens=sum(len(values) for values in scored.probe_logprob),
         error=scored.error,
+        worst_result=worst,
     )
 
 

@@ -69,6 +69,12 @@ def open_checker(spec: str | None) -> StepChecker | None:
     )
 
 
+def checker_edition(spec: str | None) -> str | None:
+    """Names a checker as it is now; None for none. Raises: UserError where there is none such."""
+    checker = open_checker(spec)
+    return checker.edition if checker else None
+
+
 def first_wrong_step(steps: Sequence[str], problem: str = "") -> StepWord:
     """The first step that asserts a false equation; a problem may tell what a letter is."""
     checked, given = 0, arithmetic.unknown_of(problem)
