@@ -103,6 +103,18 @@ def test_a_recipe_alone_runs_nobodys_code(
     assert not (home / "run").exists()
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_recipe_alone_runs_nobodys_step_checker(
+    home: Path, shell: Callable[..., tuple[int, str]], verb: str
+) -> None:
+    words = ["-c", "recipe.yaml", "--set", "steps.checker=their_judge:judge"]
+    code, said = shell(*verb.split(), *words)
+    assert (code, "steps.checker: their_judge:judge is code" in said) == (2, True), said
+    assert f"heal {verb} {' '.join(words)} --allow-code" in said
+    assert not (home / "RAN").exists()
+    assert not (home / "run").exists()
+
+
 def test_a_recipe_cannot_allow_itself() -> None:
     for where in ({"allow_code": True}, {"problems": {"path": "p", "allow_code": True}}):
         with pytest.raises(UserError, match="unknown key"):

@@ -106,6 +106,8 @@ def test_what_cannot_be_read_is_one_line_and_the_next_command(
     [json.loads(x) for x in (ROOT / "tests/cases/problem_ids.jsonl").read_text().splitlines()],
     ids=lambda case: case["name"],
 )
-def test_ids_answers_and_sides_of_files_read_before_are_unchanged(case: dict[str, Any]) -> None:
+def test_ids_answers_and_sides_of_files_read_before_are_unchanged(
+    case: dict[str, Any], code_allowed: None
+) -> None:
     found = read_problems(Problems.model_validate(case["settings"]), ROOT)
     assert [[p.id, p.answer, p.split.value] for p in found.problems] == case["problems"]

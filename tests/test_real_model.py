@@ -281,7 +281,7 @@ def test_what_the_family_tells_is_truth_too(problem, steps, expected):
     assert real_model_checkers.first_wrong(problem, "?", steps) == expected
 
 
-def test_the_familys_checker_is_a_checker():
+def test_the_familys_checker_is_a_checker(code_allowed):
     checker = open_checker("benchmarks.real_model_checkers:first_wrong")
     assert checker is not None
     assert checker(SUM, "915", ["865 + 351 = 1216", "1216 + 301 = 1517"]).step == 2

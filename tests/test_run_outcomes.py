@@ -84,7 +84,7 @@ def test_every_verdict_is_counted(tmp_path: Path) -> None:
     assert strata(run)["figs"] is Stratum.UNDETERMINED
     # no answer is judged and not correct, but no failed path to learn from either
     assert strata(run)["nuts"] is Stratum.EXTREME
-    assert "1 extreme problems · 0 failed paths" in watch.lines["locate"]
+    assert "1 extreme problem · 0 failed paths" in watch.lines["locate"]
 
 
 def test_a_leaking_hint_is_redrawn_and_then_falls_back_to_the_answer(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_cut_by_claims_is_told_as_such(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["random", "fixed_third", "restart"])
 def test_a_control_that_ignores_the_entropy_claims_no_surge(tmp_path: Path, kind: str) -> None:
     _, watch = go(tmp_path, extreme("plums"), f"gear.breakpoint={kind}")
-    assert watch.lines["locate"] == "1 extreme problems · 5 failed paths: 5 blind"
+    assert watch.lines["locate"] == "1 extreme problem · 5 failed paths: 5 blind"
 
 
 def test_a_problem_whose_candidates_all_fail_has_no_repair(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_wrong_step_is_refused_by_name_once_a_checker_is_named(tmp_path: Path)
 
 
 def test_a_checker_of_ones_own_decides_anew_once_it_is_mended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code_allowed: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -331,7 +331,7 @@ def test_a_trace_that_cannot_be_scanned_is_counted(tmp_path: Path) -> None:
     rows, rules = extreme("plums")
     blind = {"match": r"many plums .*<assistant>First I look at the red ", "error": "too long"}
     run, watch = go(tmp_path, (rows, [*rules[:-3], blind, *rules[-3:]]))
-    assert watch.lines["locate"] == "1 extreme problems · 5 failed paths: 4 surge · 1 not scored"
+    assert watch.lines["locate"] == "1 extreme problem · 5 failed paths: 4 surge · 1 not scored"
     assert len(run.read("cut", Cut, "difference")) == 4
 
 

@@ -607,7 +607,7 @@ def refuses_ten_more(problem: str, answer: str, steps: list[str]) -> int | None:
     ],
 )
 def test_a_repair_over_a_wrong_step_is_refused_where_a_checker_is_named(
-    settings: dict[str, Any], said: str, gate: Gate
+    settings: dict[str, Any], said: str, gate: Gate, code_allowed: None
 ) -> None:
     over = [f"Now {said}.\n\nSo \\boxed{{{ANSWER}}}."]
     desk = Desk(extreme("plums", repairs=dict.fromkeys(WAYS, over)), {"steps": settings})

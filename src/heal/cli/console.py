@@ -46,7 +46,11 @@ def read_recipe(file: Path, overrides: Sequence[str], allow_code: bool) -> "Conf
     recipe = load(file, overrides)
     command = shlex.join(["heal", *sys.argv[1:], "--allow-code"])
     problems = recipe.problems
-    named = {"problems.source": problems.source or "", "problems.verifier": problems.verifier}
+    named = {
+        "problems.source": problems.source or "",
+        "problems.verifier": problems.verifier,
+        "steps.checker": recipe.steps.checker or "",
+    }
     for setting, spec in named.items():
         if ":" in spec:
             hint = f"read that function; if you trust it: {command}"
