@@ -132,8 +132,8 @@ def _check_sizes(folder: Path) -> None:
         width = numbers.get("hidden_size", 0)
         least = width * max(width, numbers.get("vocab_size", 0)) * _BITS_PER_WEIGHT / 8
         if least > weights:
-            words = f"cannot be opened: a hidden_size of {width:,} does not fit weights of {weights:,} bytes"
-            raise UserError(f"{path}: {words}", hint=hint)
+            words = f"a hidden_size of {width:,} does not fit weights of {weights:,} bytes"
+            raise UserError(f"{path}: cannot be opened: {words}", hint=hint)
 
 
 def _check_gguf(source: Source) -> None:
