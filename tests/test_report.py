@@ -1,5 +1,7 @@
 """The page and the terminal's table: what they say, and that they hold whatever a run is like."""
 
+import base64
+import hashlib
 import random
 import re
 import subprocess
@@ -34,6 +36,7 @@ from heal.records import (
     Trace,
     Verdict,
 )
+from heal.redaction import visible
 from heal.report import numbers, words
 from heal.report.html import MAX_STEP_CHARS, render_html
 from heal.report.load import load_view
@@ -130,6 +133,17 @@ def test_order_of_rows_and_bodies_does_not_change_the_page(
     assert render_html(changed(lab, tmp_path, edit=mix)) == html
 
 
+def test_the_policy_names_the_one_style_sheet_and_the_one_script(html: str) -> None:
+    policy = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
+    for tag in ("style", "script"):
+        (source,) = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.S)
+        digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy[0]
+    assert len(policy) == 1
+    assert "unsafe" not in policy[0]
+    assert not re.search(r"<[^>]+\s(style|on\w+)=", html)
+
+
 def test_colours_are_the_pages_own(html: str) -> None:
     figures = "".join(re.findall(r"<svg.*?</svg>", html, re.S))
     assert "var(--accent)" in figures
@@ -168,8 +182,7 @@ def test_nothing_a_problem_or_a_model_writes_becomes_markup(
     assert page.unbalanced == [] and page.open == []
     assert page.elements["script"] == 1 and page.elements["img"] == 0
     for shown in (text, written):
-        clean = re.sub("[\x00-\x08\x0e-\x1f\ud800-\udfff]", "\ufffd", shown)
-        assert " ".join(clean.split()) in page.text
+        assert " ".join(visible(shown).split()) in page.text
 
 
 def test_long_traces_and_many_problems_stay_a_small_file(tmp_path: Path) -> None:

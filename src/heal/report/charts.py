@@ -218,12 +218,18 @@ def _inline(svg: str, name: str, description: str) -> str:
     for stand_in, colour in _COLOURS.items():
         svg = svg.replace(stand_in, colour)
     svg = re.sub(r"\n\s*", "\n", svg)
+    # the page's content policy lets no element bring its own style
+    svg = re.sub(r' style="([^"]*)"', lambda m: _attributes(m[1]), svg)
     viewbox = re.search(r'viewBox="0 0 ([\d.]+)', svg)
-    width = round(float(viewbox[1]) * 4 / 3) if viewbox else 400
     # the namespace is implied inside HTML, and a page without addresses is easy to trust
     svg = svg.replace(' xmlns="http://www.w3.org/2000/svg"', "")
     head = (
-        f'<svg class="figure" role="img" aria-label="{description}" '
-        f'style="max-width: {width}px" {viewbox[0] if viewbox else ""}'
+        f'<svg class="figure" role="img" aria-label="{description}" {viewbox[0] if viewbox else ""}'
     )
     return re.sub(r"<svg [^>]*?viewBox=\"0 0 [\d.]+", lambda _: head, svg, count=1)
+
+
+def _attributes(style: str) -> str:
+    """`fill: none; stroke: red` as attributes, which SVG has for all that matplotlib sets."""
+    pairs = (part.partition(":") for part in style.split(";") if part.strip())
+    return "".join(f' {name.strip()}="{value.strip()}"' for name, _, value in pairs)

@@ -3,9 +3,12 @@
 In: a `RunView`. Out: the page as text. It asks the network for nothing (a content policy in the
 page enforces that), reads on a phone, in the dark and on paper, and stays under 5 MB however large
 the run: long texts and long lists are cut, and say by how much. Everything that came from a problem
-or a model is escaped.
+or a model is escaped; what would act in it (control characters, direction overrides) is shown
+instead; and the policy names the page's style sheet and script by their hashes: nothing else runs.
 """
 
+import base64
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from markupsafe import Markup
 
 from heal.method.summary import ArmScore, Difference
 from heal.records import Breakpoint, Cut, Drop, Split
+from heal.redaction import visible
 from heal.report import charts, numbers, words
 from heal.report.charts import Bar
 from heal.report.gallery import BrokenTrace, Repair, Step
@@ -32,8 +36,6 @@ FEW_DIFFERENCES = 30
 
 _SPLITS = {Split.TRAIN: "Training", Split.HELD_OUT: "Held-out"}
 _RANGE = re.compile(r"(?<=\d)–(?=\d)")
-# what HTML may not hold, and lone surrogates, which no encoding would write
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def render_html(view: RunView) -> str:
             provenance=words.PROVENANCE,
         )
     )
-    return _UNPRINTABLE.sub("\ufffd", page)
+    return visible(page)
 
 
 @cache
@@ -126,8 +128,14 @@ def _environment() -> jinja2.Environment:
         "share": words.share_text,
         "stratum": words.stratum_name,
         "fixed": _fixed,
+        "hashed": _hashed,
     }
     return environment
+
+
+def _hashed(source: str) -> str:
+    """How a content policy names what stands between two tags."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"
 
 
 def clip(text: str, limit: int = MAX_STEP_CHARS) -> str:
