@@ -106,6 +106,11 @@ def test_a_short_secret_leaves_longer_words_whole() -> None:
     assert redact("zqx passed, zqxed not") == "*** passed, zqxed not"
 
 
+def test_a_key_with_a_colon_hides_itself_and_no_word_of_it() -> None:
+    parse(with_http(api_key="proj:1234:model", endpoints=[{"url": "http://u:x@h"}]))
+    assert redact("proj:1234:model is a model; u:x, x") == "*** is a model; ***, x"
+
+
 def test_a_cause_is_cut_after_it_is_redacted() -> None:
     remember(KEY)
     for length in range(150, 220):

@@ -91,7 +91,8 @@ def _take_secrets(config: Config, where: str) -> None:
                 hint=f"give it again: engine.http.{name}: ${{NAME}}",
             )
         remember(plain)
-        remember(plain.partition(":")[2])
+        if name == "endpoints.login":
+            remember(plain.partition(":")[2])
 
 
 def leaves(model: type[BaseModel] = Config, prefix: str = "") -> Iterable[tuple[str, str]]:

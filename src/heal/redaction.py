@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 MASK = "***"
+_LEAST = 3
+"""Secrets of fewer characters would take every article out of a text."""
 _SHORT = 8
 """Secrets of fewer characters are taken out as whole words only, or `pass` would empty `passed`."""
 
@@ -43,8 +45,8 @@ _known = _Known()
 
 
 def remember(secret: str | None) -> None:
-    """From now on `redact` takes it out; None and the empty string are nothing to hide."""
-    if not secret or secret in _known.secrets:
+    """From now on `redact` takes it out; None, and what is too short to hide anything, is not."""
+    if not secret or len(secret) < _LEAST or secret in _known.secrets:
         return
     _known.secrets.add(secret)
     forms = {form for known in _known.secrets for form in _spellings(known)}
