@@ -136,7 +136,10 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 def _override(raw: dict[str, Any], text: str) -> None:
     dotted, equals, value = text.partition("=")
     if not equals or not dotted:
-        raise UserError(f"--set {text}: expected a.b=value", hint="--set sampling.n=8")
+        # no more than a name is quoted: behind it may stand a key
+        named = re.match(r"[\w.]*", text)
+        shown = named[0][:LONGEST_NAME] if named else ""
+        raise UserError(f"--set {shown}: expected a.b=value", hint="--set sampling.n=8")
     *parents, leaf = dotted.split(".")
     node = raw
     for name in parents:
