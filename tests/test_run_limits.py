@@ -222,7 +222,7 @@ def test_a_teacher_that_cannot_score_is_refused_before_a_token_is_spent(
 
 
 def test_verdicts_that_took_too_long_are_judged_again_where_that_is_asked_for(
-    tmp_path: Path, undisturbed: ScriptedRun
+    tmp_path: Path, undisturbed: ScriptedRun, code_allowed: None
 ) -> None:
     (tmp_path / "moody_judge.py").write_text(
         "import time\nfrom pathlib import Path\n"
