@@ -12,7 +12,7 @@ from heal.config import Problems
 from heal.method.answers import mention, mention_spans, plain, states_answer
 from heal.method.boxes import boxed
 from heal.method.final_answers import count_final_answers, extract_answer, same_text
-from heal.method.gates import HINT_TALK, answers_early, copies_hint, speaks_english, talks_of_hint
+from heal.method.gates import HINT_TALK, answers_early, copies_hint, talks_of_hint
 from heal.method.segments import reasoning_span, split_steps
 from heal.records import Finish, Problem, Verdict
 from heal.report.steps import step_texts
@@ -56,7 +56,6 @@ READERS: dict[str, Callable[[str], Any]] = {
     "hint talk": lambda text: talks_of_hint(text, "", HINT_TALK),
     "copied hint": lambda text: copies_hint(text, "look at the jumps " * 9, "", 13),
     "early answer": lambda text: answers_early(text, "", "158", 0.3),
-    "english": speaks_english,
     "steps": lambda text: split_steps(tokens(text), min_tokens=8, max_tokens=64),
     "reasoning": lambda text: reasoning_span(tokens(text), "</think>"),
     "report steps": steps_of,

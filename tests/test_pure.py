@@ -24,7 +24,6 @@ from heal.method.pure import (
     select,
     step_ratios,
     step_surprisal,
-    steps_to_probe,
     surprisal,
     trace_score,
 )
@@ -112,10 +111,6 @@ def test_a_trace_that_never_commits_is_scored_to_its_end_and_says_so():
     reading = trace_score(profile([2, 2, 2], [0, 0, 3]), SETTINGS)
     assert reading.never_committed
     assert reading.score == pytest.approx(3 - math.log(2.01))
-
-
-def test_only_repaired_steps_are_probed():
-    assert list(steps_to_probe(3, 5)) == [3, 4, 5]
 
 
 def test_a_trace_without_a_scorable_step_has_no_score_and_goes_first():

@@ -9,11 +9,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from heal.config import Config
+from heal.config import ArmName, Config
 from heal.execute import execute
 from heal.lab.judged import Named, judged
 from heal.lab.truth import Truth, split_steps
@@ -43,21 +43,7 @@ from heal.stages.select import has_reliance, profiles
 from heal.store import Store
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
-ARMS = (
-    "base",
-    "rft",
-    "rft_more",
-    "star",
-    "heal",
-    "heal-shuffled",
-    "heal-reverse",
-    "heal-random-cut",
-    "heal-restart",
-    "heal-no-pure",
-    "heal-random-drop",
-    "heal-ratio",
-    "heal-calibrated",
-)
+ARMS: tuple[ArmName, ...] = get_args(ArmName)
 """Every arm a comparison needs (docs/method.md §5), and PURE's other readings."""
 SCORED_TOKEN_COST = 0.5
 """Timed in four benchmarks at 0.36 to 0.51; fixed, so that a benchmark says the same anywhere."""

@@ -1,9 +1,8 @@
 """Gates: what a hinted or repaired trace must not show before PURE looks at it (docs/method.md §2).
 
 In: texts, verdicts, the settings of GEAR and a step checker's word. Out: the first gate that
-refused, by name. The phrases of `HINT_TALK` and the spelled-out numbers are English:
-`speaks_english` says whether they mean anything for a text; for other languages give
-`gear.hint_talk`.
+refused, by name. The phrases of `HINT_TALK` and the spelled-out numbers are English; for other
+languages give `gear.hint_talk`.
 """
 
 import re
@@ -61,13 +60,6 @@ HINT_TALK = (
 )
 
 _WORD = re.compile(r"\w+")
-_ENGLISH = frozenset(
-    _WORD.findall(
-        "the of and to in is a that it for as with on are be this by we so then which have has "
-        "from how many what each if at an or not let find there all can"
-    )
-)
-_ENGLISH_SHARE = 0.08
 
 
 def passes_gates(
@@ -132,12 +124,6 @@ def answers_early(continuation: str, known: str, answer: str, share: float) -> b
         return False
     end = mention(continuation, answer)
     return end is not None and end <= share * len(plain(continuation))
-
-
-def speaks_english(text: str) -> bool:
-    """Whether the built-in phrases apply: at least 8 % of the words are English function words."""
-    words = [w for w in _WORD.findall(text.casefold()) if w.isalpha()]
-    return bool(words) and sum(w in _ENGLISH for w in words) >= _ENGLISH_SHARE * len(words)
 
 
 @lru_cache(maxsize=8)

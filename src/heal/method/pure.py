@@ -76,11 +76,6 @@ class Calibration:
     traces: int
 
 
-def steps_to_probe(first_step: int, steps: int) -> range:
-    """The k whose U_k can count: b … K, from 1. Steps kept from the parent are not probed."""
-    return range(first_step, steps + 1)
-
-
 def commitment(score: PureScore, settings: Pure) -> int | None:
     """k_c: the first k ≥ b from which U stays below `commit_below` for `commit_steps` steps.
 

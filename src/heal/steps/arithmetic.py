@@ -51,11 +51,6 @@ def check_text(text: str, given: Given = NOTHING) -> list[Asserted]:
     return found
 
 
-def first_false(text: str, given: Given = NOTHING) -> Asserted | None:
-    """The first equation that does not hold."""
-    return next((e for e in check_text(text, given) if e.truth is Truth.FALSE), None)
-
-
 def unknown_of(problem: str) -> Given:
     """What a problem asks for, where it states one linear equation in one letter.
 
