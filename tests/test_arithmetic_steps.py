@@ -27,7 +27,7 @@ def test_every_rule_of_the_table_holds(row):
 
 def test_the_first_false_equation_is_named_with_its_place():
     text = "First 4 + 4 = 8.\n\nThen 8 × 3 = 25, and 25 + 1 = 27."
-    (found,) = (e for e in check_text(text) if e.truth is Truth.FALSE)
+    found, _ = (e for e in check_text(text) if e.truth is Truth.FALSE)
     assert (found.text, found.left, found.right) == ("8 × 3 = 25", 24, 25)
     assert text[found.start : found.end] == "8 × 3 = 25"
     assert [e.truth for e in check_text("First 4 + 4 = 8.")] == [Truth.TRUE]
@@ -136,7 +136,9 @@ def test_time_is_linear_in_the_text(unit):
         check_text(unit * n)
         return time.process_time() - start
 
-    short, long = (min(seconds(n) for _ in range(3)) for n in (3000, 24_000))
+    # taken in turns, for a neighbour slows down whatever runs just then
+    taken = [(seconds(3000), seconds(24_000)) for _ in range(5)]
+    short, long = map(min, zip(*taken, strict=True))
     # Quadratic time would take 64 times as long; a busy machine is not measured to the last 2.
     assert long < 24 * short + 0.05
 
