@@ -228,9 +228,8 @@ class Pure(Section):
     """PURE, perplexity-uncertainty filtering."""
 
     selection: Selection = Selection.FRACTION
-    """What a recipe gets that names neither this nor a preset is `surprisal`: how surprising the
-    answer is to the unhinted teacher where the trace writes it. `fraction`, shown here, is the
-    paper's ratio and the preset `paper`'s. With too few honest traces to draw a line by,
+    """`surprisal`: how surprising the answer is to the unhinted teacher where the trace writes it;
+    `fraction`: the paper's ratio. With too few honest traces to draw a line by,
     `calibrated` becomes `fraction`, and `surprisal` drops a share as that does. `worst_result`, of
     numbers that steps claim behind a relation sign, is for arithmetic: a trace without any is as
     suspicious as can be."""
@@ -252,8 +251,7 @@ class Pure(Section):
     honest unaided traces are no measure for that set; the worst `drop` share goes instead, and the
     report says so."""
     measure_uncertainty: bool = True
-    """What a recipe gets that names neither this nor a preset is false; true, shown here, is the
-    preset `paper`'s. After each new step, also ask how unsure the teacher is of the answer, which
+    """After each new step, also ask how unsure the teacher is of the answer, which
     `fraction` and `calibrated` ask for by themselves. `surprisal` does without: a server that reads
     its whole prompt while scoring (vLLM) reads each trace once for every step of it. Switched on
     later, it scores again; `heal audit pure` always asks."""

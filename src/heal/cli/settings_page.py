@@ -7,6 +7,7 @@ the page cannot disagree with the code.
 import ast
 import inspect
 import textwrap
+from collections.abc import Mapping
 from enum import Enum
 from functools import lru_cache
 from typing import Any, get_args
@@ -16,12 +17,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from heal.config import Config
-from heal.recipe import submodel
+from heal.recipe import PRESETS, submodel
 
 
 def reference() -> str:
-    """Every setting with its default and its meaning."""
-    return "\n".join(_section(Config, 0))
+    """Every setting with its meaning and its default: what a recipe gets that names no preset."""
+    return "\n".join(_section(Config, 0, PRESETS["default"]))
 
 
 def resolved_yaml(config: Config) -> str:
@@ -29,19 +30,20 @@ def resolved_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _section(model: type[BaseModel], depth: int) -> list[str]:
+def _section(model: type[BaseModel], depth: int, preset: Mapping[str, Any]) -> list[str]:
     indent = "  " * depth
     lines: list[str] = []
     for name, info in model.model_fields.items():
         notes = [f"{indent}# {line}" for line in meaning(model, name).splitlines()]
         inner = submodel(info.annotation)
         if inner is None:
-            lines += [*notes, f"{indent}{name}: {_default(info)}"]
+            lines += [*notes, f"{indent}{name}: {_default(info, preset.get(name, info))}"]
             continue
         about = inspect.cleandoc(inner.__doc__ or "").splitlines()[0]
         optional = "" if info.is_required() or info.default is not None else "  # default: null"
         head = notes or [f"{indent}# {about}"]
-        lines += ["", *head, f"{indent}{name}:{optional}", *_section(inner, depth + 1)]
+        lines += ["", *head, f"{indent}{name}:{optional}"]
+        lines += _section(inner, depth + 1, preset.get(name) or {})
     return lines
 
 
@@ -61,10 +63,15 @@ def _choices(annotation: Any) -> list[str]:
     return values if len(values) > 1 else []
 
 
-def _default(info: FieldInfo) -> str:
+def _default(info: FieldInfo, preset: Any) -> str:
+    """What a plain recipe gets, and the preset `paper` where that differs."""
     if info.is_required():
         return "…  # required"
-    value = info.get_default(call_default_factory=True)
+    own = _shown(info.get_default(call_default_factory=True))
+    return own if preset is info else f"{_shown(preset)}  # preset paper: {own}"
+
+
+def _shown(value: Any) -> str:
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, tuple):
