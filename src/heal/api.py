@@ -131,7 +131,8 @@ def find_breakpoint(
     drop, `margin` by how much it won, `fallback` why it is not the statistic's choice.
     Raises: ValueError for lengths that do not fit, or an unknown name. Source: docs/method.md §2.
 
-    >>> found = heal.find_breakpoint([0.1, 0.1, 0.2, 0.1, 2.0, 1.5, 0.3, 0.1], [2, 4, 6, 8], window=1)
+    >>> entropies = [0.1, 0.1, 0.2, 0.1, 2.0, 1.5, 0.3, 0.1]
+    >>> found = heal.find_breakpoint(entropies, [2, 4, 6, 8], window=1)
     >>> found.step, round(found.margin, 2)
     (3, 1.55)
     """
