@@ -6,7 +6,7 @@ VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks wheel clean
+.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks docs wheel clean
 
 setup: $(READY)
 
@@ -73,6 +73,10 @@ bench-rows bench-walks: bench-%: $(READY)
 	$(BIN)/heal lab compare --world $* --seeds 5 --set run=runs/$*-benchmark \
 	  --set problems.args.seed=3 --json runs/$*-benchmark.json
 	$(BIN)/heal lab budgets --world $* --set problems.args.seed=3 --json runs/$*-budgets.json
+
+# The site, in build/site; a broken link or anchor fails it.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 wheel: $(READY)
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation -w dist .
