@@ -92,6 +92,8 @@ def evaluation(seeds: int = 3) -> EvalSummary:
             pass_at={8: _around(min(1.0, mean * 1.4), n)},
             maj_k=_around(mean * 1.05, n),
             truncated=_around(0.01, n),
+            no_answer=_around(0.02, n),
+            repeating=_around(0.005, n),
             tokens=Interval(118.4, 109.7, 126.2, n),
         )
         for arm, values in means.items()

@@ -19,7 +19,7 @@ LEVELS = [
     ("run",),
     ("pipeline",),
     ("execute",),
-    ("api",),
+    ("api", "examine"),
     ("lab",),
     ("cli",),
     ("__main__",),

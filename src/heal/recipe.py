@@ -36,7 +36,7 @@ _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML recipe and its `a.b=c` overrides. Raises: UserError."""
     file = Path(path)
-    return load_over(_read_yaml(file), overrides, where=str(file))
+    return load_over(read_tree(file), overrides, where=str(file))
 
 
 def load_over(raw: dict[str, Any], overrides: Sequence[str], where: str = "config") -> Config:
@@ -113,7 +113,8 @@ def submodel(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def read_tree(file: Path) -> dict[str, Any]:
+    """A recipe as it is written, nothing checked but that it is a mapping. Raises: UserError."""
     try:
         with file.open("rb") as opened:
             text = opened.read(YAML_BYTES + 1).decode()

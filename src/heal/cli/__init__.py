@@ -16,6 +16,7 @@ from heal.cli import (
     check,
     config,
     doctor,
+    eval,
     lab,
     problems,
     report,
@@ -39,6 +40,7 @@ for _stage in stages.HELP:
     app.command(name=_stage)(stages.up_to(_stage))
 app.command()(problems.problems)
 app.command()(check.check)
+app.command(name="eval")(eval.evaluate)
 app.command()(report.report)
 app.command()(show.show)
 app.command()(doctor.doctor)

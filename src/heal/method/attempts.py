@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heal.method.final_answers import identity
-from heal.records import Verdict
+from heal.records import Finish, Verdict
 
 Votes = tuple[int, ...]
 """How often each wrong answer was given, the most frequent first."""
@@ -48,6 +48,10 @@ class Attempt(Protocol):
         """As text."""
 
     @property
+    def finish(self) -> str:
+        """A `Finish`'s value."""
+
+    @property
     def tokens(self) -> int:
         """Written."""
 
@@ -64,6 +68,9 @@ class Counts:
     attempts: NDArray[np.int64]
     correct: NDArray[np.int64]
     truncated: NDArray[np.int64]
+    no_answer: NDArray[np.int64]
+    repeating: NDArray[np.int64]
+    """Stopped for repeating themselves; these are truncated ones too."""
     tokens: NDArray[np.int64]
     votes: tuple[tuple[Votes, ...], ...]
     """By seed and problem, in the order of the arrays."""
@@ -94,7 +101,8 @@ class _Cells:
 
     def __init__(self) -> None:
         self.students: dict[tuple[str, int], dict[str, int]] = {}
-        self.attempts, self.correct, self.truncated, self.tokens = (array("q") for _ in range(4))
+        self.attempts, self.correct, self.tokens = array("q"), array("q"), array("q")
+        self.truncated, self.no_answer, self.repeating = array("q"), array("q"), array("q")
         self.codes: dict[object, int] = {}
         self.wrong_cell, self.wrong_code = array("q"), array("q")
         self.failed = 0
@@ -111,6 +119,8 @@ class _Cells:
             self.correct[cell] += 1
             return
         self.truncated[cell] += attempt.verdict == Verdict.TRUNCATED
+        self.no_answer[cell] += attempt.verdict == Verdict.NO_ANSWER
+        self.repeating[cell] += attempt.finish == Finish.LOOP
         if attempt.answer is not None:
             self.wrong_cell.append(cell)
             code = self.codes.setdefault(_identity(attempt.answer), len(self.codes))
@@ -121,9 +131,13 @@ class _Cells:
         cell = own.get(attempt.problem)
         if cell is None:
             cell = own[attempt.problem] = len(self.attempts)
-            for counts in (self.attempts, self.correct, self.truncated, self.tokens):
+            for counts in self._counted():
                 counts.append(0)
         return cell
+
+    def _counted(self) -> tuple["array[int]", ...]:
+        shares = (self.truncated, self.no_answer, self.repeating)
+        return (self.attempts, self.correct, self.tokens, *shares)
 
     def close(self) -> Tally:
         """Everything counted, where every student has attempts."""
@@ -156,6 +170,8 @@ class _Cells:
             attempts=np.asarray(self.attempts)[cells],
             correct=np.asarray(self.correct)[cells],
             truncated=np.asarray(self.truncated)[cells],
+            no_answer=np.asarray(self.no_answer)[cells],
+            repeating=np.asarray(self.repeating)[cells],
             tokens=np.asarray(self.tokens)[cells],
             votes=tuple(tuple(map(votes, row)) for row in cells.tolist()),
         )

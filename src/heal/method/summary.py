@@ -41,7 +41,11 @@ class ArmScore:
     """pass@j for j = 2, 4, 8 … and k; pass@1 is avg@k."""
     maj_k: Interval
     truncated: Interval
-    """Share of attempts that ran into the token limit."""
+    """Share of attempts that ran into the token limit, or were stopped for repeating themselves."""
+    no_answer: Interval
+    """Share of attempts that ended without an answer."""
+    repeating: Interval
+    """Share of attempts that were stopped for repeating themselves."""
     tokens: Interval
     """Mean tokens per attempt."""
 
@@ -140,6 +144,8 @@ def _figures(counts: Counts, k: int) -> dict[_Figure, _Values]:
         **{j: each(_pass_at(j)) for j in _ladder(k)},
         "maj_k": each(lambda n, correct, wrong: majority_accuracy(n, correct, wrong, k)),
         "truncated": counts.truncated / counts.attempts,
+        "no_answer": counts.no_answer / counts.attempts,
+        "repeating": counts.repeating / counts.attempts,
         "tokens": counts.tokens / counts.attempts,
     }
 
@@ -191,6 +197,8 @@ class _Measured:
             pass_at={j: interval for j, interval in own.items() if isinstance(j, int)},
             maj_k=own["maj_k"],
             truncated=own["truncated"],
+            no_answer=own["no_answer"],
+            repeating=own["repeating"],
             tokens=own["tokens"],
         )
 

@@ -27,25 +27,25 @@ _ASCII = str.maketrans({"–": "-", "−": "-", "·": "|", "≤": "<=", "…": "
 def print_table(view: RunView, console: Console) -> None:
     """Print the run's outcome."""
     if view.running:
-        _say(console, words.running_sentence(view.running))
-    _say(console, *words.teacher_sentences(view))
+        say(console, words.running_sentence(view.running))
+    say(console, *words.teacher_sentences(view))
     if view.extreme.problems:
         title = "The ceiling: extreme problems with a trace to learn from"
-        _show(console, title, _ceiling(view))
-    _say(console, *words.student_sentences(view))
+        show(console, title, _ceiling(view))
+    say(console, *words.student_sentences(view))
     if view.evaluation is not None and view.evaluation.arms:
         seeds = words.plural(view.evaluation.seeds, "training seed")
         title = f"Held-out avg@{view.evaluation.k} in % by the teacher's stratum, {seeds}"
-        _show(console, title, _arms(view.evaluation))
+        show(console, title, _arms(view.evaluation))
     costs = [row for row in view.arm_ledger if row.sampled or row.scored]
     if costs:
-        _show(console, "Teacher tokens", _costs(costs))
+        show(console, "Teacher tokens", _costs(costs))
     if view.stopped:
-        _say(console, f"Not complete: {view.stopped}")
+        say(console, f"Not complete: {view.stopped}")
 
 
 def _ceiling(view: RunView) -> Table:
-    table = _table("", "problems [95 % interval]")
+    table = new_table("", "problems [95 % interval]")
     table.add_row("before: rejection sampling", words.share_text(numbers.ceiling_before(view)))
     if view.main_arm is not None:
         after = words.share_text(numbers.ceiling_after(view))
@@ -56,7 +56,7 @@ def _ceiling(view: RunView) -> Table:
 def _arms(summary: EvalSummary) -> Table:
     found = {score.stratum: score.avg.n_problems for score in summary.arms}
     problems = {name: n for name, n in found.items() if name in STRATA} or found
-    table = _table("arm", *problems)
+    table = new_table("arm", *problems)
     # Whole per cent: five strata have to fit beside the arm's name.
     cells = {(score.arm, score.stratum): words.whole_text(score.avg) for score in summary.arms}
     for arm in dict.fromkeys(score.arm for score in summary.arms):
@@ -66,7 +66,7 @@ def _arms(summary: EvalSummary) -> Table:
 
 
 def _costs(rows: list[LedgerRow]) -> Table:
-    table = _table("arm", "sampled", "scored", "accepted traces", "sampled per accepted")
+    table = new_table("arm", "sampled", "scored", "accepted traces", "sampled per accepted")
     for row in rows:
         accepted = "–" if row.accepted is None else words.count(row.accepted)
         per = "–" if row.per_accepted is None else f"{row.per_accepted:,.0f}"
@@ -74,7 +74,8 @@ def _costs(rows: list[LedgerRow]) -> Table:
     return table
 
 
-def _table(first: str, *others: str) -> Table:
+def new_table(first: str, *others: str) -> Table:
+    """An empty table whose first column holds names and whose others hold numbers."""
     table = Table(pad_edge=False)
     table.add_column(first)
     for name in others:
@@ -82,14 +83,15 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
-def _show(console: Console, title: str, table: Table) -> None:
+def show(console: Console, title: str, table: Table) -> None:
     """A ruled table for eyes, a Markdown one for files."""
     table.box = box.SIMPLE_HEAD if console.is_terminal else box.MARKDOWN
     table.show_edge = table.pad_edge = not console.is_terminal
     _write(console, Text(title, style="bold"), table)
 
 
-def _say(console: Console, *sentences: str) -> None:
+def say(console: Console, *sentences: str) -> None:
+    """Print a paragraph that may quote anybody."""
     _write(console, *(Text(visible(redact(sentence))) for sentence in sentences))
 
 
