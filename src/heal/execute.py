@@ -59,6 +59,9 @@ REACH: tuple[tuple[str, str | None], ...] = (
     ("problems", "sample"),
     ("seed", "sample"),
     ("seeds", "train"),
+    ("teacher.serve", None),
+    ("scorer.serve", None),
+    ("student.serve", "evaluate"),
     ("teacher", "sample"),
     ("sampling", "sample"),
     ("prompts.solve_hinted", "repair"),
@@ -103,6 +106,15 @@ REACH: tuple[tuple[str, str | None], ...] = (
 )
 """First stage each setting reaches, the most specific first; None: it changes how work is done, not
 what it is."""
+
+_HOW: dict[str, Any] = {
+    "run": True,
+    "limits": True,
+    "engine": True,
+    "teacher": {"serve"},
+    "scorer": {"serve"},
+}
+"""Says how work is done: a run that is complete stays so, whatever stands here."""
 
 BY_EFFECT = frozenset(
     {"arms", "pure.selection", "pure.measure_uncertainty", "pure.measure_reliance"}
@@ -342,7 +354,7 @@ def _stamp(session: Session) -> str:
     problems = session.problem_set.problems
     refs = (config.teacher, config.scorer, config.student)
     files = [model_files(ref.model) for ref in refs if ref is not None]
-    settings = config.model_dump(mode="json", exclude={"run", "limits", "engine"})
+    settings = config.model_dump(mode="json", exclude=_HOW)
     judge, numerics = edition(config.problems.verifier), config.engine.local.numerics
     checker = checker_edition(config.steps.checker)
     return content_key(settings, judge, checker, numerics, problems, files, versions())

@@ -59,6 +59,13 @@ def require_allowed(spec: str, setting: str, hint: str | None = None) -> None:
     )
 
 
+def require_command(command: str, setting: str, hint: str) -> None:
+    """Raises: UserError for a command of a recipe that the user has not allowed."""
+    if not _allowed:
+        raise UserError(f"{setting}: starts a program that the recipe names: {command}", hint=hint)
+    _named.add(command)
+
+
 def _is_installed(package: str) -> bool:
     """Whether a package is our own or lies where packages are installed, not beside a recipe."""
     if package == __name__.partition(".")[0]:

@@ -19,7 +19,7 @@ from heal.method.arms import Extra
 from heal.method.pure import Calibration
 from heal.records import Cut, Gate, Hint, Problem, Split, Stratum, Verdict
 from heal.runner import Ask, Done, Limits, Runner, lanes
-from heal.session import Observer, Session
+from heal.session import SERVERS, Observer, Session
 from heal.stages import locate, match_budget, repair, sample
 from heal.stages.found import Found, Request, Setup
 from heal.stages.select import example
@@ -171,7 +171,7 @@ class Run:
 
         def model() -> Engine:
             if not opened:
-                opened.append(students.open_student(s.config, student))
+                opened.append(students.open_student(s.config, student, s.store.folder / SERVERS))
             return opened[0]
 
         rows: list[AttemptRow] = []

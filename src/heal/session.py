@@ -23,6 +23,8 @@ from heal.store import Store
 from heal.verifiers import Verifier, edition, open_verifier
 
 _ENGINES = ("teacher", "scorer")
+SERVERS = "servers"
+"""Where servers that were started for a run log to."""
 NOTE_S = 30.0
 """A killed process takes at most so many seconds of its servers' facts with it."""
 
@@ -149,8 +151,12 @@ class Session:
     def _open(self, role: str, ref: ModelRef) -> Engine:
         """Servers that are away are missed only by a run that owes them something."""
         known = self.store.meta("engines") or {}
+        if ref.serve is not None:
+            self.observer.say(
+                f"starting the {role}'s server: {self.store.folder / SERVERS}/{role}-0.log"
+            )
         try:
-            engine = open_engine(ref, self.config.engine)
+            engine = open_engine(ref, self.config.engine, role, self.store.folder / SERVERS)
         except NoServerError as error:
             absent = open_absent(ref, known.get(role), error)
             self.observer.say(f"{error}; going on with what is stored")

@@ -55,6 +55,11 @@ def read_recipe(file: Path, overrides: Sequence[str], allow_code: bool) -> "Conf
         if ":" in spec:
             hint = f"read that function; if you trust it: {command}"
             functions.require_allowed(spec, setting, hint)
+    for role in ("teacher", "scorer", "student"):
+        ref = getattr(recipe, role)
+        if ref is not None and ref.serve is not None:
+            hint = f"read that command; if you trust it: {command}"
+            functions.require_command(ref.serve.command, f"{role}.serve.command", hint)
     return recipe
 
 

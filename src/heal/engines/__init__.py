@@ -11,12 +11,21 @@ from heal.engines.base import Engine
 from heal.errors import NoServerError
 
 
-def open_engine(ref: ModelRef, engines: Engines) -> Engine:
-    """Open the model a config names. Raises: UserError, CapabilityError."""
+def open_engine(
+    ref: ModelRef, engines: Engines, name: str = "model", logs: Path | None = None
+) -> Engine:
+    """Open the model a config names; servers started for it log to `logs`/NAME-0.log, ….
+
+    Raises: UserError, CapabilityError.
+    """
     if ref.engine == "scripted":
         from heal.engines.scripted import open_scripted
 
         return open_scripted(ref.model)
+    if ref.serve is not None:
+        from heal.engines.http.managed import open_managed
+
+        return open_managed(ref, engines.http, name, logs)
     if ref.engine == "http":
         from heal.engines.http.engine import open_http
 

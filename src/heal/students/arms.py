@@ -21,6 +21,8 @@ from heal.students.exam import Exam
 from heal.students.train import Opener, Progress, train_arm
 from heal.verifiers import edition
 
+SERVED = "-served"
+"""Marks attempts a server wrote: its numerics are not ours."""
 Sizes = Mapping[str, Mapping[str, int]]
 """Set → trace → tokens, as the student reads it."""
 Plans = Mapping[tuple[str, int], tuple[StagePlan, ...]]
@@ -153,7 +155,7 @@ def exam_of(config: Config, student: Student) -> Exam:
     return Exam(
         student.arm,
         student.seed,
-        student.name + config.engine.local.numerics,
+        student.name + (SERVED if _is_served(config) else config.engine.local.numerics),
         c.samples,
         Sampling(c.temperature, c.top_p, max_new_tokens=room),
         config.prompts,
@@ -164,9 +166,15 @@ def exam_of(config: Config, student: Student) -> Exam:
     )
 
 
-def open_student(config: Config, student: Student) -> Engine:
-    """The student behind the local engine."""
-    return open_engine(ModelRef(model=student.model), config.engine)
+def open_student(config: Config, student: Student, logs: Path) -> Engine:
+    """The student behind the local engine, or behind servers that are started for it."""
+    serve = config.student.serve if config.student else None
+    ref = ModelRef(model=student.model, engine="http" if serve else "local", serve=serve)
+    return open_engine(ref, config.engine, f"{student.arm}-seed{student.seed}", logs)
+
+
+def _is_served(config: Config) -> bool:
+    return config.student is not None and config.student.serve is not None
 
 
 class StoredExamples(Mapping[str, Example]):

@@ -56,15 +56,20 @@ class HttpEngine(Speaker):
     tokens: Tokens
 
     def __init__(
-        self, loop: Loop, connected: Connected, tokenizer: ServedTokenizer, settings: Settings
+        self,
+        loop: Loop,
+        connected: Connected,
+        tokenizer: ServedTokenizer,
+        settings: Settings,
+        known_as: str | None = None,
     ) -> None:
         self.settings, self.tokens = settings, tokenizer.tokens
         self.end_ids = tokenizer.tokens.end_ids
-        self.model_id = f"{connected.model}-{tokenizer.fingerprint}"
+        self.model_id = f"{known_as or connected.model}-{tokenizer.fingerprint}"
         self._loop, self._client = loop, connected.client
         self._pool = Pool(connected.endpoints, settings, connected.probe)
         self._served = Served(self.end_ids, connected.context, tokenizer.vocabulary)
-        self._closed = False
+        self._closed, self._then = False, _nothing
         # Half of the driver's time went into looking through all that torch and others had loaded
         # for garbage, every few hundred requests.
         gc.freeze()
@@ -124,11 +129,21 @@ class HttpEngine(Speaker):
         answered = sum(server.answered for server in self.servers())
         return f"{answered:,} requests answered; on the way: {shown}{more}"
 
+    def when_closed(self, then: Callable[[], None]) -> None:
+        """Do this after everything is closed, whatever closing comes to."""
+        self._then = then
+
     def close(self) -> None:
         """End what is under way and say what went wrong; closing twice is harmless."""
         if self._closed:
             return
         self._closed = True
+        try:
+            self._close()
+        finally:
+            self._then()
+
+    def _close(self) -> None:
         gc.unfreeze()
         if summary := self.summary():
             log.warning("%s", summary)
@@ -222,8 +237,13 @@ class HttpEngine(Speaker):
         return None
 
 
-def open_http(model: str, served: str | None, settings: Settings) -> HttpEngine:
-    """Open the tokenizer and reach the servers. Raises: UserError, CapabilityError."""
+def open_http(
+    model: str, served: str | None, settings: Settings, known_as: str | None = None
+) -> HttpEngine:
+    """Open the tokenizer and reach the servers. Raises: UserError, CapabilityError.
+
+    known_as: names the model in what is stored; None takes the name the servers give it.
+    """
     if not settings.endpoints:
         raise UserError(
             "engine: http needs at least one server",
@@ -233,7 +253,7 @@ def open_http(model: str, served: str | None, settings: Settings) -> HttpEngine:
     loop = Loop()
     try:
         connected = loop.run(connect(served, settings, tokenizer.tokens.encode("one two three")))
-        return HttpEngine(loop, connected, tokenizer, settings)
+        return HttpEngine(loop, connected, tokenizer, settings, known_as)
     except BaseException:
         loop.close()
         raise
@@ -252,6 +272,10 @@ def _capabilities(
         context=connected.context,
         vocabulary=tokenizer.vocabulary,
     )
+
+
+def _nothing() -> None:
+    """Nothing is left to do."""
 
 
 async def _started(pool: Pool) -> None:
