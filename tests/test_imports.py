@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "heal"
 
 LEVELS = [
     ("redaction",),
-    ("errors", "records", "keys"),
+    ("errors", "records", "keys", "wording", "figures"),
     ("bounded", "config", "prompts", "recipe", "functions", "method"),
     ("data", "engines", "verifiers", "steps", "store"),
     ("stages",),

@@ -193,10 +193,10 @@ def test_where_all_problems_fare_alike_the_interval_has_width_and_holds_the_mean
     assert -1 <= apart.low <= apart.mean <= apart.high <= 1 and apart.low < apart.high
 
 
-def test_a_mean_without_an_upper_bound_is_given_no_width_it_does_not_have():
+def test_a_mean_on_a_scale_without_end_has_no_interval_where_nothing_varies():
     tokens = Scores(np.full((1, 9), 512.0), tuple("abcdefghi"), ("",) * 9, bounds=None)
     found = mean_score(tokens, resamples=99, seed=0)
-    assert (found.mean, found.low, found.high) == (512, 512, 512)
+    assert found.mean == 512 and not found.is_known and np.isnan([found.low, found.high]).all()
 
 
 def test_figures_drawn_together_are_those_drawn_alone():
@@ -260,6 +260,8 @@ def test_a_ratio_of_sums_covers_the_truth_and_is_none_where_it_has_no_upper_end(
     assert hits >= 0.9 * 200
     assert ratio_of_sums(np.ones(30), np.eye(30)[0], seed=0) is None
     assert ratio_of_sums(np.ones(3), np.zeros(3), seed=0) is None
+    alike = ratio_of_sums(np.full(9, 0.1), np.ones(9), seed=0)
+    assert alike is not None and alike.mean == pytest.approx(0.1) and not alike.is_known
     with pytest.raises(ValueError, match="no problems"):
         ratio_of_sums(np.zeros(0), np.zeros(0), seed=0)
 
@@ -321,7 +323,7 @@ def test_auroc_is_the_share_of_pairs_won(positive, negative):
     wins = [(p > n) + 0.5 * (p == n) for p in positive for n in negative]
     found = auroc(np.array(positive), np.array(negative), resamples=50, seed=0)
     assert found.mean == pytest.approx(np.mean(wins))
-    assert 0 <= found.low <= found.high <= 1
+    assert 0 <= found.low <= found.mean <= found.high <= 1 and found.is_known
 
 
 def test_auroc_interval_is_near_nominal():
@@ -336,7 +338,14 @@ def test_auroc_interval_is_near_nominal():
 
 def test_ties_count_half_in_every_resample():
     found = auroc(np.ones(5), np.ones(7), resamples=100, seed=0)
-    assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)
+    assert found.mean == 0.5 and 1 - found.low == found.high == 0.5 + wilson(0, 5).high / 2
+
+
+def test_sides_that_are_apart_are_as_sure_as_the_smaller_one_is_large():
+    for few, many in ((3, 50), (50, 3)):
+        found = auroc(np.ones(few), np.zeros(many), resamples=100, seed=0)
+        assert (found.mean, found.high) == (1, 1)
+        assert found.low == pytest.approx(wilson(3, 3).low)
 
 
 def test_auroc_without_one_side_is_refused():

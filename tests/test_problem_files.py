@@ -301,7 +301,7 @@ def test_a_wide_header_over_many_short_lines_takes_no_more_than_its_text(tmp_pat
     header = ",".join(f"c{i}" for i in range(100_000))
     (tmp_path / "p.csv").write_text(header + "\n" + "x\n" * 100_000)
     start = time.monotonic()
-    assert refusal(tmp_path, "p.csv")[0].startswith("p.csv:2: 1 values under 100000 columns")
+    assert refusal(tmp_path, "p.csv")[0].startswith("p.csv:2: 1 value under 100,000 columns")
     assert time.monotonic() - start < 5
 
 

@@ -372,7 +372,7 @@ def test_a_json_object_around_the_list_is_refused(write: Write) -> None:
     ("row", "message"),
     [
         ("a,b,c", "p.csv:2: 3 values under 2 columns"),
-        ("a", "p.csv:2: 1 values under 2 columns"),
+        ("a", "p.csv:2: 1 value under 2 columns"),
     ],
 )
 def test_a_csv_row_of_another_width_is_refused(write: Write, row: str, message: str) -> None:
@@ -456,7 +456,7 @@ def test_several_bad_rows_make_one_message(write: Write) -> None:
     base = write("p.jsonl", jsonl([*TWO, *bad]))
     lines = [f"p.jsonl:{line}: empty answer (column 'answer')" for line in range(3, 8)]
     assert refusal(base, unusable="refuse") == (
-        "\n".join([*lines, "… and 1 more bad rows (6 in all)"]),
+        "\n".join([*lines, "… and 1 more bad row (6 in all)"]),
         "correct or delete these rows, or leave out: --set problems.unusable=skip",
     )
 
@@ -465,7 +465,7 @@ def test_damaged_lines_refuse_a_file_whatever_is_done_with_unusable_rows(write: 
     base = write("p.jsonl", jsonl([*TWO, {"problem": "?", "answer": ""}]) + "oops\n" * 6)
     message, hint = refusal(base, unusable="skip")
     assert message.splitlines()[0] == "p.jsonl:4: not valid JSON: Expecting value at column 1"
-    assert message.splitlines()[-1] == "… and 1 more bad rows (6 in all)"
+    assert message.splitlines()[-1] == "… and 1 more bad row (6 in all)"
     assert hint == "correct or delete these rows"
 
 

@@ -163,6 +163,15 @@ def test_an_interval_is_never_printed_without_width(low: float, width: float, n:
         assert len(ends) == 2 and ends[0] != ends[1], text
 
 
+@pytest.mark.parametrize("n", [1, 9])
+def test_an_interval_without_width_is_none(n: int) -> None:
+    flat = Interval(0.5, 0.5, 0.5, n)
+    for text in (words.estimate_text, words.points_text, words.whole_text):
+        assert "[" not in text(flat) and "no interval" in text(flat)
+
+
 def test_a_mean_that_is_the_same_everywhere_says_so_instead_of_an_interval() -> None:
-    assert words.mean_text(Interval(512.0, 512.0, 512.0, 9)) == "512 (each alike)"
+    nan = float("nan")
+    assert words.mean_text(Interval(512.0, nan, nan, 9)) == "512 (all alike)"
+    assert words.mean_text(Interval(512.0, nan, nan, 1)) == "no interval (n = 1)"
     assert words.mean_text(Interval(118.0, 110.2, 126.0, 9)) == "118 [110–126]"

@@ -172,7 +172,7 @@ def test_a_trace_without_a_surge_is_cut_by_a_named_fallback(
     assert (cut.fallback, cut.step) == (fallback, step)
     assert (cut.prefix_tokens == 0) == (fallback is Fallback.SINGLE_STEP)
     assert f"1 fallback ({fallback.replace('_', ' ')})" in watch.lines["locate"]
-    assert "1 of 1 problems repaired" in watch.lines["repair"]
+    assert "1 of 1 problem repaired" in watch.lines["repair"]
 
 
 def test_a_cut_by_claims_is_told_as_such(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_problem_whose_candidates_all_fail_has_no_repair(tmp_path: Path) -> No
     wrong = {way: ["Then it must be this.\n\nSo \\boxed{9}."] for way in WAYS}
     run, watch = go(tmp_path, world(easy("apples"), extreme("plums", repairs=wrong)))
     assert gates(run) == {Gate.INCORRECT: 10}
-    assert "0 of 1 problems repaired" in watch.lines["repair"]
+    assert "0 of 1 problem repaired" in watch.lines["repair"]
     assert "D3 0" in watch.lines["select"]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from heal.errors import UserError
+from heal.wording import plural
 
 YAML_BYTES = 1 << 18
 JSON_BYTES = 1 << 24
@@ -147,7 +148,7 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         numeric = node.tag.endswith((":int", ":float"))
         if numeric and len(str(node.value)) > NUMBER_CHARS:
-            raise _refused(f"a number of {len(node.value):,} characters", node.start_mark)
+            raise _refused(f"a number of {plural(len(node.value), 'character')}", node.start_mark)
         try:
             value = super().construct_object(node, deep)
         except (ValueError, OverflowError, TypeError, AttributeError) as error:

@@ -5,7 +5,6 @@ attempt, so the same exam again asks for nothing, and one that was interrupted g
 may be set against the attempts of other folders, run folders included, on the problems they share.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from heal.engines import model_files
 from heal.engines.base import Engine, Sampling
 from heal.errors import UserError
 from heal.execute import versions
+from heal.figures import as_json
 from heal.functions import edition as function_edition
 from heal.keys import content_key
 from heal.method.summary import EvalSummary, summarise
@@ -188,7 +188,7 @@ def _as_json(examined: Examined, config: Config) -> str:
         "versions": versions(),
         "summary": asdict(examined.summary) if examined.summary else None,
     }
-    return json.dumps(figures, indent=1, ensure_ascii=False, default=str) + "\n"
+    return as_json(figures)
 
 
 def _write_details(store: Store, examined: Examined, rows: Sequence[AttemptRow]) -> None:

@@ -37,6 +37,7 @@ from heal.stages import calibrate, match_budget
 from heal.steps import checker_edition
 from heal.store import AttemptRow, ScoreRow, SelectedRow, Store, TraceRow
 from heal.verifiers import edition
+from heal.wording import plural
 
 PACKAGES = (
     *("torch", "transformers", "trl", "datasets", "tokenizers", "numpy", "math-verify"),
@@ -292,7 +293,9 @@ def count_lost(store: Store, observer: Observer) -> None:
     """Note what was in flight when an earlier process ended: it may be paid for twice."""
     lost = store.release_claims()
     if lost:
-        observer.say(f"an earlier process ended with {lost:,} requests in flight; they are redone")
+        observer.say(
+            f"an earlier process ended with {plural(lost, 'request')} in flight; they are redone"
+        )
 
 
 def _refuse_another_run(

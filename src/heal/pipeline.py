@@ -19,6 +19,7 @@ from heal.stages import guide, locate, match_budget, repair, sample, score, sele
 from heal.students import arms as students
 from heal.students.export import StageFiles
 from heal.students.rendering import Renderer, reader
+from heal.wording import plural
 
 OF_EACH_PROBLEM = (
     Stage("sample", sample.owes, sample.conclude),
@@ -61,8 +62,9 @@ def match(run: Run) -> str:
             if not drawn.take(run.matched(plan, name, arm.extra)):
                 break
         s.store.insert(drawn.rows)
-        lines.append(f"{name} {len(drawn.rows):,} traces, {drawn.left:,} tokens left")
-    return f"{budget:,} tokens to match · " + " · ".join(lines)
+        got = plural(len(drawn.rows), "trace")
+        lines.append(f"{name} {got}, {plural(drawn.left, 'token')} left")
+    return f"{plural(budget, 'token')} to match · " + " · ".join(lines)
 
 
 def choose(run: Run) -> str:
@@ -79,7 +81,7 @@ def choose(run: Run) -> str:
     for text, count in (*profiles.facts().items(), *chosen.facts().items()):
         s.fact(text, count)
     sizes, drops = chosen.sizes[c.main_arm or ""], chosen.drops[c.main_arm or ""]
-    return tally(select.sets_line(sizes), "candidates", {str(k): n for k, n in drops.items()})
+    return tally(select.sets_line(sizes), "candidate", {str(k): n for k, n in drops.items()})
 
 
 def train(run: Run) -> str:
@@ -98,8 +100,9 @@ def train(run: Run) -> str:
         run.names[result.arm, result.seed] = result.key
         results.append(result)
     s.store.set_live("train", [(result.key, "") for result in results])
-    lead = f"{len({arm for arm, _ in plans}):,} arms × {len(c.seeds):,} seeds"
-    return tally(lead, "stages", {"trained": len(results)})
+    arms = plural(len({arm for arm, _ in plans}), "arm")
+    lead = f"{arms} × {plural(len(c.seeds), 'seed')}"
+    return tally(lead, "stage", {"trained": len(results)})
 
 
 def evaluate(run: Run) -> str:
@@ -113,7 +116,7 @@ def evaluate(run: Run) -> str:
     verdicts = Counter[str]()
     for student in examined:
         verdicts.update(attempt.verdict for attempt in run.examine(student, held_out))
-    return tally(f"{len(examined):,} students", "attempts", verdicts)
+    return tally(plural(len(examined), "student"), "attempt", verdicts)
 
 
 OF_ALL: tuple[tuple[str, Callable[[Run], str]], ...] = (

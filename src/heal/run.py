@@ -28,6 +28,7 @@ from heal.students import arms as students
 from heal.students.exam import conclude as conclude_exam
 from heal.students.exam import owes as owes_attempts
 from heal.students.export import row_of
+from heal.wording import plural
 
 SO_FAR = "data/repaired_so_far.jsonl"
 """Repairs past the gates, problem by problem, until PURE and PACE have seen all of them."""
@@ -266,7 +267,7 @@ def count_early(session: Session) -> int | None:
     )
     left = [settings.n - drawn for drawn, _ in found]
     tokens = sum(n * mean for n, (_, mean) in zip(left, found, strict=True))
-    risk = f"each stratum differs from that of {settings.n} traces with probability"
+    risk = f"each stratum differs from that of {plural(settings.n, 'trace')} with probability"
     fact = session.fact
     fact(f"problems sampled until decided: {risk} ≤ {settings.adaptive_error:g}", len(found))
     fact("traces not drawn because their problem was decided", sum(left))

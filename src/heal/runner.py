@@ -25,6 +25,7 @@ from heal.session import Observer
 from heal.stages.found import Answerable, Found, Lane, Request
 from heal.store import Store, Stored, decode
 from heal.verifiers import Verifier
+from heal.wording import plural
 
 WINDOW = 128
 """Problems open at once: some thousand requests, enough for a few hundred places on servers."""
@@ -127,7 +128,7 @@ class Runner:
         arrived = self._arrived[stage]
         if arrived >= FEW and failed.total() / arrived > self.limits.failed_share:
             raise TooManyFailuresError(
-                f"{failed.total()} of {arrived} items failed: {causes(failed)}",
+                f"{failed.total()} of {plural(arrived, 'item')} failed: {causes(failed)}",
                 hint="mend the cause, then run the same command again; what succeeded is stored",
             )
 
@@ -254,7 +255,9 @@ class _Lane:
                 break
         else:
             owed = sum(len(left) for _, _, left in self._under_way.values())
-            raise EngineError(f"the engine that shall {self.kind} ended with {owed:,} answers owed")
+            raise EngineError(
+                f"the engine that shall {self.kind} ended with {plural(owed, 'answer')} owed"
+            )
         self.runner.note_work(self.kind, found[before:], time.monotonic() - started)
 
     def close(self) -> None:

@@ -34,6 +34,7 @@ from heal.prompts import fill
 from heal.records import Example, Finish, Problem
 from heal.stages.sample import solve_ids
 from heal.students.rendering import Rendered, Renderer
+from heal.wording import plural
 
 GREEDY_TOKENS = 16
 TRACES, TRACE_TOKENS = 4, 256
@@ -152,7 +153,7 @@ def _room(config: Config, prompt: int) -> Finding:
     limit, needed = config.train.max_length, prompt + config.sampling.max_new_tokens * 4 // 3
     if needed <= limit:
         return Finding("room", Outcome.OK, f"train.max_length, {limit:,}, holds any repair")
-    words = f"a repair may take {needed:,} tokens; more than {limit:,} are not trained on"
+    words = f"a repair may take {plural(needed, 'token')}; more than {limit:,} are not trained on"
     return Finding("room", Outcome.NOTE, words, f"--set train.max_length={needed}")
 
 
@@ -217,7 +218,8 @@ class _Probe:
         longest = max(self.problems, key=lambda p: len(p.problem))
         length = len(solve_ids(longest, self.config.prompts, self.engine))
         room, wanted = self.engine.capabilities.context, self.config.sampling.max_new_tokens
-        words = f"the longest prompt has {length:,} tokens, and {wanted:,} more may be written"
+        tokens = plural(length, "token")
+        words = f"the longest prompt has {tokens}, and {wanted:,} more may be written"
         if length + wanted <= room:
             return Finding("context", Outcome.OK, words)
         hint = (

@@ -6,6 +6,7 @@ import typer
 
 from heal.cli.console import echo, read_recipe
 from heal.cli.options import AllowCode, ConfigFile, Overrides
+from heal.wording import plural
 
 
 def check(
@@ -28,7 +29,7 @@ def check(
     found: list[checking.Target] = []
     for target in checking.check(recipe):
         if target.prompt and not any(p.prompt for p in found):
-            echo(f"The first prompt, {target.prompt_tokens} tokens:\n\n{target.prompt}\n")
+            echo(f"The first prompt, {plural(target.prompt_tokens, 'token')}:\n\n{target.prompt}\n")
         echo("\n".join(checking.lines_of(target)))
         found.append(target)
     for line in readings(recipe, found):

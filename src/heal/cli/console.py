@@ -6,7 +6,6 @@ and no control character of a model's or a server's text reaches the terminal.
 Heavy imports stay inside the functions: `heal --help` imports this module.
 """
 
-import json
 import logging
 import os
 import shlex
@@ -107,6 +106,8 @@ def require_writable(file: Path | None) -> None:
 
 
 def write_figures(file: Path | None, figures: Any) -> None:
-    """Figures as JSON; None: nowhere. What JSON does not know is written as text."""
+    """Figures as JSON; None: nowhere."""
+    from heal.figures import as_json
+
     if file is not None:
-        file.write_text(json.dumps(figures, indent=1, default=str), encoding="utf-8")
+        file.write_text(as_json(figures), encoding="utf-8")

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from heal.wording import plural
+
 _OWN_BYTES = 384 << 20
 _BATCH = 256
 _FREE_VALUES = 2_000_000
@@ -41,9 +43,9 @@ def _why_not(path: Path, most_bytes: int) -> str | None:
         total_values += sum(values for values, _ in sizes)
         total_bytes += sum(held for _, held in sizes)
         if total_bytes > most_bytes:
-            return f"{size:,} bytes unpack to more than {most_bytes >> 20:,} MiB"
+            return f"{plural(size, 'byte')} unpack to more than {most_bytes >> 20:,} MiB"
         if total_values > most_values:
-            return f"{size:,} bytes claim more than {most_values:,} values"
+            return f"{plural(size, 'byte')} claim more than {plural(most_values, 'value')}"
     return None
 
 
@@ -56,7 +58,9 @@ def _batches(path: Path, most_values: int) -> Iterator[Any]:
     with parquet.ParquetFile(path) as file:
         claimed = file.metadata.num_rows * max(1, file.metadata.num_columns)
         if claimed > most_values:
-            raise ValueError(f"it claims {file.metadata.num_rows:,} rows, too many for its size")
+            raise ValueError(
+                f"it claims {plural(file.metadata.num_rows, 'row')}, too many for its size"
+            )
         yield from file.iter_batches(batch_size=_BATCH, use_threads=False)
 
 

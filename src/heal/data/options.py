@@ -20,6 +20,7 @@ from heal.data.columns import Columns, look_up
 from heal.data.golds import UnusableRowError, plain
 from heal.data.rows import Rows
 from heal.method.final_answers import same_text
+from heal.wording import plural
 
 LETTERS = "ABCDEFGHIJ"
 """The letters that the `choice` verifier reads."""
@@ -112,8 +113,8 @@ def ask(
         raise UnusableRowError("a row without options, in a file of options")
     if len(options) > len(LETTERS):
         raise UnusableRowError(
-            f"{len(options)} options; at most {len(LETTERS)} can be told by letters",
-            f"more than {len(LETTERS)} options",
+            f"{plural(len(options), 'option')}; at most {len(LETTERS)} can be told by letters",
+            f"more than {plural(len(LETTERS), 'option')}",
         )
     gold = plain(look_up(values, columns.names["answer"]))
     if gold is None:

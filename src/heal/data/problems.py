@@ -24,6 +24,7 @@ from heal.data.shapes import same_name
 from heal.data.sources import read_function, read_gym, read_path
 from heal.errors import UserError
 from heal.records import Problem, Split
+from heal.wording import plural
 
 __all__ = ["ALIASES", "LeftOut", "ProblemSet", "problem_id", "read_problems", "split_of"]
 
@@ -59,7 +60,7 @@ class ProblemSet:
             if text.startswith(_LEFT_OUT)
         ]
         return (
-            f"{len(self.problems):,} of {rows:,} rows are used: "
+            f"{len(self.problems):,} of {plural(rows, 'row')} are used: "
             f"{len(self.problems) - held_out:,} to train on, {held_out:,} held out"
             + (f"; not used: {'; '.join(others)}" if others else "")
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from heal.errors import UserError
+from heal.wording import plural
 
 NAMED = 5
 _LONE = re.compile(r"[\ud800-\udfff]")
@@ -79,7 +80,7 @@ def raise_bad(lines: list[str], advice: str, more: str = "") -> None:
         return
     shown = lines[:NAMED]
     if len(lines) > NAMED:
-        shown.append(f"… and {len(lines) - NAMED} more bad rows ({len(lines)} in all)")
+        shown.append(f"… and {plural(len(lines) - NAMED, 'more bad row')} ({len(lines)} in all)")
     which = "that row" if len(lines) == 1 else "these rows"
     raise UserError("\n".join(shown), hint=f"{advice} {which}{more}")
 

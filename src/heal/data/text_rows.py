@@ -15,6 +15,7 @@ from typing import Any
 
 from heal.data.rows import Rows, kind, numbered, quoted
 from heal.errors import UserError
+from heal.wording import plural
 
 _DELIMITERS = (",", ";", "\t", "|")
 
@@ -68,7 +69,7 @@ def read_table(text: str, shown: str) -> Rows:
             line = reader.line_num + 1
             for values in reader:
                 if values and len(values) != len(names):
-                    reason = f"{len(values)} values under {len(names)} columns"
+                    reason = f"{plural(len(values), 'value')} under {plural(len(names), 'column')}"
                     found.broken.append((line, reason))
                 elif values:
                     found.add(line, dict(zip(names, values, strict=True)))
@@ -132,4 +133,6 @@ def _reason(error: ValueError | RecursionError) -> str:
         return str(error)
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    return f"a number of more than {sys.get_int_max_str_digits():,} digits; write it as text"
+    return (
+        f"a number of more than {plural(sys.get_int_max_str_digits(), 'digit')}; write it as text"
+    )

@@ -40,6 +40,7 @@ from heal.engines.base import (
 )
 from heal.errors import UserError
 from heal.records import Finish, FloatArray
+from heal.wording import plural
 
 END, USER, ASSISTANT, SYSTEM = 256, 257, 258, 259
 _NAMES = {END: b"<end>", USER: b"<user>", ASSISTANT: b"<assistant>", SYSTEM: b"<system>"}
@@ -173,7 +174,9 @@ class ScriptedEngine:
         if not prompt:
             return failed_generation(request, index, "the prompt is empty")
         if len(prompt) >= context:
-            reason = f"prompt of {len(prompt)} tokens leaves no room in a context of {context}"
+            reason = (
+                f"prompt of {plural(len(prompt), 'token')} leaves no room in a context of {context}"
+            )
             return failed_generation(request, index, reason)
         text = _shown(prompt)
         rule = next((r for r in self.rules if r.writes and r.found_in(text)), None)
@@ -195,7 +198,7 @@ class ScriptedEngine:
             )
         length = len(context) + len(target)
         if length > self.capabilities.context:
-            reason = f"{length} tokens exceed a context of {self.capabilities.context}"
+            reason = f"{plural(length, 'token')} exceed a context of {self.capabilities.context}"
             return failed_score(request, reason)
         text = _shown((*context, *target))
         rule = next((r for r in self.rules if r.scores and r.found_in(text)), Rule(match=""))

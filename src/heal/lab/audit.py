@@ -30,6 +30,7 @@ from heal.stages.found import Answerable, Found, Setup
 from heal.stages.select import has_reliance
 from heal.store import Store, Stored
 from heal.verifiers import open_verifier
+from heal.wording import plural
 
 RESAMPLES = 2_000
 CORRELATION_RESAMPLES = 500
@@ -149,7 +150,9 @@ class _Audit:
         self._runner.run(problems, lambda found: answer_swap.owes(found, self._swap), done)
         every = [each for problem in problems for each in by_problem[problem.id]]
         outcomes = Counter(str(each.item.outcome) for each in every)
-        self._observer.end("audit", tally(f"{len(problems):,} problems", "continuations", outcomes))
+        self._observer.end(
+            "audit", tally(plural(len(problems), "problem"), "continuation", outcomes)
+        )
         return [each for side in AuditSide for each in every if each.item.side is side]
 
     def _calibrate(self) -> Calibration | None:

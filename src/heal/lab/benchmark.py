@@ -20,7 +20,7 @@ from heal.lab.truth import Truth, split_steps
 from heal.lab.worlds import world_named
 from heal.method.entropy import step_values
 from heal.method.gear import find_breakpoint
-from heal.method.intervals import Interval, auroc, wilson
+from heal.method.intervals import Interval, auroc, ratio_of_sums, wilson
 from heal.method.pure import Calibration, calibrate, drop_scores
 from heal.method.summary import EvalSummary
 from heal.recipe import load
@@ -80,8 +80,8 @@ class CutQuality:
     """The step dropped is the first bad one, or the one that names the rule."""
     late: Interval
     """The first bad step is kept."""
-    distance: float
-    """Mean |b − first bad step|, in steps."""
+    distance: Interval | None
+    """Mean |b − first bad step|, in steps; problems are resampled."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Detection:
     name: str
     pool: str
     auroc: Interval | None
-    fudged_dropped: float
+    fudged_dropped: Interval | None
     """Share of fudged traces dropped when 95 % of the valid ones are kept."""
     valid: int
     fudged: int
@@ -176,6 +176,8 @@ _EXTREME = "problem IN (SELECT problem FROM problems WHERE stratum='extreme' AND
 
 def _coverage(store: Store, arms: Sequence[str]) -> tuple[Coverage, ...]:
     ((extreme,),) = store.query(f"SELECT COUNT(*) FROM problems WHERE {_EXTREME}")
+    if not extreme:
+        return ()
     kept = f"""FROM selected WHERE "drop"='{Drop.KEPT}' AND {_EXTREME}"""
     named = store.query(f"SELECT DISTINCT problem, stage, trace {kept} ORDER BY 1, 2, 3")
     # Arms share most of their traces: each is opened and judged once for all of them.
@@ -188,8 +190,8 @@ def _coverage(store: Store, arms: Sequence[str]) -> tuple[Coverage, ...]:
         found.append(
             Coverage(
                 arm=arm,
-                accepted=wilson(len(by_problem), max(1, extreme)),
-                valid=wilson(sum(map(any, by_problem.values())), max(1, extreme)),
+                accepted=wilson(len(by_problem), extreme),
+                valid=wilson(sum(map(any, by_problem.values())), extreme),
                 traces=sum(map(len, by_problem.values())),
                 valid_traces=sum(map(sum, by_problem.values())),
             )
@@ -208,24 +210,27 @@ class _CutCounts:
     entropy: StepEntropy = StepEntropy.MEAN
     hits: int = 0
     late: int = 0
-    distances: list[int] = field(default_factory=list)
+    distances: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """By problem."""
 
-    def add(self, step: int, truth: Truth) -> None:
+    def add(self, problem: str, step: int, truth: Truth) -> None:
         """Compare one cut with where its trace truly went wrong; steps from 0."""
         first_bad = truth.first_bad if truth.first_bad is not None else truth.rule_step
         self.hits += step in (truth.first_bad, truth.rule_step)
         if first_bad is not None:
             self.late += step > first_bad
-            self.distances.append(abs(step - first_bad))
+            self.distances[problem].append(abs(step - first_bad))
 
     def quality(self, n: int) -> CutQuality:
         """What came of n traces."""
         plain = self.entropy is StepEntropy.MEAN
+        sums = np.array([sum(own) for own in self.distances.values()])
+        counts = np.array([len(own) for own in self.distances.values()])
         return CutQuality(
             str(self.kind) if plain else f"{self.kind} ({self.entropy})",
             wilson(self.hits, n),
             wilson(self.late, n),
-            float(np.mean(self.distances)) if self.distances else float("nan"),
+            ratio_of_sums(sums, counts, seed=0) if len(counts) else None,
         )
 
 
@@ -244,7 +249,7 @@ def _cuts(store: Store, config: Config) -> tuple[tuple[CutQuality, ...], int]:
             found = find_breakpoint(
                 low, high, cut.step_ends, kind=each.kind, window=config.gear.window, seed=aligned
             )
-            each.add(found.step - 1, truth)  # truth counts steps from 0
+            each.add(trace.problem_id, found.step - 1, truth)  # truth counts steps from 0
         aligned += 1
     return tuple(each.quality(aligned) for each in counts) if aligned else (), misaligned
 
@@ -328,12 +333,12 @@ def _detect(kind: Selection, pool: str, read: Sequence[_Read]) -> Detection:
     valid = np.array([each.suspicion[kind] for each in own if each.valid])
     fudged = np.array([each.suspicion[kind] for each in own if not each.valid])
     if not len(valid) or not len(fudged):
-        return Detection(str(kind), pool, None, float("nan"), len(valid), len(fudged))
+        return Detection(str(kind), pool, None, None, len(valid), len(fudged))
     return Detection(
         str(kind),
         pool,
         auroc(fudged, valid, resamples=2_000, seed=0),
-        float((fudged > np.quantile(valid, KEEP_HONEST)).mean()),
+        wilson(int((fudged > np.quantile(valid, KEEP_HONEST)).sum()), len(fudged)),
         len(valid),
         len(fudged),
     )

@@ -10,6 +10,8 @@ from heal.lab.budgets import Budget
 from heal.method.intervals import Interval
 from heal.method.summary import HARD_AND_EXTREME, EvalSummary
 from heal.report.numbers import SetRow
+from heal.report.words import ends_text, mean_text, no_interval, points_text
+from heal.wording import plural
 
 STRATA = ("easy", "hard", "extreme", HARD_AND_EXTREME)
 
@@ -66,15 +68,15 @@ def _budget(b: Budget) -> tuple[str, ...]:
 
 
 def _cost(found: Interval | None) -> str:
-    return f"{found.mean:,.0f} [{found.low:,.0f}, {found.high:,.0f}]" if found else "–"
+    return "–" if found is None else mean_text(found)
 
 
 def percent(found: Interval) -> str:
-    """`62 % [55, 69], n = 240`"""
-    return (
-        f"{100 * found.mean:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}], "
-        f"n = {found.n_problems:,}"
-    )
+    """`62.0 % [55.1, 69.0], n = 240`"""
+    if not found.is_known:
+        return no_interval(found)
+    ends = ends_text(100 * found.low, 100 * found.high, between=", ")
+    return f"{100 * found.mean:.1f} % [{ends}], n = {found.n_problems:,}"
 
 
 def students(summary: EvalSummary) -> str:
@@ -85,7 +87,7 @@ def students(summary: EvalSummary) -> str:
         (arm, *(percent(cells[arm, s]) for s in strata))
         for arm in dict.fromkeys(row.arm for row in summary.arms)
     ]
-    head = (f"arm (avg@{summary.k}, {summary.seeds} seeds)", *strata)
+    head = (f"arm (avg@{summary.k}, {plural(summary.seeds, 'seed')})", *strata)
     return _table(head, rows)
 
 
@@ -97,14 +99,22 @@ def _coverage(found: Benchmark) -> list[tuple[str, ...]]:
 
 
 def _cut(cut: CutQuality) -> tuple[str, ...]:
-    return (cut.name, percent(cut.hit), percent(cut.late), f"{cut.distance:.2f}")
+    return (cut.name, percent(cut.hit), percent(cut.late), _plain(cut.distance))
 
 
 def _detection(found: Detection) -> tuple[str, ...]:
-    area = found.auroc
-    shown = f"{area.mean:.3f} [{area.low:.3f}, {area.high:.3f}]" if area else "–"
-    dropped = f"{100 * found.fudged_dropped:.0f} %" if area else "–"
-    return (found.name, found.pool, shown, dropped, f"{found.valid:,} / {found.fudged:,}")
+    dropped = "–" if found.fudged_dropped is None else percent(found.fudged_dropped)
+    counts = f"{found.valid:,} / {found.fudged:,}"
+    return (found.name, found.pool, _plain(found.auroc, 3), dropped, counts)
+
+
+def _plain(found: Interval | None, digits: int = 2) -> str:
+    """`0.874 [0.812, 0.921]`, a figure that is neither a share nor a mean of many."""
+    if found is None:
+        return "–"
+    if not found.is_known:
+        return no_interval(found)
+    return f"{found.mean:.{digits}f} [{ends_text(found.low, found.high, digits, between=', ')}]"
 
 
 def _differences(summary: EvalSummary) -> list[tuple[str, ...]]:
@@ -112,9 +122,7 @@ def _differences(summary: EvalSummary) -> list[tuple[str, ...]]:
         (
             f"{d.arm} − {d.against}" + (" (primary)" if d.primary else ""),
             d.stratum,
-            f"{100 * d.interval.mean:+.1f} "
-            f"[{100 * d.interval.low:+.1f}, {100 * d.interval.high:+.1f}], "
-            f"n = {d.interval.n_problems:,}",
+            f"{points_text(d.interval)}, n = {d.interval.n_problems:,}",
         )
         for d in summary.differences
         if "heal" in (d.arm, d.against)  # all pairs are in the JSON

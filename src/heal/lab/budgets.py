@@ -22,6 +22,7 @@ from heal.records import Drop, Stratum
 from heal.session import Observer
 from heal.stages import repair
 from heal.store import Store
+from heal.wording import plural
 
 ARM = "heal"
 FULL = ("gear.paths=10", "gear.candidates=20")
@@ -82,7 +83,7 @@ def _count(
     extreme = sorted(p for p, stratum in strata.items() if stratum is Stratum.EXTREME)
     if not extreme:
         raise UserError(
-            f"none of {len(strata)} training problems is extreme, so there is nothing to repair",
+            f"of {plural(len(strata), 'training problem')} none is extreme: nothing to repair",
             hint="ask for more with --problems",
         )
     main = str(config.gear.breakpoint)

@@ -12,6 +12,7 @@ from typing import Any
 
 from heal.lab.world import SPLITS, Problem, World
 from heal.lab.worlds import WORLDS
+from heal.wording import plural
 
 
 def problems(
@@ -42,7 +43,9 @@ def problems(
         out += [_record(home, problem) for problem in found.values() if problem is not None]
         chosen = tuple(family for family in chosen if found[family] is not None)
     if len(out) < n:
-        raise ValueError(f"split {split!r} has {len(out)} such problems; {n} were asked for")
+        raise ValueError(
+            f"split {split!r} has {plural(len(out), 'such problem')}; {n} were asked for"
+        )
     return out[:n]
 
 

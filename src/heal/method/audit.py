@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heal.method.final_answers import normalise, same_text
-from heal.method.intervals import CONFIDENCE, Interval
+from heal.method.intervals import Interval, percentiles
 from heal.records import AuditOutcome, AuditSide
 
 LOW, HIGH = 0.2, 0.8
@@ -153,7 +153,7 @@ def separation(swapped: Groups, gold: Groups, *, resamples: int, seed: int) -> S
 
     Traces of one problem resemble each other, so that resampling traces would claim too much. All
     three are None when either side is empty. Where the sides are perfectly apart every resample
-    says so too, and the interval has no width: that is no certainty.
+    says so too; how wide the interval is then, `intervals` says.
     """
     problems = sorted(swapped.keys() | gold.keys())
     above, above_of = _flat(swapped, problems)
@@ -190,7 +190,7 @@ def rank_correlation(
         return None
     rng = np.random.default_rng(seed)
     draws = [spearman(rng.integers(0, len(pairs), len(pairs))) for _ in range(resamples)]
-    return _interval(np.array([spearman(range(len(pairs))), *draws]), len(pairs))
+    return _interval(np.array([spearman(range(len(pairs))), *draws]), len(pairs), (-1.0, 1.0))
 
 
 def _auroc(above: _Array, below: _Array, above_weight: _Array, below_weight: _Array) -> _Array:
@@ -224,14 +224,14 @@ def _ratio(part: _Array, whole: _Array) -> _Array:
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
 
 
-def _interval(values: _Array, problems: int) -> Interval | None:
+def _interval(
+    values: _Array, problems: int, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Interval | None:
     """From the figure itself and its resamples; None where it is seldom defined."""
     draws = values[1:][np.isfinite(values[1:])]
     if not np.isfinite(values[0]) or len(draws) < MIN_RESAMPLES * (len(values) - 1):
         return None
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Interval(float(values[0]), float(low), float(high), problems)
+    return percentiles(float(values[0]), draws, problems, bounds=bounds)
 
 
 def _flat(groups: Groups, problems: Sequence[str]) -> tuple[_Array, NDArray[np.int64]]:

@@ -3,8 +3,14 @@
 In: scores by seed and problem, counts, or detector scores. Out: `Interval`s at 95 %. Problems are
 resampled within their families (families are fixed, not sampled); training seeds are resampled
 too, but two or three of them say little, and no resampling can change that.
+
+No interval is without width. A share has Wilson's. Where no resample of another figure differs
+(every problem fares alike), problems that would fare otherwise may still exist: as many as Wilson's
+interval allows for 0 of n, each at an end of the figure's scale, and the interval reaches as far as
+those would move it (`percentiles`). Where the scale has no end there is no interval: NaN.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,6 +42,11 @@ class Interval:
     n_seeds: int = 1
     """Training seeds; of a difference, those of the arm with fewer."""
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there is an interval at all: a number without one is not an estimate."""
+        return self.high - self.low > 0 and not math.isnan(self.mean)
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -63,9 +74,6 @@ class Bootstrap:
     """Resamples of the same problems, drawn once for any number of scores on them.
 
     Each resample draws problems, alike for all scores, and each score's seeds; see `_seed_draws`.
-    Where no resample differs (every problem fares alike), problems that would fare otherwise may
-    still exist: as many as Wilson's interval allows for 0 of n, each at a bound of the scale. The
-    interval reaches as far as those would move the mean, which at 0 and 1 is Wilson's interval.
     """
 
     def __init__(self, scores: Sequence[Scores], *, resamples: int, seed: int) -> None:
@@ -86,7 +94,7 @@ class Bootstrap:
         own = self._scores[index]
         draws = self._draws[index] + _seed_draws(own.values, self._resamples, self._rng())
         mean = float(own.values.mean())
-        return self._interval(mean, draws, len(own.values), own.bounds)
+        return percentiles(mean, draws, self._n, len(own.values), bounds=own.bounds)
 
     def difference(self, index: int, against: int) -> Interval:
         """Mean of one score minus another over the same problems."""
@@ -98,7 +106,12 @@ class Bootstrap:
         bounds = None
         if a.bounds is not None and b.bounds is not None:
             bounds = (a.bounds[0] - b.bounds[1], a.bounds[1] - b.bounds[0])
-        return self._interval(mean, draws, min(len(a.values), len(b.values)), bounds)
+        n_seeds = min(len(a.values), len(b.values))
+        return percentiles(mean, draws, self._n, n_seeds, bounds=bounds)
+
+    @property
+    def _n(self) -> int:
+        return len(self._scores[0].problems)
 
     def _rng(self) -> np.random.Generator:
         """As it stood after the problems were drawn: no figure depends on those beside it."""
@@ -106,16 +119,30 @@ class Bootstrap:
         rng.bit_generator.state = self._after
         return rng
 
-    def _interval(
-        self, mean: float, draws: _Array, n_seeds: int, bounds: tuple[float, float] | None
-    ) -> Interval:
-        n = len(self._scores[0].problems)
-        found = _percentiles(mean, draws, n, n_seeds)
-        if bounds is None or found.high - found.low > _ROUNDING:
-            return found
-        unseen = wilson(0, n).high
-        low, high = (mean + unseen * (bound - mean) for bound in bounds)
-        return replace(found, low=low, high=high)
+
+def percentiles(
+    mean: float,
+    draws: _Array,
+    n_problems: int,
+    n_seeds: int = 1,
+    *,
+    bounds: tuple[float, float] | None = None,
+    independent: int | None = None,
+) -> Interval:
+    """The middle 95 % of a figure's resamples, float64[resamples].
+
+    bounds: the ends of its scale, None where it has none; independent: what was resampled, where
+    that is not n_problems. Where no resample differs, the rule at the top of this module holds.
+    """
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    if high - low > _ROUNDING * max(1.0, abs(mean)):
+        return Interval(float(mean), float(low), float(high), n_problems, n_seeds)
+    if bounds is None:
+        return Interval(float(mean), math.nan, math.nan, n_problems, n_seeds)
+    unseen = wilson(0, n_problems if independent is None else independent).high
+    ends = [mean + unseen * (bound - mean) for bound in bounds]
+    return Interval(float(mean), float(ends[0]), float(ends[1]), n_problems, n_seeds)
 
 
 def paired_difference(a: Scores, b: Scores, *, resamples: int, seed: int) -> Interval:
@@ -163,7 +190,9 @@ def auroc(positive: NDArray[Any], negative: NDArray[Any], *, resamples: int, see
         ranks[:, 1:] = _counts(rows, len(below), rng).cumsum(axis=1)
         wins = (ranks[:, less] + ranks[:, at_most]) / (2 * len(below))
         draws.append((wins * _counts(rows, len(above), rng)).sum(axis=1) / len(above))
-    return _percentiles(mean, np.concatenate(draws), len(above) + len(below), 1)
+    found = np.concatenate(draws)
+    fewer = min(len(above), len(below))
+    return percentiles(mean, found, len(above) + len(below), bounds=(0.0, 1.0), independent=fewer)
 
 
 def ratio_of_sums(
@@ -171,7 +200,8 @@ def ratio_of_sums(
 ) -> Interval | None:
     """What a unit of gain costs over all problems; problems are resampled.
 
-    None where the upper end would be unbounded: too many resamples have no gain at all.
+    None where the upper end would be unbounded: too many resamples have no gain at all. Where every
+    problem costs and gains alike there is no interval.
     Raises: ValueError without problems.
     """
     if not len(costs):
@@ -185,7 +215,7 @@ def ratio_of_sums(
     if np.isinf(ratios).mean() >= (1 - CONFIDENCE) / 2:
         return None
     worst = ratios[np.isfinite(ratios)].max()
-    return _percentiles(costs.sum() / gains.sum(), np.minimum(ratios, worst), len(costs), 1)
+    return percentiles(costs.sum() / gains.sum(), np.minimum(ratios, worst), len(costs))
 
 
 def _problem_draws(
@@ -239,9 +269,3 @@ def _chunks(resamples: int, width: int) -> list[int]:
     rows = max(1, _CHUNK // width)
     full, rest = divmod(resamples, rows)
     return [rows] * full + [rest] * (rest > 0)
-
-
-def _percentiles(mean: float, draws: _Array, n_problems: int, n_seeds: int) -> Interval:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Interval(mean, float(low), float(high), n_problems, n_seeds)

@@ -15,6 +15,7 @@ import numpy as np
 
 from heal.method.final_answers import identity
 from heal.records import Verdict
+from heal.wording import plural
 
 DOUBT = (
     "wait",
@@ -53,7 +54,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     Raises: ValueError unless 1 ≤ k ≤ n and 0 ≤ c ≤ n.
     """
     if not (1 <= k <= n and 0 <= correct <= n):
-        raise ValueError(f"pass@{k} of {n} attempts, {correct} correct")
+        raise ValueError(f"pass@{k} of {plural(n, 'attempt')}, {correct} correct")
     missed = np.arange(n - correct - k + 1, n - correct + 1) / np.arange(n - k + 1, n + 1)
     return float(1 - np.maximum(missed, 0).prod())
 
@@ -67,7 +68,7 @@ def maj_at_k(answers: Sequence[str | None], correct: Sequence[bool], k: int) -> 
     """
     n = len(answers)
     if len(correct) != n:
-        raise ValueError(f"maj@{k} of {n} answers and {len(correct)} verdicts")
+        raise ValueError(f"maj@{k} of {plural(n, 'answer')} and {plural(len(correct), 'verdict')}")
     told = zip(answers, correct, strict=True)
     wrong = Counter(identity(a) for a, c in told if not c and a is not None)
     return majority_accuracy(n, sum(correct), tuple(sorted(wrong.values(), reverse=True)), k)
@@ -81,7 +82,9 @@ def majority_accuracy(n: int, correct: int, wrong: tuple[int, ...], k: int) -> f
     """
     silent = n - correct - sum(wrong)
     if not (1 <= k <= n and correct >= 0 and silent >= 0):
-        raise ValueError(f"maj@{k} of {n} attempts, {correct} correct and {sum(wrong)} wrong")
+        raise ValueError(
+            f"maj@{k} of {plural(n, 'attempt')}, {correct} correct and {sum(wrong)} wrong"
+        )
     won = 0.0
     for votes in range(1, min(correct, k) + 1):
         ways = _ways_below(wrong, silent, k - votes, votes)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from heal.config import Pace
 from heal.records import Drop, Origin, Selected, StagePlan, Stratum
+from heal.wording import plural
 
 POOLS = ("D1", "D2", "D3")
 POOL_OF = {Origin.UNAIDED: "D1", Origin.HINTED: "D2", Origin.REPAIRED: "D3"}
@@ -321,8 +322,8 @@ def _batches(
     """Cut a sequence into `steps` batches of even tokens: a trace goes where its middle falls."""
     if len(sequence) < steps:
         raise ValueError(
-            f"{len(sequence)} presentations cannot fill {steps} steps: batches are smaller than "
-            "the traces"
+            f"{len(sequence)} presentations cannot fill {plural(steps, 'step')}: batches are "
+            "smaller than the traces"
         )
     if not steps:
         return []

@@ -9,6 +9,8 @@ from textwrap import wrap
 from heal.method.audit import HIGH, KEEP, LOW, PureAudit, Separation
 from heal.method.intervals import Interval
 from heal.records import AuditOutcome, AuditSide
+from heal.report.words import ends_text
+from heal.wording import plural
 
 WIDTH = 80
 _MISSED = {
@@ -21,7 +23,7 @@ _MISSED = {
 
 def page(audit: PureAudit) -> str:
     """Counts, one row per detector, and what to keep in mind."""
-    head = f"PURE against swapped answers: {audit.problems:,} problems of {audit.run}"
+    head = f"PURE against swapped answers: {plural(audit.problems, 'problem')} of {audit.run}"
     return "\n".join(
         [
             *wrap(head, WIDTH),
@@ -70,13 +72,10 @@ def _row(name: str, found: Separation) -> str:
     return f"{name:<11}{n:>12}  " + "  ".join(f"{_figure(f):<17}" for f in figures).rstrip()
 
 
-def _has_no_width(found: Separation) -> bool:
-    figures = (found.auroc, found.dropped, found.precision)
-    return any(f is not None and f.low == f.high for f in figures)
-
-
 def _figure(found: Interval | None) -> str:
-    return "–" if found is None else f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    if found is None or not found.is_known:
+        return "–"
+    return f"{found.mean:.2f} [{ends_text(found.low, found.high, 2, between=', ')}]"
 
 
 def _sampled(audit: PureAudit) -> list[str]:
@@ -84,30 +83,32 @@ def _sampled(audit: PureAudit) -> list[str]:
     if found is None:
         return []
     text = (
-        f"U as the entropy of {found.samples} sampled answers after each of {found.steps:,} steps"
-        f" ({found.traces:,} traces): Spearman's correlation with U {_figure(found.correlation)};"
+        f"U as the entropy of {plural(found.samples, 'sampled answer')} after each of"
+        f" {plural(found.steps, 'step')} ({plural(found.traces, 'trace')}): Spearman's correlation"
+        f" with U {_figure(found.correlation)};"
         f" the ratio with it instead of U: AUROC {_figure(found.ratio.auroc)}."
-        f" {found.sampled_tokens:,} tokens sampled for that, {found.failed:,} traces failed,"
-        f" {found.unclosed:,} answers were cut off."
+        f" {plural(found.sampled_tokens, 'token')} sampled for that; failed:"
+        f" {plural(found.failed, 'trace')}; cut off: {plural(found.unclosed, 'answer')}."
     )
     return [*wrap(text, WIDTH), ""]
 
 
 def _tail(audit: PureAudit) -> list[str]:
-    inside = f"{audit.inside} of {audit.problems} problems lie at {LOW} < ρ < {HIGH}"
+    inside = f"{audit.inside} of {plural(audit.problems, 'problem')} lie at {LOW} < ρ < {HIGH}"
     text = (
         f"AUROC: the chance that a swapped trace looks more suspicious than a gold one. dropped:"
         f" the share of swapped traces above the threshold that keeps {KEEP:.0%} of the gold ones;"
-        f" precision: swapped among all above it. In brackets, 95 % by bootstrap over problems."
+        f" precision: swapped among all above it. In brackets, 95 % by bootstrap over problems;"
+        f" where all resamples agree, as wide as Wilson's interval for 0 of n."
         f" {inside}."
     )
-    if any(_has_no_width(found) for found in audit.detectors.values()):
-        text += " An interval without width only says that all resamples agree."
     lines = wrap(text, WIDTH)
     lines += [
         line
         for fact, count in audit.facts.items()
         for line in wrap(f"{count:,} × {fact}", WIDTH, subsequent_indent="  ")
     ]
-    lines.append(f"{audit.sampled_tokens:,} tokens sampled and {audit.scored_tokens:,} scored")
+    lines.append(
+        f"{plural(audit.sampled_tokens, 'token')} sampled and {audit.scored_tokens:,} scored"
+    )
     return lines

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 
 from heal.records import FloatArray, PureScore
+from heal.wording import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,7 +135,9 @@ def entropy_chart(
     _step_axis(axes, len(steps))
     axes.set_ylim(bottom=0)
     axes.set_ylabel("entropy (nats)")
-    return _svg(figure, name, f"step entropies of {len(steps)} steps, cut before step {cut}")
+    return _svg(
+        figure, name, f"step entropies of {plural(len(steps), 'step')}, cut before step {cut}"
+    )
 
 
 @_in_style
@@ -161,7 +164,7 @@ def pure_chart(pure: PureScore, commitment: int | None, name: str) -> str:
     if commitment is not None:
         _label_line(top, commitment, steps, "commits", ACCENT)
     _step_axis(bottom, steps, first=0)
-    return _svg(figure, name, f"PURE's profile over {steps} steps, new from {first_step}")
+    return _svg(figure, name, f"PURE's profile over {plural(steps, 'step')}, new from {first_step}")
 
 
 def _figure(height_in: float) -> "Figure":

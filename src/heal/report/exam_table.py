@@ -10,13 +10,14 @@ from rich.console import Console
 from heal.method.summary import ALL, ArmScore, EvalSummary
 from heal.report import words
 from heal.report.table import new_table, say, show
+from heal.wording import count, plural
 
 
 def print_exam(examined: Any, console: Console) -> None:
     """Print what an exam came to, whatever was left out included."""
     say(console, f"{examined.name}: {examined.rows}")
     if examined.not_shared:
-        lost = words.plural(examined.not_shared, "problem")
+        lost = plural(examined.not_shared, "problem")
         say(console, f"{lost} left out of the comparison: the others have no attempt at them.")
     summary: EvalSummary | None = examined.summary
     if summary is None:
@@ -28,16 +29,16 @@ def print_exam(examined: Any, console: Console) -> None:
     if summary.differences:
         show(console, f"avg@{summary.k}, paired, in points", _differences(summary))
     if summary.failed:
-        say(console, f"{words.plural(summary.failed, 'attempt')} left out: the engine failed.")
+        say(console, f"{plural(summary.failed, 'attempt')} left out: the engine failed.")
     if summary.left_out:
-        lost = words.plural(summary.left_out, "problem")
+        lost = plural(summary.left_out, "problem")
         say(console, f"{lost} left out: somebody has no attempt at them.")
 
 
 def _title(group: str, score: ArmScore, summary: EvalSummary) -> str:
-    problems = words.plural(score.avg.n_problems, "problem")
+    problems = plural(score.avg.n_problems, "problem")
     whose = "all problems" if group == ALL else f"{group} for the teacher"
-    return f"{whose}: {problems} × {words.plural(summary.k, 'attempt')}, % [95 % interval]"
+    return f"{whose}: {problems} × {plural(summary.k, 'attempt')}, % [95 % interval]"
 
 
 def _figures(rows: list[ArmScore], k: int) -> Any:
@@ -57,6 +58,6 @@ def _figures(rows: list[ArmScore], k: int) -> Any:
 def _differences(summary: EvalSummary) -> Any:
     found = new_table("", "problems", "n", "difference [95 % interval]")
     for one in summary.differences:
-        n = words.count(one.interval.n_problems)
+        n = count(one.interval.n_problems)
         found.add_row(f"{one.arm} − {one.against}", one.stratum, n, words.points_text(one.interval))
     return found

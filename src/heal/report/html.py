@@ -27,6 +27,7 @@ from heal.report.charts import Bar
 from heal.report.gallery import BrokenTrace, Repair, Step
 from heal.report.numbers import FunnelRow, Share
 from heal.report.view import RunView
+from heal.wording import count, plural
 
 MAX_STEP_CHARS = 1_500
 MAX_STEPS = 40
@@ -112,10 +113,10 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "count": words.count,
+        "count": count,
         "clip": clip,
         "excerpt": words.excerpt,
-        "plural": words.plural,
+        "plural": plural,
         "problem": lambda text: clip(text, MAX_PROBLEM_CHARS),
         "config": lambda text: clip(text, MAX_CONFIG_CHARS),
         "duration": words.duration,
@@ -142,7 +143,7 @@ def clip(text: str, limit: int = MAX_STEP_CHARS) -> str:
     """The text, or its beginning and how much of it is missing."""
     if len(text) <= limit:
         return text
-    return f"{text[:limit]} … ({words.plural(len(text) - limit, 'more character')})"
+    return f"{text[:limit]} … ({plural(len(text) - limit, 'more character')})"
 
 
 def _unbroken(sentence: str) -> str:
@@ -164,7 +165,7 @@ def _ceiling_chart(view: RunView) -> Figure | None:
         rows.append(_share_bar("repairs alone", numbers.repaired_share(view)))
     if view.main_arm is not None:
         rows.append(_share_bar(words.arm_title(view), numbers.ceiling_after(view), strong=True))
-    title = f"Extreme problems with a trace (n\u00a0=\u00a0{words.count(extreme)})"
+    title = f"Extreme problems with a trace (n\u00a0=\u00a0{count(extreme)})"
     return Figure(title, Markup(charts.interval_chart(rows, "ceiling", title, bars=True)))
 
 
@@ -210,7 +211,7 @@ def _arm_charts(view: RunView) -> list[Figure]:
             Bar(s.arm, 100 * s.avg.mean, 100 * s.avg.low, 100 * s.avg.high, s.arm == main)
             for s in scores
         ]
-        n = words.count(scores[0].avg.n_problems)
+        n = count(scores[0].avg.n_problems)
         title = f"{words.stratum_name(stratum)} (n\u00a0=\u00a0{n})"
         svg = charts.interval_chart(bars, f"arm{number}", title, upper=upper)
         figures.append(Figure(title, Markup(svg)))
@@ -296,6 +297,6 @@ def _shorten(lines: list[Line]) -> list[Line]:
     if len(lines) <= MAX_STEPS:
         return lines
     head, tail = lines[: MAX_STEPS * 3 // 4], lines[-MAX_STEPS // 4 :]
-    missing = words.plural(len(lines) - len(head) - len(tail), "step")
+    missing = plural(len(lines) - len(head) - len(tail), "step")
     gap = Line(0, f"… {missing} not shown …", False, "")
     return [*head, gap, *tail]

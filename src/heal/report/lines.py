@@ -10,19 +10,23 @@ from typing import Any
 from heal.config import Config
 from heal.records import Breakpoint
 from heal.store import Store
+from heal.wording import plural
 
 _FINISHED = {"stop": "complete", "length": "truncated", "loop": "looping"}
 
 
-def tally(lead: str, unit: str, outcomes: Mapping[str, int]) -> str:
-    """`240 problems · 7,200 traces: 7,100 stop · 100 length`; zero counts are left out."""
+def tally(lead: str, one: str, outcomes: Mapping[str, int], many: str | None = None) -> str:
+    """`240 problems · 7,200 traces: 7,100 stop · 100 length`; zero counts are left out.
+
+    one, many: what is counted, as `plural` takes it.
+    """
     total = sum(outcomes.values())
     parts = [
         f"{count:,} {str(name).replace('_', ' ')}"
         for name, count in sorted(outcomes.items(), key=lambda item: (-item[1], item[0]))
         if count
     ]
-    line = f"{total:,} {unit}" + (f": {' · '.join(parts)}" if parts else "")
+    line = plural(total, one, many) + (f": {' · '.join(parts)}" if parts else "")
     return f"{lead} · {line}" if lead else line
 
 
@@ -43,16 +47,16 @@ def stage_lines(store: Store, config: Config, early: int | None) -> Iterator[tup
 def sampled(store: Store, early: int | None = None) -> str:
     """Unaided traces by how they ended; `early`: problems decided before the plan's end."""
     ended = _count(store, "SELECT finish, COUNT(*) FROM traces WHERE stage='sample' GROUP BY 1")
-    lead = f"{_one(store, 'SELECT COUNT(DISTINCT problem) FROM traces'):,} problems"
+    lead = plural(_one(store, "SELECT COUNT(DISTINCT problem) FROM traces"), "problem")
     if early is not None:
         lead += f", {early:,} decided early"
-    return tally(lead, "traces", Counter({_FINISHED.get(k, k): n for k, n in ended.items()}))
+    return tally(lead, "trace", Counter({_FINISHED.get(k, k): n for k, n in ended.items()}))
 
 
 def verified(store: Store) -> str:
     """Unaided traces by verdict."""
     found = "SELECT verdict, COUNT(*) FROM traces WHERE stage='sample' GROUP BY 1"
-    return tally("", "traces", _count(store, found))
+    return tally("", "trace", _count(store, found))
 
 
 def located(store: Store, main: str) -> str:
@@ -68,7 +72,7 @@ def located(store: Store, main: str) -> str:
     how["not scored"] = _one(store, "SELECT SUM(paths) FROM problems") - how.total()
     extreme = "SELECT COUNT(*) FROM problems WHERE stratum='extreme' AND split='train'"
     problems = _one(store, extreme)
-    return tally(f"{problems:,} extreme problem{'s' * (problems != 1)}", "failed paths", how)
+    return tally(plural(problems, "extreme problem"), "failed path", how)
 
 
 def guided(store: Store) -> str:
@@ -80,7 +84,7 @@ def guided(store: Store) -> str:
         " ELSE 'missing' END || ' ' || asked END, COUNT(DISTINCT key)"
         " FROM hints WHERE tag<>'answer' GROUP BY 1",
     )
-    return tally("", "hints", how)
+    return tally("", "hint", how)
 
 
 def repaired(store: Store, main: str) -> str:
@@ -90,7 +94,7 @@ def repaired(store: Store, main: str) -> str:
     passed = _one(store, f"{covered} AND gate='passed'", main)
     tried = _one(store, "SELECT COUNT(DISTINCT problem) FROM cuts WHERE tag=?", main)
     gates = _count(store, f"SELECT gate, COUNT(*) {own} GROUP BY 1", main)
-    return tally(f"{passed:,} of {tried:,} problems repaired", "traces", gates)
+    return tally(f"{passed:,} of {plural(tried, 'problem')} repaired", "trace", gates)
 
 
 def scored(store: Store, honest: bool = False) -> str:
@@ -100,7 +104,9 @@ def scored(store: Store, honest: bool = False) -> str:
         "SELECT CASE WHEN failed THEN 'failed' ELSE 'scored' END, COUNT(DISTINCT key) FROM scores"
         f" WHERE stage='pure' AND tag{'=' if honest else '<>'}'honest' GROUP BY 1",
     )
-    return tally("", "honest traces" if honest else "traces past the gates", how)
+    if honest:
+        return tally("", "honest trace", how)
+    return tally("", "trace past the gates", how, "traces past the gates")
 
 
 def _count(store: Store, sql: str, *parameters: Any) -> Counter[str]:

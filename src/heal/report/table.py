@@ -14,6 +14,7 @@ from heal.records import Stratum
 from heal.redaction import redact, visible
 from heal.report import numbers, words
 from heal.report.view import LedgerRow, RunView
+from heal.wording import count, plural
 
 WIDTH = 80
 
@@ -34,7 +35,7 @@ def print_table(view: RunView, console: Console) -> None:
         show(console, title, _ceiling(view))
     say(console, *words.student_sentences(view))
     if view.evaluation is not None and view.evaluation.arms:
-        seeds = words.plural(view.evaluation.seeds, "training seed")
+        seeds = plural(view.evaluation.seeds, "training seed")
         title = f"Held-out avg@{view.evaluation.k} in % by the teacher's stratum, {seeds}"
         show(console, title, _arms(view.evaluation))
     costs = [row for row in view.arm_ledger if row.sampled or row.scored]
@@ -61,16 +62,16 @@ def _arms(summary: EvalSummary) -> Table:
     cells = {(score.arm, score.stratum): words.whole_text(score.avg) for score in summary.arms}
     for arm in dict.fromkeys(score.arm for score in summary.arms):
         table.add_row(arm, *(cells.get((arm, stratum), "–") for stratum in problems))
-    table.add_row("n problems", *(words.count(n) for n in problems.values()))
+    table.add_row("n problems", *(count(n) for n in problems.values()))
     return table
 
 
 def _costs(rows: list[LedgerRow]) -> Table:
     table = new_table("arm", "sampled", "scored", "accepted traces", "sampled per accepted")
     for row in rows:
-        accepted = "–" if row.accepted is None else words.count(row.accepted)
+        accepted = "–" if row.accepted is None else count(row.accepted)
         per = "–" if row.per_accepted is None else f"{row.per_accepted:,.0f}"
-        table.add_row(row.name, words.count(row.sampled), words.count(row.scored), accepted, per)
+        table.add_row(row.name, count(row.sampled), count(row.scored), accepted, per)
     return table
 
 

@@ -13,6 +13,7 @@ from heal.records import Drop, Gate, Split, Verdict
 from heal.report import numbers
 from heal.report.numbers import Share
 from heal.report.view import Progress, RunView
+from heal.wording import count, plural
 
 PROVENANCE = "an independent implementation from the published abstract of arXiv 2603.10359"
 
@@ -20,16 +21,6 @@ MAX_EXCERPT_CHARS = 140
 _MOST_DIGITS = 4
 FEW_SEEDS = 3
 """Below so many training seeds an interval says nothing about the luck of training."""
-
-
-def count(n: int) -> str:
-    """`12345` → `12,345`."""
-    return f"{n:,}"
-
-
-def plural(n: int, one: str, many: str | None = None) -> str:
-    """`1 trace`, `2 traces`."""
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def excerpt(text: str) -> str:
@@ -52,52 +43,51 @@ def share_text(share: Share) -> str:
     """`39 of 44 (89 % [76–95])`."""
     if share.n == 0:
         return "0 of 0"
-    bounds = _ends(100 * share.lo, 100 * share.hi, 0)
+    bounds = ends_text(100 * share.lo, 100 * share.hi, 0)
     return f"{count(share.hits)} of {count(share.n)} ({percent(share.value)} [{bounds}])"
-
-
-def known(interval: Interval) -> bool:
-    """Whether there is an interval at all: a number without one is not printed."""
-    return not any(math.isnan(v) for v in (interval.mean, interval.low, interval.high))
 
 
 def estimate_text(interval: Interval) -> str:
     """`34.1 [28.9–39.6]` in per cent, or why there is no interval to print."""
-    if not known(interval):
-        return f"no interval (n = {count(interval.n_problems)})"
-    return f"{100 * interval.mean:.1f} [{_ends(100 * interval.low, 100 * interval.high)}]"
+    if not interval.is_known:
+        return no_interval(interval)
+    return f"{100 * interval.mean:.1f} [{ends_text(100 * interval.low, 100 * interval.high)}]"
 
 
 def mean_text(interval: Interval) -> str:
-    """`118 [110–126]`: a mean that is no share."""
-    if not known(interval):
-        return f"no interval (n = {count(interval.n_problems)})"
-    if interval.low == interval.high:
-        return f"{interval.mean:,.0f} (each alike)"
-    return f"{interval.mean:,.0f} [{_ends(interval.low, interval.high, 0)}]"
+    """`118 [110–126]`: a mean that is no share; `512 (all alike)` where nothing varied."""
+    if not interval.is_known:
+        alike = not math.isnan(interval.mean) and interval.n_problems > 1
+        return f"{interval.mean:,.0f} (all alike)" if alike else no_interval(interval)
+    return f"{interval.mean:,.0f} [{ends_text(interval.low, interval.high, 0)}]"
 
 
 def whole_text(interval: Interval) -> str:
     """`34 [29–40]` in per cent, where there is little room."""
-    if not known(interval):
+    if not interval.is_known:
         return "no interval"
-    bounds = _ends(100 * interval.low, 100 * interval.high, 0)
+    bounds = ends_text(100 * interval.low, 100 * interval.high, 0)
     return f"{100 * interval.mean:.0f} [{bounds}]"
 
 
 def points_text(interval: Interval) -> str:
     """`+6.1 [+1.2, +11.0]` in percentage points, or why there is no interval to print."""
-    if not known(interval):
-        return f"no interval (n = {count(interval.n_problems)})"
-    bounds = _ends(100 * interval.low, 100 * interval.high, 1, "+", ", ")
+    if not interval.is_known:
+        return no_interval(interval)
+    bounds = ends_text(100 * interval.low, 100 * interval.high, 1, "+", ", ")
     return f"{100 * interval.mean:+.1f} [{bounds}]".replace("-", "−")
 
 
-def _ends(low: float, high: float, digits: int = 1, sign: str = "", between: str = "–") -> str:
+def no_interval(interval: Interval) -> str:
+    """What stands in place of a figure whose interval nobody knows."""
+    return f"no interval (n = {count(interval.n_problems)})"
+
+
+def ends_text(low: float, high: float, digits: int = 1, sign: str = "", between: str = "–") -> str:
     """Both ends of an interval, with more digits where they would read alike."""
     ends = [f"{end:{sign},.{digits}f}" for end in (low, high)]
     if ends[0] == ends[1] and digits < _MOST_DIGITS:
-        return _ends(low, high, digits + 1, sign, between)
+        return ends_text(low, high, digits + 1, sign, between)
     return between.join(ends)
 
 
@@ -124,7 +114,9 @@ def teacher_sentences(view: RunView) -> tuple[str, ...]:
     if not sum(numbers.verdict_counts(view, Split.TRAIN).values()):
         return (f"{plural(total, 'problem')} sampled; no trace is verified yet.", *_go_on(view))
     if solved == 0:
-        of = f"none of the {count(total)} problems" if total > 1 else "not the one problem it has"
+        of = (
+            f"none of the {plural(total, 'problem')}" if total > 1 else "not the one problem it has"
+        )
         return (
             f"The teacher alone solved {of}, so there is nothing to teach a student first.",
             _why_nothing_solved(view),
@@ -272,12 +264,12 @@ def _endpoint(view: RunView, shown: Difference) -> tuple[str, ...]:
     sentences = (first, f"{second}; {_reading(shown.interval)}.")
     if shown.primary:
         return sentences
-    arms, where = " − ".join(PRIMARY[:2]), stratum_name(HARD_AND_EXTREME)
-    return (*sentences, f"The primary endpoint, {arms} on {where} problems, was not measured.")
+    lacking = f"{' − '.join(PRIMARY[:2])} on {stratum_name(HARD_AND_EXTREME)} problems"
+    return (*sentences, f"The primary endpoint, {lacking}, was not measured.")
 
 
 def _reading(interval: Interval) -> str:
-    if not known(interval):
+    if not interval.is_known:
         return "too few problems for an interval, so this says nothing yet"
     if interval.low > 0:
         return "the interval lies above zero"
@@ -299,7 +291,7 @@ def _repair_sentences(view: RunView) -> tuple[str, ...]:
 
 
 def _of_those(share: Share) -> str:
-    interval = f"95 % interval {_ends(100 * share.lo, 100 * share.hi, 0)} %"
+    interval = f"95 % interval {ends_text(100 * share.lo, 100 * share.hi, 0)} %"
     those = f"{count(share.hits)} of those {count(share.n)}" if share.n > 1 else "that one"
     return f"{those} ({percent(share.value)}, {interval})"
 

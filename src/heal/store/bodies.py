@@ -20,6 +20,7 @@ import numpy as np
 import zstandard
 
 from heal.errors import UserError
+from heal.wording import plural
 
 Record = TypeVar("Record")
 
@@ -136,7 +137,7 @@ def _reader(kind: type) -> Callable[[bytes, bytes], Any]:
                 values[place] = _from_halves(tail[start:end], dtype)
                 start = end
         if start != len(tail):
-            raise ValueError(f"{len(tail)} bytes of arrays, not {start}")
+            raise ValueError(f"{plural(len(tail), 'byte')} of arrays, not {start}")
         return kind(*values)
 
     return read

@@ -46,6 +46,7 @@ from heal.store.opening import (
 )
 from heal.store.salvage import FORGET, SMALL, Salvaged, is_whole, resume, salvage
 from heal.store.schema import OLD_SCHEMA, SCHEMA
+from heal.wording import plural
 
 SHOWN = 20
 """Names of what was lost that are said; their number is said in any case."""
@@ -230,7 +231,7 @@ def _cut_short(file: Path) -> str:
         head = opened.read(32)
     said = int.from_bytes(head[16:18], "big") * int.from_bytes(head[28:32], "big")
     size = file.stat().st_size
-    return f" ({size:,} of {said:,} bytes are there)" if size < said else ""
+    return f" ({size:,} of {plural(said, 'byte')} are there)" if size < said else ""
 
 
 # --- bodies and rows -----------------------------------------------------------------------------

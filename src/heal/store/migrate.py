@@ -32,6 +32,7 @@ from heal.store.disk import DATABASE, NEW, connect_to_write, disk_errors, fold_i
 from heal.store.kinds import KINDS
 from heal.store.old_rows import TRACES, OldProblem
 from heal.store.schema import MAKE, OLD_SCHEMA, SCHEMA
+from heal.wording import plural
 
 KEPT = f"{DATABASE}.schema{OLD_SCHEMA}"
 """The database as it was."""
@@ -102,7 +103,8 @@ def _settle(folder: Path) -> None:
 
 def _told(folder: Path, brought: Brought, before: int, after: int, kept: bool) -> str:
     line = (
-        f"{folder}: brought from schema {OLD_SCHEMA} to {SCHEMA}: {brought.records:,} records, "
+        f"{folder}: brought from schema {OLD_SCHEMA} to {SCHEMA}: "
+        f"{plural(brought.records, 'record')}, "
         f"{before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now"
     )
     for what, counts in (
@@ -113,7 +115,7 @@ def _told(folder: Path, brought: Brought, before: int, after: int, kept: bool) -
             stages = ", ".join(f"{n} × {stage}" for stage, n in sorted(counts.items()))
             line += f"; {counts.total()} {what} ({stages})"
     if brought.lost:
-        line += f"; {brought.lost} selected traces had no record"
+        line += f"; {plural(brought.lost, 'selected trace')} had no record"
     if kept:
         return f"{line}; the old database stays as {KEPT}"
     return f"{line}; there was no room to keep the old database"

@@ -20,6 +20,7 @@ from heal.store.disk import (
     roll_back,
 )
 from heal.store.schema import MAKE, NAMES, OLD_SCHEMA, SCHEMA
+from heal.wording import plural
 
 Say = Callable[[str], None]
 """Told, in a line, what was done to a folder."""
@@ -97,7 +98,7 @@ def schema_of(database: sqlite3.Connection, folder: Path) -> int:
     with disk_errors(folder):
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
         if "meta" not in tables:
-            raise damaged(folder, f"it has {len(tables)} tables, and not those of a run")
+            raise damaged(folder, f"it has {plural(len(tables), 'table')}, and not those of a run")
         row = database.execute("SELECT value FROM meta WHERE name='schema'").fetchone()
     if row is None or not str(row[0]).isdigit():
         raise damaged(folder, "it does not say which form it has")

@@ -38,6 +38,7 @@ from heal.verifiers.cases import (
 from heal.verifiers.outputs import same_output, same_value
 from heal.verifiers.programs import Ending
 from heal.verifiers.worker import Judge
+from heal.wording import plural
 
 OPENER = "heal.verifiers.code:open_judge"
 
@@ -57,7 +58,7 @@ def read(text: str, problem: Problem) -> Finding | Question:
     if program is None:
         return Finding(Verdict.NO_ANSWER, detail="no Python block")
     if len(program) > _LONGEST_PROGRAM:
-        detail = f"a program of {len(program)} characters"
+        detail = f"a program of {plural(len(program), 'character')}"
         return Finding(Verdict.UNVERIFIABLE, detail=detail)
     tests = tests_of(problem)
     if tests is None:

@@ -19,6 +19,7 @@ from heal.method.final_answers import extract_answer, normalise, number, same_te
 from heal.records import Problem, Verdict
 from heal.verifiers.base import Finding, Question
 from heal.verifiers.worker import Judge
+from heal.wording import plural
 
 OPENER = "heal.verifiers.math:open_judge"
 
@@ -50,7 +51,9 @@ def read(text: str, problem: Problem) -> Finding | Question:
 def compare_now(answer: str, gold: str) -> Finding | Question:
     """What can be said of two answers without a worker process."""
     if len(answer) > _LONGEST:
-        return Finding(Verdict.UNVERIFIABLE, answer, f"an answer of {len(answer)} characters")
+        return Finding(
+            Verdict.UNVERIFIABLE, answer, f"an answer of {plural(len(answer), 'character')}"
+        )
     values = number(answer), number(gold)
     if None not in values and values[0] == values[1]:
         return Finding(Verdict.CORRECT, answer, "same number")

@@ -42,6 +42,7 @@ from heal.engines.local.tokens import Tokens
 from heal.engines.text import Speaker
 from heal.errors import CapabilityError, UserError
 from heal.records import ServerFacts
+from heal.wording import plural
 
 SHOWN_CAUSES = 8
 
@@ -127,7 +128,7 @@ class HttpEngine(Speaker):
         rest = sum(count for _, count in causes[SHOWN_CAUSES:])
         more = f"; {rest:,} more" if rest else ""
         answered = sum(server.answered for server in self.servers())
-        return f"{answered:,} requests answered; on the way: {shown}{more}"
+        return f"{plural(answered, 'request')} answered; on the way: {shown}{more}"
 
     def when_closed(self, then: Callable[[], None]) -> None:
         """Do this after everything is closed, whatever closing comes to."""
@@ -206,7 +207,7 @@ class HttpEngine(Speaker):
             return "the prompt is empty"
         if len(request.prompt_ids) >= context:
             length = len(request.prompt_ids)
-            return f"prompt of {length} tokens leaves no room in a context of {context}"
+            return f"prompt of {plural(length, 'token')} leaves no room in a context of {context}"
         if s.temperature < 0 or not 0 < s.top_p <= 1 or s.top_k < 0 or not 0 <= s.min_p <= 1:
             return f"impossible sampling settings: {s}"
         if s.max_new_tokens < 1:
@@ -226,7 +227,9 @@ class HttpEngine(Speaker):
         ends = [len(target), *(probe.at + len(probe.ids) for probe in request.probes)]
         longest, limit = len(context) + max(ends), self.capabilities.context
         if longest >= limit:
-            return f"{longest} tokens exceed a context of {limit} (a server needs one more)"
+            return (
+                f"{plural(longest, 'token')} exceed a context of {limit} (a server needs one more)"
+            )
         return self._foreign((*context, *target, *(i for p in request.probes for i in p.ids)))
 
     def _foreign(self, ids: Sequence[int]) -> str | None:

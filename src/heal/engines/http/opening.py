@@ -17,6 +17,7 @@ from heal.engines.http.endpoint import Endpoint, State
 from heal.engines.http.failures import RequestError
 from heal.errors import CapabilityError, NoServerError, UserError
 from heal.redaction import holds_secret
+from heal.wording import plural
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ def _context(reached: dict[Endpoint, ServerInfo], settings: Settings) -> int:
         )
     if settings.context is not None and smallest is not None and settings.context > smallest:
         raise UserError(
-            f"engine.http.context={settings.context} exceeds the {smallest} tokens of {url}",
+            f"engine.http.context={settings.context} exceeds the {plural(smallest, 'token')} "
+            f"of {url}",
             hint=f"--set engine.http.context={smallest}",
         )
     context = settings.context or smallest

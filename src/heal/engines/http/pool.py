@@ -32,6 +32,7 @@ from heal.engines.http.failures import (
     RequestError,
 )
 from heal.errors import EngineError
+from heal.wording import plural
 
 MONITOR_S = 1.0
 """How often silent servers are looked for."""
@@ -253,7 +254,7 @@ class Pool:
         endpoint.pauses += 1
         up = sum(e.state is not State.PAUSED for e in self.endpoints)
         if endpoint.pauses == 1:
-            rest = f"going on with {up} other{'s' * (up != 1)}" if up else "waiting for it"
+            rest = f"going on with {plural(up, 'other')}" if up else "waiting for it"
             log.warning("%s: paused after: %s; %s", endpoint.url, endpoint.cause, rest)
         self._requeue(endpoint)
         self._spawn(self._recover(endpoint))

@@ -24,6 +24,7 @@ from heal.engines.local.scoring import score_batches
 from heal.engines.local.tokens import Tokens
 from heal.engines.text import Speaker
 from heal.errors import CapabilityError, UserError
+from heal.wording import plural
 
 _PREFIX_SHARE = 4
 """Prompts kept for later requests may take one part in so many of the memory for rows."""
@@ -89,8 +90,8 @@ class LocalEngine(Speaker):
             return "the prompt is empty"
         if len(request.prompt_ids) >= self.capabilities.context:
             return (
-                f"prompt of {len(request.prompt_ids)} tokens leaves no room in a context of "
-                f"{self.capabilities.context}"
+                f"prompt of {plural(len(request.prompt_ids), 'token')} leaves no room in a "
+                f"context of {self.capabilities.context}"
             )
         if s.temperature < 0 or not 0 < s.top_p <= 1 or s.top_k < 0 or not 0 <= s.min_p <= 1:
             return f"impossible sampling settings: {s}"
@@ -108,7 +109,7 @@ class LocalEngine(Speaker):
                 return f"probe at {probe.at} (scored from {probe.score_from}) is out of range"
             longest = max(longest, len(context) + probe.at + len(probe.ids))
         if longest > self.capabilities.context:
-            return f"{longest} tokens exceed a context of {self.capabilities.context}"
+            return f"{plural(longest, 'token')} exceed a context of {self.capabilities.context}"
         probes = [i for probe in request.probes for i in probe.ids]
         return self._foreign((*context, *target, *probes))
 
@@ -210,8 +211,8 @@ def _context(config: Any, settings: Settings, source: loading.Source) -> int:
     window = _window(config)
     if window is not None and window < context:
         raise CapabilityError(
-            f"{source.path}: attends through a sliding window of {window} tokens, which the local "
-            f"engine does not model beyond it",
+            f"{source.path}: attends through a sliding window of {plural(window, 'token')}, which "
+            f"the local engine does not model beyond it",
             hint=f"--set engine.local.context={window}",
         )
     return context

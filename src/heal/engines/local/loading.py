@@ -21,6 +21,7 @@ import numpy as np
 
 from heal.bounded import read_json_object
 from heal.errors import CapabilityError, UserError
+from heal.wording import plural
 
 _WHOLE_FILE = 64 << 20
 """Larger files are fingerprinted by size and evenly spread chunks."""
@@ -132,7 +133,7 @@ def _check_sizes(folder: Path) -> None:
         width = numbers.get("hidden_size", 0)
         least = width * max(width, numbers.get("vocab_size", 0)) * _BITS_PER_WEIGHT / 8
         if least > weights:
-            words = f"a hidden_size of {width:,} does not fit weights of {weights:,} bytes"
+            words = f"a hidden_size of {width:,} does not fit weights of {plural(weights, 'byte')}"
             raise UserError(f"{path}: cannot be opened: {words}", hint=hint)
 
 
@@ -169,7 +170,9 @@ def load_module(source: Source, dtype: str, device: str) -> Any:
             )
             if missing := sorted(found["missing_keys"]):
                 # transformers would go on with random numbers in their place
-                raise ValueError(f"{len(missing):,} weights are missing, {missing[0]} first")
+                raise ValueError(
+                    f"{plural(len(missing), 'weight')} are missing, {missing[0]} first"
+                )
             return module.eval().to(device)
         except UserError:
             raise

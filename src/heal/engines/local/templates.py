@@ -17,6 +17,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from heal.wording import plural
+
 LIMIT_S = 10
 """CPU seconds for one conversation; an ordinary template takes a thousandth of one."""
 MEMORY_BYTES = 1 << 30
@@ -71,7 +73,7 @@ class _Process:
         if "error" in answer:
             raise TemplateError(answer["error"])
         if len(answer["text"]) > 8 * given + LONGEST_OUTPUT:
-            length = f"{len(answer['text']):,} characters for a conversation of {given:,}"
+            length = f"{plural(len(answer['text']), 'character')} for a conversation of {given:,}"
             raise TemplateError(f"it writes {length}")
         return str(answer["text"])
 

@@ -27,6 +27,7 @@ from heal.engines.base import (
 )
 from heal.engines.ray.batches import Identity, Member, Refusal
 from heal.errors import CapabilityError, EngineError
+from heal.wording import plural
 
 POLL_S = 0.5
 """How soon an actor notices that a batch was cancelled; polling is local."""
@@ -132,7 +133,7 @@ class Holder:
         work, losses = fetched
         batch = Batch(number, *pickle.loads(work))
         if losses >= self.tries:
-            return failures(batch, f"the actor that worked on it was lost {losses} times")
+            return failures(batch, f"the actor that worked on it was lost {plural(losses, 'time')}")
         if not batch.expected:
             return []
         dropped = self.queue.dropped.remote(number)

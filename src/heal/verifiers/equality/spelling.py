@@ -9,6 +9,8 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
+from heal.wording import plural
+
 Kind = Literal["number", "based", "command", "letters", "word", "sign"]
 
 
@@ -128,7 +130,7 @@ def tokens(answer: str, commas_group: bool) -> list[Token]:
     Raises: ValueError for more than 20,000 characters, which no answer has.
     """
     if len(answer) > _LONGEST:
-        raise ValueError(f"the answer has {len(answer)} characters")
+        raise ValueError(f"the answer has {plural(len(answer), 'character')}")
     return _read(_one_spelling(answer, commas_group), commas_group, is_text=False)
 
 
