@@ -6,7 +6,7 @@ VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks docs wheel clean
+.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks docs lock test-faults test-faults-quick wheel clean
 
 setup: $(READY)
 
@@ -27,6 +27,20 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest
+
+# What docs/reliability.md promises, at full size: an hour on one core, Chromium needed.
+test-faults: $(READY)
+	$(BIN)/python -m tests.kills --kills 100
+	$(BIN)/python -m tests.fuzz --cases 6000
+	$(BIN)/python -m tests.test_hostile_answers --texts 10000
+	$(BIN)/python -m pytest tests/test_power_cut.py tests/test_resume.py tests/test_secrets.py \
+	  tests/test_store_disk.py tests/test_doctor.py tests/test_doctor_cut_off.py \
+	  tests/test_pages_in_browser.py tests/test_managed_servers.py
+
+# The same, small: minutes.
+test-faults-quick: $(READY)
+	$(BIN)/python -m tests.kills --kills 6
+	$(BIN)/python -m tests.fuzz --cases 600
 
 # llama.cpp's own server, from a wheel: the contract, every fault, and twenty kills.
 test-servers: $(READY)

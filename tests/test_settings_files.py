@@ -328,6 +328,26 @@ def test_odd_ends_beside_a_served_tokenizer_are_no_ends(tmp_path: Path) -> None:
     assert open_tokenizer(str(folder)).tokens.end_ids
 
 
+@pytest.mark.parametrize("pattern", [r"(a+)+b", r"(a|a)*c", r"(?:(?:a*)*)*d"])
+def test_a_tokenizer_whose_pattern_does_not_end_is_refused_in_time(
+    folder: Path, pattern: str
+) -> None:
+    path = folder / "tokenizer.json"
+    tree = json.loads(path.read_text())
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    tree["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, tree["pre_tokenizer"]]}
+    path.write_text(json.dumps(tree))
+    tokenizer, began = read_tokenizer(folder), time.process_time()
+    for length in (10, 50, 5_000):
+        survives(lambda length=length: tokenizer.encode("a" * length))  # type: ignore[misc]
+    assert time.process_time() - began < 10
+
+
 JSON_VALUES: list[Any] = [None, [], {}, -1, 0, 1.5, 10**9, "x", True, [1, "a"], {"a": []}, "\ud800"]
 
 

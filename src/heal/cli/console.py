@@ -35,13 +35,20 @@ class Plainly(logging.Formatter):
         return visible(redact(super().format(record)))
 
 
+def allow(code: bool) -> None:
+    """Take `--allow-code` as the user's word for this command."""
+    from heal import functions
+
+    if code:
+        functions.allow_code()
+
+
 def read_recipe(file: Path, overrides: Sequence[str], allow_code: bool) -> "Config":
     """The recipe a verb is about to act on. Raises: UserError if it names code nobody allowed."""
     from heal import functions
     from heal.recipe import load
 
-    if allow_code:
-        functions.allow_code()
+    allow(allow_code)
     recipe = load(file, overrides)
     command = shlex.join(["heal", *sys.argv[1:], "--allow-code"])
     problems = recipe.problems

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from heal.cli.console import echo, watched
+from heal.cli.console import allow, echo, watched
 from heal.cli.options import AllowCode, JsonFile, Overrides
 
 Model = Annotated[
@@ -59,12 +59,10 @@ def evaluate(
     from rich.console import Console
 
     from heal.examine import FIGURES, examine
-    from heal.functions import allow_code as allow
     from heal.recipe import load_over
     from heal.report.exam_table import print_exam
 
-    if allow_code:
-        allow()
+    allow(allow_code)
     label = name or Path(model.rstrip("/")).name
     folder = out or Path("runs") / f"eval-{label}-{Path(problems).stem}".replace(":", "-")
     tree = _borrowed(recipe)

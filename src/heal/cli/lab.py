@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from heal.cli.console import echo, require_writable, watched, write_figures
-from heal.cli.options import JsonFile, Overrides, World
+from heal.cli.console import allow, echo, require_writable, watched, write_figures
+from heal.cli.options import AllowCode, JsonFile, Overrides, World
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,11 +37,13 @@ def compare(
         bool, typer.Option("--quick/--full", help="160 problems, 1 seed, 4 arms: minutes.")
     ] = False,
     json_file: JsonFile = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Benchmark and ablation study: run every arm and compare with the known truth."""
     from heal.lab import benchmark
     from heal.lab.benchmark_page import markdown
 
+    allow(allow_code)
     require_writable(json_file)
     given = [
         f"run=runs/{world}-{'quick' if quick else 'compare'}",
@@ -60,6 +62,7 @@ def budgets(
     world: World = "rows",
     problems: Annotated[int, typer.Option(help="Lab problems.", min=13)] = 300,
     json_file: JsonFile = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """What adaptive sampling and the early stop save against the fixed plan."""
     from dataclasses import asdict
@@ -67,6 +70,7 @@ def budgets(
     from heal.lab.benchmark_page import budgets as page
     from heal.lab.budgets import compare_budgets
 
+    allow(allow_code)
     require_writable(json_file)
     given = [f"run=runs/{world}-budgets", f"problems.args.n={problems}", *overrides]
     found = watched(lambda observer: compare_budgets(world, given, observer))

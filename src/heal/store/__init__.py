@@ -11,7 +11,7 @@ from heal.store.columns import (
     SelectedRow,
     TraceRow,
 )
-from heal.store.disk import DATABASE, LOCK, disk_errors
+from heal.store.disk import DATABASE, LOCK, disk_errors, sync_files
 from heal.store.folder import Store, Stored, Totals
 
 __all__ = [
@@ -32,4 +32,5 @@ __all__ = [
     "decode",
     "disk_errors",
     "encode",
+    "sync_files",
 ]

@@ -41,6 +41,7 @@ from heal.store.disk import (
     disk_errors,
     fold_in,
     is_locked,
+    make_durable,
     take_lock,
     written_whole,
 )
@@ -151,6 +152,9 @@ class Store:
             )
             if spent:
                 self._database.execute("UPDATE totals SET spent = spent + ?", (spent,))
+        if answers:
+            with disk_errors(self.folder):
+                make_durable(self.folder / DATABASE)
 
     def _has(self, problem_id: str, stage: str, key: str) -> bool:
         query = "SELECT 1 FROM records WHERE problem=? AND stage=? AND key=?"

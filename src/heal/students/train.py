@@ -24,6 +24,7 @@ from heal.config import Train
 from heal.errors import UserError
 from heal.keys import content_key, seed_for
 from heal.records import Example, StagePlan, TrainResult
+from heal.store import sync_files
 from heal.students.rendering import Rendered, Renderer, read_tokenizer
 
 __all__ = ["Opener", "Progress", "read_model", "train_arm"]
@@ -245,6 +246,7 @@ def _train_stage(
         seconds=time.monotonic() - started,
     )
     (part / DONE).write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
+    sync_files(part)  # or a power cut leaves a stage that is said to be done without its weights
     shutil.rmtree(stage.home, ignore_errors=True)
     part.rename(stage.home)
 

@@ -209,7 +209,31 @@ def load_tokenizer(source: Source) -> Any:
             f"{source.path}: the tokenizer has no chat template",
             hint="use an instruction-tuned model, or add chat_template.jinja to the folder",
         )
+    _guard_patterns(tokenizer, source.path)
     return tokenizer
+
+
+def _guard_patterns(tokenizer: Any, path: Path) -> None:
+    """Have a text that a tokenizer's own patterns do not get through be an error of this model.
+
+    The pattern engine gives up after so many steps and panics, which is no `Exception`.
+    """
+    encode = tokenizer.encode
+
+    @functools.wraps(encode)
+    def guarded(text: Any, *given: Any, **named: Any) -> Any:
+        try:
+            return encode(text, *given, **named)
+        except BaseException as error:
+            if not _is_damage(error):
+                raise
+            raise UserError(
+                f"{path}: its tokenizer breaks down on a text of {len(text):,} characters: "
+                f"{_reason(error)}",
+                hint="use the model's original tokenizer; the patterns in this one do not end",
+            ) from None
+
+    tokenizer.encode = guarded
 
 
 def _known_pre(source: Source) -> str | None:
