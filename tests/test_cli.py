@@ -1,6 +1,7 @@
 """The command line as a person meets it: exact words, exit codes, no traceback."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from heal import __version__
 from heal.cli import app
 from heal.errors import UserError
 
@@ -155,7 +157,77 @@ def invoked(command: list[str]) -> str:
 
 
 def test_a_command_without_its_recipe(folder: Path) -> None:
-    result = heal(folder, "run")
-    assert result.returncode == 2
-    assert "Missing option" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert refused(heal(folder, "sample")) == (
+        "heal: no recipe named\n"
+        "  → heal sample FILE.yaml; there are some to start from in recipes/\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["run", "sample", "check", "config", "evaluate"])
+def test_a_recipe_is_named_by_itself_or_after_c(folder: Path, verb: str) -> None:
+    alone, option = (
+        heal(folder, verb, *named) for named in (["recipe.yaml"], ["-c", "recipe.yaml"])
+    )
+    assert alone.returncode == option.returncode == 0, alone.stderr
+    both = heal(folder, verb, "recipe.yaml", "-c", "other.yaml")
+    assert "two recipes named" in refused(both)
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_verb_knows_both_names_of_help(tmp_path: Path, flag: str) -> None:
+    for verb in ((), ("run",), ("lab", "compare")):
+        assert heal(tmp_path, *verb, flag).stdout.startswith("Usage: ")
+
+
+def test_the_version_is_said(tmp_path: Path) -> None:
+    assert heal(tmp_path, "--version").stdout == f"heal {__version__}\n"
+
+
+SLIPS = {
+    "teacher=X": "teacher: is a section of settings; write teacher.model=VALUE",
+    "gear=3": "gear: is a section of settings; write gear.",
+    "sampling.n=many": "sampling.n: must be a whole number",
+    "sampling.temperature=[1]": "sampling.temperature: must be a number",
+    "arms=heal": "arms: must be a list",
+    "run=7": "run: must be text; quote it",
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_in_a_setting_is_told_in_words(folder: Path, slip: str) -> None:
+    message = refused(heal(folder, "run", "recipe.yaml", "--set", slip))
+    assert SLIPS[slip] in message
+    assert "Input should be" not in message
+
+
+def test_a_run_ends_with_where_its_results_lie_and_what_comes_next(folder: Path) -> None:
+    done = heal(folder, "run", "recipe.yaml").stdout
+    assert done.startswith("report    run/report.html, at the end; until then: heal show run\n")
+    report, data, student, following = done.splitlines()[-4:]
+    assert report == "report    run/report.html"
+    assert (folder / report.split()[1]).is_file()
+    assert data == "data      run/data/ (3 stage files)"
+    assert student == "student   none: student: null"
+    assert following == "next      heal show run"
+    assert heal(folder, *following.split()[2:]).returncode == 0
+
+
+def test_a_failed_opening_leaves_no_folder(folder: Path) -> None:
+    for wrong in ("teacher.model=nothing", "problems.path=nothing.jsonl"):
+        refused(heal(folder, "run", "recipe.yaml", "--set", wrong))
+        assert not (folder / "run").exists(), wrong
+
+
+def test_a_model_of_the_hub_is_not_there_and_the_download_is_named(folder: Path) -> None:
+    recipe(folder, teacher={"model": "Qwen/Qwen3-4B"})
+    assert refused(heal(folder, "run", "recipe.yaml")).endswith(
+        "hf download Qwen/Qwen3-4B --local-dir models/Qwen3-4B; then give models/Qwen3-4B\n"
+    )
+
+
+def test_no_hint_installs_what_no_registry_has() -> None:
+    """`heal-distill` itself is installed from its own folder or wheel."""
+    source = Path(__file__).parent.parent / "src" / "heal"
+    for file in source.rglob("*.py"):
+        for named in re.findall(r"pip install ([^\n`]+)", file.read_text(encoding="utf-8")):
+            assert "heal-distill" not in named, f"{file}: {named}"

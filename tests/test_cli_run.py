@@ -22,6 +22,8 @@ COMMANDS = (
     "heal report capped",
 )
 
+EARLY = "report    run/report.html, at the end; until then: heal show run\n"
+
 Shell = Callable[[str], tuple[int, str]]
 
 
@@ -66,7 +68,7 @@ def test_ctrl_c_says_how_to_go_on(shell: Shell, monkeypatch: pytest.MonkeyPatch)
         patch.setattr(ScriptedEngine, "_reply", interrupted)
         code, said = shell("heal sample -c recipe.yaml")
     assert code == 130
-    assert said == "stopped; what is done is stored, and the same command continues\n"
+    assert said == EARLY + "stopped; what is done is stored, and the same command continues\n"
     assert shell("heal sample -c recipe.yaml")[0] == 0
 
 
@@ -74,7 +76,7 @@ def test_a_full_disk_is_exit_code_2(shell: Shell) -> None:
     with small_disk():
         code, said = shell("heal sample -c recipe.yaml")
     assert code == 2
-    assert said == (
+    assert said == EARLY + (
         "heal: run: no disk space left; everything finished so far is stored\n"
         "  → free some space, then run the same command again\n"
     )

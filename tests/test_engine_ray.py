@@ -125,7 +125,7 @@ def test_without_ray_the_error_names_the_command(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="needs Ray Data") as caught:
         open_ray(script, RayEngine(inner="scripted"))
-    assert caught.value.hint == 'pip install "heal-distill[ray]"'
+    assert caught.value.hint == 'pip install "ray[data]"'
 
 
 def test_batches_that_reach_the_queue_out_of_order_are_all_handed_out() -> None:

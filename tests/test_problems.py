@@ -587,7 +587,7 @@ def test_missing_reasoning_gym_is_an_error_with_the_command(
     with pytest.raises(UserError) as caught:
         read_problems(Problems(gym=GymSource(task="chain_sum")), Path())
     assert str(caught.value) == "problems.gym needs reasoning-gym, which is not installed"
-    assert caught.value.hint == "pip install 'heal-distill[gym]'"
+    assert caught.value.hint == "pip install reasoning-gym"
 
 
 # ------------------------------------------------------------------ the recipe for one's own file

@@ -328,7 +328,7 @@ def test_adapters_without_peft_name_the_command(
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match="peft") as caught:
         train(student, tmp_path, settings=SETTINGS.model_copy(update={"lora_rank": 2}))
-    assert caught.value.hint == "pip install 'heal-distill[lora]'"
+    assert caught.value.hint == "pip install peft"
 
 
 def test_training_prints_nothing(

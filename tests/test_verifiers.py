@@ -406,7 +406,7 @@ def test_missing_reasoning_gym_is_an_error_with_the_command(
     assert str(caught.value) == (
         "problems.verifier: gym needs reasoning-gym, which is not installed"
     )
-    assert caught.value.hint == "pip install 'heal-distill[gym]'"
+    assert caught.value.hint == "pip install reasoning-gym"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ no model at all.
 
 import importlib.metadata
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from heal.report.lines import stage_lines
 from heal.report.load import load_view
 from heal.report.view import RunView
 from heal.run import Noting, Run, ask_each, count_early, to_judge_again
-from heal.session import Observer, Session
+from heal.session import SERVERS, Observer, Session
 from heal.stages import calibrate, match_budget
 from heal.steps import checker_edition
 from heal.store import AttemptRow, ScoreRow, SelectedRow, Store, TraceRow
@@ -129,7 +130,7 @@ def execute(
     config: Config, observer: Observer, *, until: str | None = None, adopt: bool = False
 ) -> RunView:
     """Run the stages up to and including `until` (None: all) and write the report."""
-    with Store.open(Path(config.run)) as store:
+    with _folder_of(Path(config.run)) as store:
         session = Session(config, store, Noting(observer, store))
         # Before the folder is claimed: a mistyped path must not decide whose folder it is.
         stamp, config = _stamp(session), session.config
@@ -149,6 +150,23 @@ def execute(
         finally:
             session.close()
         return write_report(store)
+
+
+@contextmanager
+def _folder_of(folder: Path) -> Iterator[Store]:
+    """A run's folder. One made for a run that fails before its first answer is removed again."""
+    made, empty = not folder.exists(), False
+    try:
+        with Store.open(folder) as store:
+            try:
+                yield store
+            except HealError as error:
+                empty = error.exit_code == UserError.exit_code and not store.totals().received
+                raise
+    finally:
+        # Logs of a server that did not start are what its error points to.
+        if made and empty and not (folder / SERVERS).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_report(store: Store) -> RunView:

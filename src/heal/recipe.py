@@ -208,4 +208,37 @@ def _explain(error: Any) -> str:
         return f"unknown key '{dotted}'" + (f"; did you mean '{near[0]}'?" if near else "")
     if error["type"] == "missing":
         return f"'{dotted}' is missing"
-    return f"{dotted or 'settings'}: {error['msg'].removeprefix('Value error, ')}"
+    plainly = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    told = _WORDS.get(error["type"], plainly)
+    if error["type"] in ("model_type", "model_attributes_type"):
+        inner = _section(error["loc"])
+        fields = inner.model_fields if inner else {}
+        first = next((n for n, info in fields.items() if info.is_required()), next(iter(fields)))
+        told = f"is a section of settings; write {dotted}.{first}=VALUE or one of its others"
+    return f"{dotted or 'settings'}: {told}"
+
+
+_WORDS: Mapping[str, str] = {
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text; quote it",
+    "dict_type": "must be a mapping, {name: value}",
+    "tuple_type": "must be a list, [a, b]",
+    "list_type": "must be a list, [a, b]",
+    "none_required": "must be null",
+}
+"""What is expected, by pydantic's name of the mistake."""
+
+
+def _section(place: Sequence[str | int]) -> type[BaseModel] | None:
+    """The section a dotted name stands for, where it stands for one."""
+    model: type[BaseModel] | None = Config
+    for name in place:
+        field = model.model_fields.get(str(name)) if model else None
+        model = submodel(field.annotation) if field else None
+    return model

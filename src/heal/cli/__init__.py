@@ -8,6 +8,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -27,14 +28,35 @@ from heal.cli import (
 )
 from heal.cli.console import Plainly, echo
 
+
+def say_version(wanted: bool) -> None:
+    """Print HEAL's version and end, if that is what was asked."""
+    from heal import __version__
+
+    if wanted:
+        echo(f"heal {__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="heal",
     help="Lift the teacher ceiling: repair failed traces, drop shortcuts, train in stages.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+Version = Annotated[
+    bool, typer.Option("--version", is_eager=True, callback=say_version, help="Say which HEAL.")
+]
+
+
+@app.callback()
+def options(version: Version = False) -> None:
+    """Lift the teacher ceiling: repair failed traces, drop shortcuts, train in stages."""
+
+
 app.command()(run.run)
 for _stage in stages.HELP:
     app.command(name=_stage)(stages.up_to(_stage))

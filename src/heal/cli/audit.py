@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from heal.cli.console import echo, read_recipe, require_writable, watched, write_figures
-from heal.cli.options import AllowCode, ConfigFile, JsonFile, Overrides
+from heal.cli.console import echo, one_file, read_recipe, require_writable, watched, write_figures
+from heal.cli.options import AllowCode, ConfigFile, JsonFile, Overrides, RecipeFile
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,7 +16,8 @@ app = typer.Typer(
 
 @app.command()
 def pure(
-    config: ConfigFile,
+    file: RecipeFile = None,
+    config: ConfigFile = None,
     overrides: Overrides = [],  # noqa: B006
     n: Annotated[int, typer.Option("--n", help="Problems, at most.", min=1)] = 40,
     sampled_u: Annotated[
@@ -32,7 +33,7 @@ def pure(
     from heal.report.audit_page import page
 
     require_writable(json_file)
-    recipe = read_recipe(config, overrides, allow_code)
+    recipe = read_recipe(one_file(file, config), overrides, allow_code)
     found = watched(lambda observer: audit_pure(recipe, n, observer, sampled_u=sampled_u))
     echo(page(found))
     write_figures(json_file, asdict(found))

@@ -4,13 +4,14 @@ from typing import Annotated
 
 import typer
 
-from heal.cli.console import echo, read_recipe
-from heal.cli.options import AllowCode, ConfigFile, Overrides
+from heal.cli.console import echo, one_file, read_recipe
+from heal.cli.options import AllowCode, ConfigFile, Overrides, RecipeFile
 from heal.wording import plural
 
 
 def check(
-    config: ConfigFile,
+    file: RecipeFile = None,
+    config: ConfigFile = None,
     overrides: Overrides = [],  # noqa: B006
     trace_tokens: Annotated[
         float | None, typer.Option(help="Mean trace, for the estimate; else as measured.", min=1)
@@ -25,7 +26,7 @@ def check(
     from heal.before import check as checking
     from heal.before.readings import readings
 
-    recipe = read_recipe(config, overrides, allow_code)
+    recipe = read_recipe(one_file(file, config), overrides, allow_code)
     found: list[checking.Target] = []
     for target in checking.check(recipe):
         if target.prompt and not any(p.prompt for p in found):

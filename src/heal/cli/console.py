@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from heal.redaction import redact, visible
+from heal.wording import plural
 
 if TYPE_CHECKING:
     from heal.config import Config
@@ -41,6 +42,20 @@ def allow(code: bool) -> None:
 
     if code:
         functions.allow_code()
+
+
+def one_file(file: Path | None, config: Path | None) -> Path:
+    """The recipe, named by itself or after `-c`. Raises: UserError unless exactly one is."""
+    from heal.errors import UserError
+
+    named = [path for path in (file, config) if path is not None]
+    verb = " ".join(a for a in sys.argv[1:2] if not a.startswith("-")) or "run"
+    if not named:
+        hint = f"heal {verb} FILE.yaml; there are some to start from in recipes/"
+        raise UserError("no recipe named", hint=hint)
+    if len(named) > 1:
+        raise UserError(f"two recipes named, {file} and {config}", hint=f"heal {verb} {config}")
+    return named[0]
 
 
 def read_recipe(file: Path, overrides: Sequence[str], allow_code: bool) -> "Config":
@@ -93,6 +108,22 @@ def print_view(view: Any) -> None:
     from heal.report.table import print_table
 
     print_table(view, Console())
+
+
+def outcome(recipe: "Config", view: Any) -> list[str]:
+    """Where a run's results lie, and the one command that comes next."""
+    run, written = Path(recipe.run), sorted(Path(recipe.run, "data").glob("stage*.jsonl"))
+    students = sorted(run.glob("students/*"))
+    untrained = "none: student: null" if recipe.student is None else "not trained yet"
+    trained = f"{run / 'students'}/ ({len(students):,})" if students else untrained
+    data = f"{run / 'data'}/ ({plural(len(written), 'stage file')})" if written else "not yet"
+    again = shlex.join(["heal", "run", *sys.argv[2:]])
+    return [
+        f"report    {run / 'report.html'}",
+        f"data      {data}",
+        f"student   {trained}",
+        f"next      {again if view.stopped else f'heal show {shlex.quote(str(run))}'}",
+    ]
 
 
 def require_writable(file: Path | None) -> None:

@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The recipe, a YAML file.")]
+RecipeFile = Annotated[
+    Path | None, typer.Argument(metavar="FILE", help="The recipe, a YAML file.", show_default=False)
+]
+ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", help="The recipe, as FILE.")]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="A.B=VALUE", help="Override a setting; repeatable.")
 ]

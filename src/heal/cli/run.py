@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from heal.cli.console import print_view, read_recipe, watched
-from heal.cli.options import Adopt, AllowCode, ConfigFile, Overrides
+from heal.cli.console import echo, one_file, outcome, print_view, read_recipe, watched
+from heal.cli.options import Adopt, AllowCode, ConfigFile, Overrides, RecipeFile
 
 Again = Annotated[
     bool, typer.Option("--retry-unverifiable", help="Judge again what could not be judged.")
@@ -14,7 +14,8 @@ Again = Annotated[
 
 
 def run(
-    config: ConfigFile,
+    file: RecipeFile = None,
+    config: ConfigFile = None,
     overrides: Overrides = [],  # noqa: B006
     adopt: Adopt = False,
     again: Again = False,
@@ -22,15 +23,18 @@ def run(
 ) -> None:
     """Run the whole method; run it again to continue."""
     more = ["limits.retry_unverifiable=true"] if again else []
-    run_until(None, config, [*overrides, *more], adopt, allow_code)
+    run_until(None, one_file(file, config), [*overrides, *more], adopt, allow_code)
 
 
 def run_until(
     stage: str | None, config: Path, overrides: list[str], adopt: bool, allow_code: bool
 ) -> None:
     """Run up to a stage, that one included, and show what is there; None runs all."""
+    recipe = read_recipe(config, overrides, allow_code)
+    echo(f"report    {recipe.run}/report.html, at the end; until then: heal show {recipe.run}")
     from heal.execute import execute
 
-    recipe = read_recipe(config, overrides, allow_code)
     view = watched(lambda observer: execute(recipe, observer, until=stage, adopt=adopt))
     print_view(view)
+    for line in outcome(recipe, view):
+        echo(line)

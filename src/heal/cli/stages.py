@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
-from heal.cli.options import Adopt, AllowCode, ConfigFile, Overrides
+from heal.cli.console import one_file
+from heal.cli.options import Adopt, AllowCode, ConfigFile, Overrides, RecipeFile
 from heal.cli.run import run_until
 
 HELP: Mapping[str, str] = {
@@ -23,12 +24,13 @@ def up_to(stage: str) -> Callable[..., None]:
     """The command of one stage."""
 
     def command(
-        config: ConfigFile,
+        file: RecipeFile = None,
+        config: ConfigFile = None,
         overrides: Overrides = [],  # noqa: B006
         adopt: Adopt = False,
         allow_code: AllowCode = False,
     ) -> None:
-        run_until(stage, config, overrides, adopt, allow_code)
+        run_until(stage, one_file(file, config), overrides, adopt, allow_code)
 
     command.__doc__ = HELP[stage]
     return command

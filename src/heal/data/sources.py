@@ -79,7 +79,7 @@ def read_gym(source: GymSource) -> Rows:
     except ImportError:
         raise UserError(
             "problems.gym needs reasoning-gym, which is not installed",
-            hint="pip install 'heal-distill[gym]'",
+            hint="pip install reasoning-gym",
         ) from None
     if source.task not in DATASETS:
         near = difflib.get_close_matches(source.task, list(DATASETS), n=3)

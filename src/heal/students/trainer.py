@@ -154,9 +154,7 @@ def _lora(rank: int) -> Any:
     try:
         from peft import LoraConfig
     except ImportError:
-        raise UserError(
-            "train.lora_rank needs the peft package", hint="pip install 'heal-distill[lora]'"
-        ) from None
+        raise UserError("train.lora_rank needs the peft package", hint="pip install peft") from None
     return LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )

