@@ -58,7 +58,7 @@ def refused(result: subprocess.CompletedProcess[str]) -> str:
 
 def test_a_missing_recipe(tmp_path: Path) -> None:
     assert refused(heal(tmp_path, "run", "-c", "nope.yaml")) == (
-        "heal: nope.yaml: no such file\n  → start from one in recipes/\n"
+        "heal: nope.yaml: no such file\n  → heal init writes one for your problems\n"
     )
 
 
@@ -158,8 +158,7 @@ def invoked(command: list[str]) -> str:
 
 def test_a_command_without_its_recipe(folder: Path) -> None:
     assert refused(heal(folder, "sample")) == (
-        "heal: no recipe named\n"
-        "  → heal sample FILE.yaml; there are some to start from in recipes/\n"
+        "heal: no recipe named\n  → heal sample FILE.yaml; heal init writes one for your problems\n"
     )
 
 

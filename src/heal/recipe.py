@@ -119,7 +119,9 @@ def read_tree(file: Path) -> dict[str, Any]:
         with file.open("rb") as opened:
             text = opened.read(YAML_BYTES + 1).decode()
     except FileNotFoundError:
-        raise UserError(f"{file}: no such file", hint="start from one in recipes/") from None
+        raise UserError(
+            f"{file}: no such file", hint="heal init writes one for your problems"
+        ) from None
     except IsADirectoryError:
         raise UserError(
             f"{file}: is a folder, not a recipe", hint="heal run -c FILE.yaml"

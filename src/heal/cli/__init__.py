@@ -18,6 +18,7 @@ from heal.cli import (
     config,
     doctor,
     eval,
+    init,
     lab,
     problems,
     report,
@@ -60,6 +61,7 @@ def options(version: Version = False) -> None:
 app.command()(run.run)
 for _stage in stages.HELP:
     app.command(name=_stage)(stages.up_to(_stage))
+app.command()(init.init)
 app.command()(problems.problems)
 app.command()(check.check)
 app.command(name="eval")(eval.evaluate)

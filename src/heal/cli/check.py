@@ -1,12 +1,15 @@
 """`heal check`: whether the engines can do what a recipe needs, and what it will cost."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from heal.cli.console import echo, one_file, read_recipe
 from heal.cli.options import AllowCode, ConfigFile, Overrides, RecipeFile
 from heal.wording import plural
+
+if TYPE_CHECKING:
+    from heal.config import Config
 
 
 def check(
@@ -20,6 +23,9 @@ def check(
     hard: Annotated[float, typer.Option(help="Assumed share solved less than half.")] = 0.3,
     price_in: Annotated[float | None, typer.Option(help="Per million tokens read.")] = None,
     price_out: Annotated[float | None, typer.Option(help="Per million tokens written.")] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Read files only: open no model, ask no server.")
+    ] = False,
     allow_code: AllowCode = False,
 ) -> None:
     """Before a run: can the engines do what the recipe needs, and what will it cost?"""
@@ -27,6 +33,10 @@ def check(
     from heal.before.readings import readings
 
     recipe = read_recipe(one_file(file, config), overrides, allow_code)
+    if offline:
+        _offline(recipe, trace_tokens, (extreme, hard))
+        return
+    echo(f"checking {one_file(file, config)}: reading the problems, opening the models …")
     found: list[checking.Target] = []
     for target in checking.check(recipe):
         if target.prompt and not any(p.prompt for p in found):
@@ -36,6 +46,21 @@ def check(
     for line in readings(recipe, found):
         echo(line)
     for line in checking.estimate(recipe, found, trace_tokens, extreme, hard, price_in, price_out):
+        echo(line)
+    if any(target.failed for target in found):
+        raise typer.Exit(2)
+
+
+def _offline(recipe: "Config", trace_tokens: float | None, shares: tuple[float, float]) -> None:
+    """What files alone tell. Raises: Exit with 2 if something is wrong."""
+    from heal.before.check import lines_of
+    from heal.before.offline import check_offline, tokens_at_most
+
+    found = []
+    for target in check_offline(recipe):
+        echo("\n".join(lines_of(target)))
+        found.append(target)
+    for line in tokens_at_most(recipe, trace_tokens, shares):
         echo(line)
     if any(target.failed for target in found):
         raise typer.Exit(2)

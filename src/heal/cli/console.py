@@ -51,7 +51,7 @@ def one_file(file: Path | None, config: Path | None) -> Path:
     named = [path for path in (file, config) if path is not None]
     verb = " ".join(a for a in sys.argv[1:2] if not a.startswith("-")) or "run"
     if not named:
-        hint = f"heal {verb} FILE.yaml; there are some to start from in recipes/"
+        hint = f"heal {verb} FILE.yaml; heal init writes one for your problems"
         raise UserError("no recipe named", hint=hint)
     if len(named) > 1:
         raise UserError(f"two recipes named, {file} and {config}", hint=f"heal {verb} {config}")
