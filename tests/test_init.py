@@ -72,6 +72,19 @@ def test_a_recipe_that_is_there_is_kept(shell: Shell) -> None:
     assert load("heal.yaml").sampling.n == 5
 
 
+def test_columns_of_ones_own_are_named_and_written(shell: Shell) -> None:
+    text = Path("mine.jsonl").read_text()
+    Path("mine.jsonl").write_text(text.replace("question", "text").replace("answer", "result"))
+    code, said = shell(*GIVEN)
+    assert code == 2
+    assert "--set problems.fields.problem=COLUMN" in said
+    named = ("problems.fields.problem=text", "problems.fields.answer=result")
+    assert shell(*GIVEN, *(part for one in named for part in ("--set", one)))[0] == 0
+    assert load("heal.yaml").problems.fields.problem == "text"
+    assert shell("check", "heal.yaml", "--offline")[0] == 0
+    assert shell(*GIVEN, "--force", "--set", "sampling.n=3")[0] == 2
+
+
 def test_what_nobody_tells_is_asked_for(shell: Shell) -> None:
     code, said = shell("init", "--problems", "mine.jsonl", "--yes")
     assert code == 2

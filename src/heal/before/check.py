@@ -37,9 +37,13 @@ from heal.students.rendering import Rendered, Renderer
 from heal.wording import plural
 
 GREEDY_TOKENS = 16
+SEED_TOKENS = 64
+"""Drawn to tell seeds apart: a first line is often the same whatever the seed."""
 TRACES, TRACE_TOKENS = 4, 256
 """Traces drawn to time the model and to see how long they get, and where each is cut."""
 THINKING = ("<think>", "</think>")
+BATCH_S = 20.0
+"""Seconds that timing as many traces at once as a run has may take, at most."""
 ANY_LENGTH = 1 << 30
 
 
@@ -68,6 +72,8 @@ class Speed:
     tokens_s: float
     mean_tokens: float | None
     """None if too few traces ended within `TRACE_TOKENS`."""
+    at_once: int = 4
+    """Traces drawn at once, which is what the speed depends on most."""
 
 
 @dataclass
@@ -269,7 +275,8 @@ class _Probe:
         return Finding("continuation", Outcome.FAILED, words, "GEAR needs a server that continues")
 
     def _seeds(self, prompt: tuple[int, ...]) -> Finding:
-        sampling = Sampling(temperature=1.0, max_new_tokens=GREEDY_TOKENS)
+        room = min(self.config.sampling.max_new_tokens, SEED_TOKENS)
+        sampling = Sampling(temperature=1.0, max_new_tokens=room)
         first = [tuple(g.ids.tolist()) for g in self._draw(prompt, (11, 12, 13, 14), sampling)]
         again = [tuple(g.ids.tolist()) for g in self._draw(prompt, (11, 12, 13, 14), sampling)]
         if len(set(first)) == 1:
@@ -360,7 +367,23 @@ class _Probe:
         tokens = sum(len(g.ids) for g in found)
         ended = room == c.max_new_tokens or all(g.finish is Finish.STOP for g in found)
         speed = tokens / max(1e-9, time.monotonic() - started)
-        return Speed(speed, tokens / len(found) if ended else None)
+        mean = tokens / len(found)
+        # One after another is the most that more traces at once may take.
+        many = min(self._at_once(), int(BATCH_S * speed / max(1.0, mean)))
+        if many <= TRACES:
+            return Speed(speed, mean if ended else None)
+        started = time.monotonic()
+        found = self._draw(prompt, tuple(range(1, many + 1)), sampling)
+        tokens = sum(len(g.ids) for g in found)
+        spent = max(1e-9, time.monotonic() - started)
+        return Speed(tokens / spent, tokens / len(found) if ended else None, many)
+
+    def _at_once(self) -> int:
+        """Traces that a run has under way at once, as far as one target tells."""
+        from heal.engines.http.engine import HttpEngine
+
+        engines = self.config.engine
+        return engines.http.in_flight if isinstance(self.engine, HttpEngine) else engines.local.rows
 
 
 def shown(ids: tuple[int, ...], engine: Engine) -> str:
@@ -378,7 +401,7 @@ def lines_of(target: Target) -> Iterator[str]:
         if found.hint:
             yield f"          {'':<15} → {found.hint}"
     if target.speed is not None:
-        words = f"{target.speed.tokens_s:,.0f} tokens/s with {TRACES} traces at once"
+        words = f"{target.speed.tokens_s:,.0f} tokens/s with {target.speed.at_once} traces at once"
         yield f"  {Outcome.NOTE:<7} {'speed':<15} {words}"
 
 

@@ -7,6 +7,7 @@ cap ends anything sooner, every hint leaks until its last draw, a repair is read
 written from an early one.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -214,11 +215,19 @@ def lines_of(
     yield f"  {'':<16} {'tokens written':>18} {'tokens read':>18}"
     for cost in (*parts, total):
         yield f"  {cost.part:<16} {cost.written:>18,.0f} {cost.read:>18,.0f}"
-    hours = (total.written + total.read / READ_SPEEDUP) / max(tokens_s, 1e-9) / 3600
-    yield f"  {hours:,.1f} hours at {tokens_s:,.0f} tokens/s; more traces at once are faster"
+    most = (total.written + total.read / READ_SPEEDUP) / max(tokens_s, 1e-9)
+    # What sampling alone takes is owed whatever the problems are like.
+    least = parts[0].written / max(tokens_s, 1e-9)
+    yield f"  {clock(least)} to {clock(most)} h:mm for the teacher, at {tokens_s:,.0f} tokens/s"
     if price_in is not None or price_out is not None:
         money = (total.read * (price_in or 0) + total.written * (price_out or 0)) / 1e6
         yield f"  {money:,.2f} in money, at {price_in or 0:g} and {price_out or 0:g} per million"
+
+
+def clock(seconds: float) -> str:
+    """`5400.0` → `1:30`, hours and minutes, rounded up."""
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes // 60:,}:{minutes % 60:02d}"
 
 
 def _bytes(text: str) -> int:

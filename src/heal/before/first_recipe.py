@@ -5,7 +5,8 @@ that was made for the user stands in it with its reason.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from heal.before.machine import Machine, ModelFacts, facts_or_none
@@ -35,6 +36,8 @@ class Wanted:
     student: str | None
     traces: int
     run: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Columns that have not the usual names."""
 
     @property
     def served(self) -> bool:
@@ -71,6 +74,8 @@ def recipe_text(wanted: Wanted, machine: Machine, longest: int, summary: str) ->
 def _head(wanted: Wanted, machine: Machine, summary: str) -> str:
     source, held_out = wanted.problems, HELD_OUT if wanted.student else 0.0
     kind, name = ("hub", source[4:]) if source.startswith("hub:") else ("path", source)
+    columns = ", ".join(f"{key}: {_text(value)}" for key, value in wanted.fields.items())
+    fields = f"\n  fields: {{{columns}}}    # your column names" if columns else ""
     kept = "kept aside for the student's exam" if wanted.student else "nothing to evaluate yet"
     return f"""# Written by heal init. Every setting: heal config
 # Machine: {machine.words}
@@ -78,7 +83,7 @@ run: {_text(wanted.run)}    # everything is kept in this folder; the same comman
 
 problems:
   # {summary}
-  {kind}: {_text(name)}
+  {kind}: {_text(name)}{fields}
   verifier: auto      # math, choice, code, … by the data; see it with: heal problems FILE
   held_out: {held_out}       # {kept}
   # limit: 20         # the first problems only, to try

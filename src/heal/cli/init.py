@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heal.cli.console import echo
+from heal.cli.options import Overrides
 
 if TYPE_CHECKING:
     from heal.data.problems import ProblemSet
@@ -41,6 +42,7 @@ def init(
     out: Out = Path("heal.yaml"),
     yes: Yes = False,
     force: Force = False,
+    overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Write a recipe for your problems, models and machine; asks what no option tells."""
     from heal.before.first_recipe import Wanted, default_run, recipe_text, usual_traces
@@ -54,7 +56,7 @@ def init(
     machine = look()
     echo(f"this machine: {machine.words}")
     problems = _answer(problems, "--problems", "1/5  problems (a file, a folder, hub:NAME)", asks)
-    found = _preview(problems)
+    found, fields = _preview(problems, overrides)
     teacher = _answer(teacher, "--teacher", "2/5  teacher (a folder, .gguf, http://…)", asks)
     served = teacher.startswith(("http://", "https://"))
     if served:
@@ -66,7 +68,9 @@ def init(
     proposed = usual_traces(machine, served)
     n = int(_answer(traces, "--traces", "4/5  traces per problem", asks, str(proposed)))
     folder = _answer(run, "--run", "5/5  run folder", asks, default_run(problems))
-    wanted = Wanted(problems, teacher, tokenizer, None if student == "none" else student, n, folder)
+    wanted = Wanted(
+        problems, teacher, tokenizer, None if student == "none" else student, n, folder, fields
+    )
     longest = max(len(p.problem) for p in found.problems)
     text = recipe_text(wanted, machine, longest, shown(found.summary))
     _write(out, text)
@@ -89,19 +93,25 @@ def _answer(
     return proposed
 
 
-def _preview(problems: str) -> "ProblemSet":
-    """Read the problems and show how. Raises: UserError."""
+def _preview(problems: str, overrides: list[str]) -> tuple["ProblemSet", dict[str, str]]:
+    """Read the problems and show how; with the columns that were named. Raises: UserError."""
     from heal.data.preview import shown
     from heal.data.problems import read_problems
+    from heal.errors import UserError
     from heal.recipe import load_over
 
     source = {"hub": problems[4:]} if problems.startswith("hub:") else {"path": problems}
     tree = {"run": "-", "teacher": {"model": "-"}, "problems": {**source, "held_out": 0.0}}
-    found = read_problems(load_over(tree, ()).problems, Path.cwd())
+    for text in overrides:
+        if not text.startswith("problems.fields."):
+            hint = "write it into the recipe, or give it to heal run"
+            raise UserError(f"--set {text.partition('=')[0]}: only problems.fields here", hint=hint)
+    settings = load_over(tree, overrides).problems
+    found = read_problems(settings, Path.cwd())
     first = found.problems[0]
     echo(f"  {shown(found.summary)}; verifier: {found.verifier}")
     echo(f"  first: {shown(first.problem[:60])} → {shown(first.answer[:40])}")
-    return found
+    return found, settings.fields.model_dump(exclude_none=True)
 
 
 def _describe(role: str, model: str) -> None:
