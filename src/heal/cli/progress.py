@@ -20,7 +20,8 @@ from rich.text import Text
 
 from heal.redaction import redact, visible
 
-PLAIN_EVERY_S = 15.0
+PLAIN_FIRST_S, PLAIN_EVERY_S = 3.0, 15.0
+"""Between two plain lines, and before the first of a stage."""
 MARGIN = 10
 """Columns for the name of a stage."""
 
@@ -104,7 +105,9 @@ class ConsoleObserver:
             self._bar.update(self._task, completed=done, rate=self._rate())
             return
         now = time.monotonic()
-        if not self.console.is_terminal and self._total and now - self._spoke >= PLAIN_EVERY_S:
+        first = self._spoke == self._started
+        due = self._spoke + (PLAIN_FIRST_S if first else PLAIN_EVERY_S)
+        if not self.console.is_terminal and self._total and now >= due:
             self._spoke = now
             far = f"{self._stored + self._finished:,} of {self._total:,} {self._unit}"
             line = f"{self._stage:<{MARGIN}}{far}{self._rate()}{self._eta(now)}"
