@@ -535,7 +535,7 @@ def test_twenty_thousand_first_tokens_follow_the_softmax(
 def test_a_missing_folder_says_that_nothing_is_downloaded() -> None:
     with pytest.raises(UserError, match="no such model folder") as caught:
         open_local("somebody/some-model")
-    assert "never downloaded" in (caught.value.hint or "")
+    assert "heal downloads none" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(
