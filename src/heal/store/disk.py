@@ -58,6 +58,12 @@ def _explained(folder: Path, error: Exception) -> Exception:
         )
     if name in _UNWRITABLE or number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"{folder}: cannot be written to", hint="choose with --set run=DIR")
+    if number == errno.EISDIR:
+        taken = getattr(error, "filename2", None) or getattr(error, "filename", None) or folder
+        return UserError(
+            f"{taken}: is a folder where a file of the run belongs",
+            hint=f"move it away, then heal doctor {folder}",
+        )
     if number == errno.ELOOP:
         return UserError(
             f"{folder}: {Path(str(getattr(error, 'filename', ''))).name} is a link",

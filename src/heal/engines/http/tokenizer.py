@@ -79,8 +79,5 @@ def _configs(source: loading.Source) -> list[dict[str, Any]]:
 
 
 def _ends(configs: list[dict[str, Any]], tokenizer: Any) -> set[int]:
-    ends: set[int] = set()
-    for declared in (tokenizer.eos_token_id, *(c.get("eos_token_id") for c in configs)):
-        several = declared if isinstance(declared, list) else [declared]
-        ends.update(end for end in several if isinstance(end, int))
-    return ends
+    told = (tokenizer.eos_token_id, *(c.get("eos_token_id") for c in configs))
+    return set[int]().union(*map(loading.declared_ids, told))

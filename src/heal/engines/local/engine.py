@@ -230,11 +230,9 @@ def _window(config: Any) -> int | None:
 
 
 def _declared_ends(module: Any, tokenizer: Any) -> set[int]:
-    ends: set[int] = set()
-    for holder in (module.generation_config, module.config, tokenizer):
-        declared = getattr(holder, "eos_token_id", None)
-        ends.update([declared] if isinstance(declared, int) else declared or [])
-    return ends
+    holders = (module.generation_config, module.config, tokenizer)
+    found = (loading.declared_ids(getattr(h, "eos_token_id", None)) for h in holders)
+    return set[int]().union(*found)
 
 
 def _fastest(module: Any, context: int, reopen: Callable[[], Any], settings: Settings) -> Model:

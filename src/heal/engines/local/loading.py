@@ -240,10 +240,16 @@ def _guard_patterns(tokenizer: Any, path: Path) -> None:
             raise UserError(
                 f"{path}: its tokenizer breaks down on a text of {len(text):,} characters: "
                 f"{_reason(error)}",
-                hint="use the model's original tokenizer; the patterns in this one do not end",
+                hint="use the model's original tokenizer files",
             ) from None
 
     tokenizer.encode = guarded
+
+
+def declared_ids(declared: Any) -> set[int]:
+    """The ids among what a model folder declares as such, alone or in a list."""
+    several = declared if isinstance(declared, list) else [declared]
+    return {i for i in several if isinstance(i, int) and 0 <= i < _LARGEST_SIZE}
 
 
 def _known_pre(source: Source) -> str | None:
