@@ -6,7 +6,7 @@ VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks docs audit test-faults test-faults-quick wheel clean
+.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-real docs audit test-faults test-faults-quick wheel clean
 
 setup: $(READY)
 
@@ -66,6 +66,12 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(MAKE) test
+
+# TEACHER: a folder or .gguf of an instruct model; STUDENT too, or none for the data alone. A night of two
+# cores, or minutes with QUICK=1. It resumes.
+bench-real: $(READY)
+	$(BIN)/python -m benchmarks.real_model --teacher "$(TEACHER)" $(if $(STUDENT),--student "$(STUDENT)") \
+	  --out runs/real-model$(if $(QUICK),-quick --quick)
 
 bench: bench-engine bench-method bench-scale
 

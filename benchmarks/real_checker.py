@@ -20,8 +20,8 @@ from benchmarks.real_model_readings import write_figures
 
 import heal
 from heal.method.intervals import wilson
-from heal.records import Check, Problem, Trace, Verdict
-from heal.steps import Outcome, first_wrong_step
+from heal.records import Check, Outcome, Problem, Trace, Verdict
+from heal.steps import first_wrong_step
 from heal.steps.arithmetic import RULES, check_text, unknown_of
 from heal.store import Store
 

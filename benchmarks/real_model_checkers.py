@@ -10,7 +10,8 @@ be taken away, or the other way round (`chain_sum`). Other wrong set-ups it does
 import re
 from collections.abc import Mapping, Sequence
 
-from heal.steps import Outcome, first_wrong_step
+from heal.records import Outcome
+from heal.steps import first_wrong_step
 
 LEGS: Mapping[str, int] = {
     "snake": 0, "sea slug": 0, "jellyfish": 0, "flatworm": 0, "leech": 0, "chicken": 2, "bird": 2,

@@ -33,13 +33,14 @@ from heal.records import (
     Finish,
     FloatArray,
     Origin,
+    Outcome,
     Problem,
     Trace,
     Verdict,
 )
 from heal.stages.score import probe_ids
 from heal.stages.steps import step_text, trace_steps
-from heal.steps import Outcome, first_wrong_step
+from heal.steps import first_wrong_step
 from heal.steps.arithmetic import RULES
 from heal.store import Store
 

@@ -39,8 +39,8 @@ from heal.method.hindsight import (
 )
 from heal.method.intervals import wilson
 from heal.method.pure import drop_scores, step_surprisal
-from heal.records import Gate, Origin, PureScore, Selection
-from heal.steps import Outcome, first_wrong_step
+from heal.records import Gate, Origin, Outcome, PureScore, Selection
+from heal.steps import first_wrong_step
 from heal.store import Store
 
 RESAMPLES = 2000

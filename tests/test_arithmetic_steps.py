@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heal.errors import UserError
-from heal.steps import Outcome, StepWord, first_wrong_step, open_checker
+from heal.records import Outcome, StepWord
+from heal.steps import first_wrong_step, open_checker
 from heal.steps.arithmetic import check_text, unknown_of
 from heal.steps.judge import Truth
 

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from heal.config import Gear
 from heal.method.answers import mention
 from heal.method.gates import leaks, passes_gates
-from heal.method.gear import FailedPath, _statistic, choose_paths, find_breakpoint, kept_steps
+from heal.method.gear import (
+    FailedPath,
+    _statistic,
+    checked_break,
+    choose_paths,
+    find_breakpoint,
+    kept_steps,
+)
 from heal.records import Breakpoint, Fallback, Finish, Gate, Verdict
 
 CASES = Path(__file__).parent / "cases"
@@ -63,12 +70,22 @@ def test_an_empty_window_falls_back_to_the_second_step():
     assert find([1, 2, 9, 1], kind=Breakpoint.ZSCORE).fallback is Fallback.EMPTY_WINDOW
 
 
-BY_ENTROPY = [k for k in Breakpoint if k not in (Breakpoint.RESTART, Breakpoint.CLAIMS)]
+NOT_BY_ENTROPY = (Breakpoint.RESTART, Breakpoint.CLAIMS, Breakpoint.CHECKER)
+BY_ENTROPY = [k for k in Breakpoint if k not in NOT_BY_ENTROPY]
 
 
-def test_claims_are_not_read_from_entropies():
-    with pytest.raises(ValueError, match="claims"):
-        find([1, 2], Breakpoint.CLAIMS)
+@pytest.mark.parametrize("kind", [Breakpoint.CLAIMS, Breakpoint.CHECKER])
+def test_claims_and_a_checkers_word_are_not_read_from_entropies(kind):
+    with pytest.raises(ValueError, match=kind):
+        find([1, 2], kind)
+
+
+def test_a_checkers_word_is_the_break_and_without_one_another_rule_is_marked_as_such():
+    other = find([1, 5, 1], Breakpoint.DIFFERENCE)
+    named = checked_break(3, 3, lambda: other)
+    assert (named.step, named.fallback, named.surge.shape) == (3, None, (3,))
+    unnamed = checked_break(None, 3, lambda: other)
+    assert (unnamed.step, unnamed.fallback) == (other.step, Fallback.NO_WORD)
 
 
 @pytest.mark.parametrize("kind", BY_ENTROPY)

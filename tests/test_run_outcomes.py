@@ -219,12 +219,26 @@ def test_a_wrong_step_is_refused_by_name_once_a_checker_is_named(tmp_path: Path)
     run, _ = go(tmp_path, extreme("plums", repairs={way: [said] for way in WAYS}))
     assert gates(run)[Gate.PASSED] == sum(gates(run).values()) > 0
     watch = run.go("steps.checker=arithmetic", "gear.candidates=2")
-    assert "changed: steps.checker None → arithmetic; redoes what it reaches from 'repair' on" in (
+    assert "changed: steps.checker None → arithmetic; redoes what it reaches from 'locate' on" in (
         watch.said
     )
     assert gates(run) == {Gate.WRONG_STEP: 10}
     assert "10 wrong step" in watch.lines["repair"]
+    assert "wrong step" in watch.lines["words"] and "cannot tell" in watch.lines["words"]
     assert "D3 0" in watch.lines["select"]
+
+
+def test_what_training_gets_over_a_wrong_step_is_told(tmp_path: Path) -> None:
+    said = f"So 61 + 81 = 132 and ten more.\n\nSo \\boxed{{{ANSWER}}}."
+    unfiltered = {"steps": {"checker": "arithmetic", "gate": False}, "pure": {"drop": 0}}
+    run = ScriptedRun(tmp_path, extreme("plums", repairs={way: [said] for way in WAYS}), unfiltered)
+    run.go()
+    facts = run.meta("facts")
+    (held,) = [count for text, count in facts.items() if "that hold a wrong step" in text]
+    kept = "arm='heal' AND pool=? AND \"drop\"='kept'"
+    assert held == len(run.rows(SelectedRow, kept, "D3")) > 0
+    (unread,) = [text for text in facts if "of which it cannot tell" in text]
+    assert facts[unread] == len(run.rows(SelectedRow, kept, "D2"))
 
 
 def test_a_checker_of_ones_own_decides_anew_once_it_is_mended(

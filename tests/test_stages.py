@@ -42,6 +42,7 @@ from heal.records import (
     Finish,
     Gate,
     HintKind,
+    Outcome,
     Problem,
     Split,
     Stratum,
@@ -439,6 +440,20 @@ def test_claims_are_undecided_where_a_server_leaves_much_of_the_entropy_open(
     assert {row.undecided for row in cut_rows(desk, Breakpoint.CLAIMS)} == {undecided}
 
 
+@pytest.mark.parametrize(
+    ("world", "step", "fallback"),
+    [(miscounting("plums"), 5, None), (extreme("plums"), 2, Fallback.NO_WORD)],
+)
+def test_a_cut_by_the_checker_is_at_its_wrong_step_and_says_where_it_named_none(
+    world: World, step: int, fallback: Fallback | None
+) -> None:
+    settings = {"gear": {"breakpoint": "checker"}, "steps": ARITHMETIC}
+    desk = Desk(world, settings)
+    desk.finish(*UP_TO["locate"])
+    rows = cut_rows(desk, Breakpoint.CHECKER)
+    assert {(row.step, row.fallback) for row in rows} == {(step, fallback)}
+
+
 def test_a_path_that_could_not_be_scored_is_neither_cut_nor_hinted_at() -> None:
     rows, rules = extreme("plums")
     blind: Rule = {
@@ -643,6 +658,19 @@ def test_a_checker_named_later_judges_what_is_there_and_asks_for_more_repairs() 
     assert desk.owes("score") != []  # the whole traces under the answer
     desk.reopen(steps={"gate": False})
     assert repaired(desk) == {0: 5}
+
+
+def test_the_checkers_word_on_every_complete_trace_is_kept_once_for_a_problem() -> None:
+    desk = Desk(miscounting("plums"), {"steps": ARITHMETIC | {"gate": False}})
+    desk.finish(*UP_TO["repair"])
+    (made,) = desk.concludes("words")
+    failed = Counter(made.words[t.key] for t in traces(desk))
+    (word,) = failed
+    assert (word.outcome, word.step, word.detail) == (Outcome.WRONG_STEP, 5, "140 + 2 = 152")
+    rows = [row for row in desk.concludes("repair") if isinstance(row, TraceRow)]
+    assert {row.key for row in rows} < made.words.keys()
+    desk.reopen(steps={"checker": None})
+    assert desk.concludes("words") == []
 
 
 @pytest.mark.parametrize(("world", "hinted"), [(easy("apples"), 0), (hard("pears"), 4)])

@@ -23,9 +23,16 @@ from heal.method.claims import worst_result
 from heal.method.entropy import entropy_bounds, step_values
 from heal.method.gear import Break
 from heal.method.metrics import pass_at_k
-from heal.records import Breakpoint, PureScore, Selection, StepEntropy, Stratum, Verdict
+from heal.records import (
+    Breakpoint,
+    PureScore,
+    Selection,
+    StepEntropy,
+    StepWord,
+    Stratum,
+    Verdict,
+)
 from heal.report.view import RunView
-from heal.steps import StepWord
 from heal.steps import first_wrong_step as _first_wrong_step
 from heal.verifiers import verify_answer
 

@@ -217,7 +217,9 @@ class Gear(Section):
 
     breakpoint: Breakpoint = Breakpoint.DIFFERENCE
     """The statistic whose largest value in the window is the break. `claims` looks at the whole
-    trace whatever `window` says, and cuts where the break lies behind with probability 0.8."""
+    trace whatever `window` says, and cuts where the break lies behind with probability 0.8.
+    `checker` cuts at the first step that `steps.checker` finds wrong, and as `claims` does where it
+    finds none."""
     step_entropy: StepEntropy = StepEntropy.MEAN
     back_up: int = Field(1, ge=1)
     """1 drops the surge step; n drops n − 1 more before it."""
@@ -562,6 +564,12 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     engine: Engines = Engines()
     limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _a_cut_by_a_checker_has_one(self) -> "Config":
+        if self.gear.breakpoint is Breakpoint.CHECKER and self.steps.checker is None:
+            raise ValueError("gear.breakpoint 'checker' needs a steps.checker; try: arithmetic")
+        return self
 
     @property
     def main_arm(self) -> ArmName | None:

@@ -1,6 +1,6 @@
 """The method on one screen: the stages in order.
 
-Six stages see one problem at a time: `owes` says what is still to be asked before a stage is done
+Seven stages see one problem at a time: `owes` says what is still to be asked before a stage is done
 with it, `conclude` what came of it. `heal.runner` carries the requests. The other five see all
 problems, through the columns. All results live in the store under content keys, so running again
 continues, and a changed setting redoes what it reaches only.
@@ -15,7 +15,7 @@ from heal.records import Split
 from heal.report.lines import scored, tally
 from heal.run import SO_FAR, Run, Stage
 from heal.stages import calibrate as calibrating
-from heal.stages import guide, locate, match_budget, repair, sample, score, select
+from heal.stages import guide, locate, match_budget, repair, sample, score, select, words
 from heal.students import arms as students
 from heal.students.export import StageFiles
 from heal.students.rendering import Renderer, reader
@@ -27,6 +27,7 @@ OF_EACH_PROBLEM = (
     Stage("locate", locate.owes, locate.conclude),
     Stage("guide", guide.owes, guide.conclude),
     Stage("repair", repair.owes, repair.conclude),
+    Stage("words", words.owes, words.conclude),
     Stage("score", score.owes, score.conclude),
 )
 

@@ -80,6 +80,8 @@ class Breakpoint(StrEnum):
     RESTART = "restart"
     CLAIMS = "claims"
     """From what the numbers cost that the steps claim, anywhere in the trace."""
+    CHECKER = "checker"
+    """At the first step that `steps.checker` finds wrong; as `claims` does where it finds none."""
 
 
 class StepEntropy(StrEnum):
@@ -111,6 +113,8 @@ class Fallback(StrEnum):
     SINGLE_STEP = "single_step"
     NO_CLAIM = "no_claim"
     """No step claims a number, which is all that `claims` reads."""
+    NO_WORD = "no_word"
+    """The step checker names no wrong step."""
 
 
 class Gate(StrEnum):
@@ -125,6 +129,16 @@ class Gate(StrEnum):
     EARLY_ANSWER = "early_answer"
     WRONG_STEP = "wrong_step"
     """`steps.checker` found one."""
+
+
+class Outcome(StrEnum):
+    """What a step checker found."""
+
+    WRONG_STEP = "wrong_step"
+    NONE_FOUND = "none_found"
+    """Something was checked, and all of it holds; the trace may be wrong all the same."""
+    CANNOT_TELL = "cannot_tell"
+    """Nothing could be checked."""
 
 
 class Drop(StrEnum):
@@ -194,6 +208,32 @@ class Check:
     answer: str | None = None
     """The answer read from the trace, as text."""
     detail: str | None = None
+
+
+@dataclass(frozen=True)
+class StepWord:
+    """A step checker's word on one trace."""
+
+    outcome: Outcome
+    step: int | None = None
+    """The first wrong step, from 1."""
+    checked: int | None = None
+    """Equations whose truth is known, up to the false one; None: the checker does not count."""
+    detail: str | None = None
+    """The false equation, or why nothing can be told."""
+
+
+@dataclass(frozen=True)
+class StepWords:
+    """A step checker's word on every complete trace of one training problem."""
+
+    key: str
+    """The same for every checker: a problem has one checker's words."""
+    problem_id: str
+    checker: str
+    """Its edition."""
+    words: dict[str, StepWord]
+    """By trace."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from heal.engines.base import Engine
 from heal.keys import content_key
 from heal.method.arms import Extra
 from heal.method.pure import Calibration
-from heal.records import Cut, Gate, Hint, Problem, Split, Stratum, Verdict
+from heal.records import Cut, Gate, Hint, Problem, Split, StepWords, Stratum, Verdict
 from heal.runner import Ask, Done, Limits, Runner, lanes
 from heal.session import SERVERS, Observer, Session
 from heal.stages import locate, match_budget, repair, sample
@@ -231,7 +231,7 @@ def ask_each(run: Run, stages: Sequence[Stage], settings: str, whole: bool) -> t
             records: list[Stored] = []
             for stage in stages:
                 for made in stage.conclude(found, run.setup):
-                    if isinstance(made, Cut | Hint):
+                    if isinstance(made, Cut | Hint | StepWords):
                         records.append(
                             Stored(type(made).__name__.lower(), made.key, made.problem_id, made)
                         )

@@ -94,7 +94,11 @@ class _UpperBound:
     def kept(self) -> float:
         """Tokens before a cut; it lies in the window, or behind a first step that fills that."""
         gear = self.config.gear
-        window = 1.0 if gear.breakpoint is Breakpoint.CLAIMS else max(gear.window, 1 / 3)
+        window = (
+            1.0
+            if gear.breakpoint in (Breakpoint.CLAIMS, Breakpoint.CHECKER)
+            else max(gear.window, 1 / 3)
+        )
         return min(self.a.trace_tokens, self.a.trace_tokens * window + self.step)
 
     @property

@@ -235,8 +235,9 @@ class _CutCounts:
 
 
 def _cuts(store: Store, config: Config) -> tuple[tuple[CutQuality, ...], int]:
-    # `claims` asks for the tokens' bytes, which no record holds; nor are numbers claimed here.
-    counts = [_CutCounts(kind) for kind in Breakpoint if kind is not Breakpoint.CLAIMS]
+    # They ask for the tokens' bytes, which no record holds; nor are numbers claimed here.
+    others = (Breakpoint.CLAIMS, Breakpoint.CHECKER)
+    counts = [_CutCounts(kind) for kind in Breakpoint if kind not in others]
     counts.insert(1, _CutCounts(Breakpoint.DIFFERENCE, StepEntropy.TOP20))
     aligned = misaligned = 0
     for cut, scores, trace, truth in _failed_traces(store, config):

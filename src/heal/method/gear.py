@@ -6,8 +6,8 @@ prompts, models or disk.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,10 +68,10 @@ def find_breakpoint(
 
     No positive statistic, or an empty window, gives b = 2; a trace of one step b = 1: both say so.
     `undecided` is exact for `difference` and errs on the side of doubt for the other two.
-    Raises: ValueError for `claims`, which reads more than entropies (`heal.method.claims`).
+    Raises: ValueError for `claims` and `checker`, which read more than entropies.
     """
-    if kind is Breakpoint.CLAIMS:
-        raise ValueError("'claims' reads more than entropies: heal.method.claims")
+    if kind in (Breakpoint.CLAIMS, Breakpoint.CHECKER):
+        raise ValueError(f"'{kind}' reads more than entropies")
     nothing = np.full(len(step_ends), np.nan, np.float32)
     if kind is Breakpoint.RESTART:
         return Break(1, nothing)
@@ -88,6 +88,13 @@ def find_breakpoint(
     if kind is Breakpoint.RANDOM:
         return Break(int(np.random.default_rng(seed).choice(inside)), nothing)
     return _largest_surge(entropy_lo, entropy_hi, inside, kind)
+
+
+def checked_break(wrong: int | None, steps: int, otherwise: Callable[[], Break]) -> Break:
+    """b: the step a checker found wrong, from 1; where it found none, another rule's, marked so."""
+    if wrong is None:
+        return replace(otherwise(), fallback=Fallback.NO_WORD)
+    return Break(wrong, np.full(steps, np.nan, np.float32))
 
 
 def kept_steps(b: int, back_up: int = 1) -> int:

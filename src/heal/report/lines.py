@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from heal.config import Config
-from heal.records import Breakpoint
+from heal.records import Breakpoint, StepWords
 from heal.store import Store
 from heal.wording import plural
 
@@ -41,6 +41,8 @@ def stage_lines(store: Store, config: Config, early: int | None) -> Iterator[tup
     yield "locate", located(store, main)
     yield "guide", guided(store)
     yield "repair", repaired(store, main)
+    if config.steps.checker is not None:
+        yield "words", checked(store)
     yield "score", scored(store)
 
 
@@ -95,6 +97,15 @@ def repaired(store: Store, main: str) -> str:
     tried = _one(store, "SELECT COUNT(DISTINCT problem) FROM cuts WHERE tag=?", main)
     gates = _count(store, f"SELECT gate, COUNT(*) {own} GROUP BY 1", main)
     return tally(f"{passed:,} of {plural(tried, 'problem')} repaired", "trace", gates)
+
+
+def checked(store: Store) -> str:
+    """Complete training traces by what the step checker says of them."""
+    there = {key for (key,) in store.query("SELECT key FROM traces WHERE stage<>'matched'")}
+    said = Counter[str]()
+    for _, words in store.read("stepwords", StepWords):
+        said.update(str(word.outcome) for key, word in words.words.items() if key in there)
+    return tally("", "complete trace", said)
 
 
 def scored(store: Store, honest: bool = False) -> str:

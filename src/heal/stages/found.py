@@ -100,10 +100,9 @@ class Setup:
         return self._models.judge
 
     @cached_property
-    def step_gate(self) -> StepChecker | None:
-        """Whose word on their steps refuses hinted and repaired traces; None: nobody's."""
-        steps = self.config.steps
-        return open_checker(steps.checker) if steps.gate else None
+    def checker(self) -> StepChecker | None:
+        """Whoever has a word on the steps of a trace; None: nobody."""
+        return open_checker(self.config.steps.checker)
 
     @cached_property
     def sampling(self) -> Sampling:

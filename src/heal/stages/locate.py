@@ -26,7 +26,7 @@ from heal.records import (
 )
 from heal.stages import sample, verify
 from heal.stages.found import Found, Lane, Request, Setup
-from heal.stages.steps import trace_steps
+from heal.stages.steps import trace_steps, word_of
 from heal.store.columns import CutRow, ScoreRow
 
 STAGE = "scores"
@@ -72,7 +72,7 @@ def paths(found: Found, setup: Setup, kind: Breakpoint) -> list[Path]:
         only = _only_correct(found, setup)
         scored = ((t, scores_of(found, setup, t)) for t in failed_paths(found, setup))
         return [
-            Path(found.problem, trace, cut(trace, scores, setup, kind), only)
+            Path(found.problem, trace, cut(found, trace, scores, setup, kind), only)
             for trace, scores in scored
             if scores is not None and scores.error is None
         ]
@@ -85,33 +85,36 @@ def scores_of(found: Found, setup: Setup, trace: Trace) -> TokenScores | None:
     return found.get(STAGE, _scores_key(trace, setup), TokenScores)
 
 
-def cut(trace: Trace, scores: TokenScores, setup: Setup, kind: Breakpoint) -> Cut:
+def cut(found: Found, trace: Trace, scores: TokenScores, setup: Setup, kind: Breakpoint) -> Cut:
     """The cut of one failed path. Pure arithmetic on stored scores."""
     gear = setup.config.gear
     ends = trace_steps(trace, setup.teacher, gear, setup.prompts)
     low = step_values(scores.entropy_lo, ends, gear.step_entropy)
     high = step_values(scores.entropy_hi, ends, gear.step_entropy)
     if kind is Breakpoint.CLAIMS:
-        pieces = setup.teacher.token_bytes(trace.ids.tolist())
-        bounds = scores.entropy_lo, scores.entropy_hi
-        found = find_claim_break(scores.logprob, *bounds, ends, pieces)
+        broke = _claim_break(trace, scores, ends, setup)
+    elif kind is Breakpoint.CHECKER:
+        word = word_of(found, setup, trace)
+        broke = method.checked_break(
+            word.step if word else None, len(ends), lambda: _claim_break(trace, scores, ends, setup)
+        )
     else:
         dice = seed_for(setup.config.seed, trace.key, 0)
-        found = method.find_breakpoint(low, high, ends, kind=kind, window=gear.window, seed=dice)
-    key, prefix = _kept(trace.key, found.step, ends, gear.back_up)
+        broke = method.find_breakpoint(low, high, ends, kind=kind, window=gear.window, seed=dice)
+    key, prefix = _kept(trace.key, broke.step, ends, gear.back_up)
     return Cut(
         key=key,
         problem_id=trace.problem_id,
         trace=trace.key,
-        step=found.step,
+        step=broke.step,
         prefix_tokens=prefix,
         step_ends=ends,
         entropy_lo=low,
         entropy_hi=high,
-        surge=found.surge,
-        margin=found.margin,
-        fallback=found.fallback,
-        undecided=found.undecided,
+        surge=broke.surge,
+        margin=broke.margin,
+        fallback=broke.fallback,
+        undecided=broke.undecided,
     )
 
 
@@ -184,6 +187,14 @@ def _scores(key: str, trace: Trace, scored: Scored) -> TokenScores:
         scored_tokens=scored.tokens,
         error=scored.error,
     )
+
+
+def _claim_break(
+    trace: Trace, scores: TokenScores, ends: Sequence[int], setup: Setup
+) -> method.Break:
+    pieces = setup.teacher.token_bytes(trace.ids.tolist())
+    bounds = scores.entropy_lo, scores.entropy_hi
+    return find_claim_break(scores.logprob, *bounds, ends, pieces)
 
 
 def _kept(trace: str, step: int, ends: Sequence[int], back_up: int) -> tuple[str, int]:

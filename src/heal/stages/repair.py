@@ -15,6 +15,7 @@ from heal.records import (
     Hint,
     HintKind,
     Origin,
+    Outcome,
     Problem,
     Stratum,
     Trace,
@@ -22,8 +23,7 @@ from heal.records import (
 from heal.stages import guide, locate, sample, verify
 from heal.stages.draw import Draw, Wanted, make_draw, owed_draws, traces_of
 from heal.stages.found import Found, Request, Setup, TextModel
-from heal.stages.steps import step_text, trace_steps
-from heal.steps import Outcome
+from heal.stages.steps import word_of
 from heal.store.columns import HintRow, TraceRow
 
 HINTED, REPAIRED = "hinted", "repair"
@@ -93,7 +93,7 @@ def gate_of(found: Found, setup: Setup, trace: Trace, hint: Hint) -> Gate | None
             verdict=check.verdict,
             finish=trace.finish,
             settings=setup.config.gear,
-            has_wrong_step=lambda: _has_wrong_step(found.problem, setup, trace),
+            has_wrong_step=lambda: _has_wrong_step(found, setup, trace),
         )
 
     return found.once(("gate", trace.key, hint.text), ask)
@@ -147,13 +147,9 @@ def _is_hinted(found: Found, setup: Setup) -> bool:
     return below and setup.config.gear.hinted_samples > 0
 
 
-def _has_wrong_step(problem: Problem, setup: Setup, trace: Trace) -> bool:
-    if setup.step_gate is None:
-        return False
-    ends = trace_steps(trace, setup.teacher, setup.config.gear, setup.prompts)
-    steps = [step_text(trace, ends, k, setup.teacher) for k in range(1, len(ends) + 1)]
-    word = setup.step_gate(problem.problem, problem.answer, steps)
-    return word.outcome is Outcome.WRONG_STEP
+def _has_wrong_step(found: Found, setup: Setup, trace: Trace) -> bool:
+    word = word_of(found, setup, trace) if setup.config.steps.gate else None
+    return word is not None and word.outcome is Outcome.WRONG_STEP
 
 
 def _wanted(found: Found, setup: Setup) -> Iterator[Wanted]:

@@ -23,14 +23,16 @@ from heal.records import (
     Gate,
     HintedScore,
     Origin,
+    Outcome,
     Problem,
     PureScore,
     Selected,
     Selection,
+    StepWords,
     Stratum,
     Trace,
 )
-from heal.stages import match_budget, repair, sample, score
+from heal.stages import match_budget, repair, sample, score, words
 from heal.store import SelectedRow, Store, decode
 
 AT_ONCE = 5_000
@@ -201,10 +203,21 @@ class Chosen:
     sizes: dict[str, Counter[str]]
     """Kept traces by arm and set."""
     lossy: int = 0
+    words: Counter[Outcome] = field(default_factory=Counter)
+    """The step checker's on the kept hinted and repaired traces of the main arm."""
 
     def facts(self) -> dict[str, int]:
         """What a reader should know of it."""
-        return {"examples the student's tokenizer cannot give back": self.lossy}
+        wrong, told = self.words[Outcome.WRONG_STEP], self.words.total()
+        of = told - self.words[Outcome.CANNOT_TELL]
+        return {
+            "examples the student's tokenizer cannot give back": self.lossy,
+            f"hinted and repaired traces to train on that hold a wrong step, of {of:,} that the"
+            " step checker can read": wrong,
+            f"hinted and repaired traces to train on of which it cannot tell, of {told:,}": (
+                self.words[Outcome.CANNOT_TELL]
+            ),
+        }
 
 
 def select(
@@ -225,9 +238,10 @@ def select(
     strata = dict(store.query("SELECT problem, stratum FROM problems"))
     chosen = Chosen(defaultdict(Counter), defaultdict(Counter))
     store.forget(SelectedRow)
+    checked = config.steps.checker is not None
     likeness, rows, refused = Likeness(config.seed), list[SelectedRow](), set[str]()
     for problem_id, group in groupby(_correct(store), key=lambda row: row.problem):
-        opened = _Opened(store, problems[problem_id], config.prompts, list(group), see)
+        opened = _Opened(store, problems[problem_id], config.prompts, list(group), see, checked)
         for name, arm in arms.items():
             candidates = opened.candidates(config, name, arm, filters[name])
             stratum = Stratum(strata[problem_id])
@@ -240,6 +254,7 @@ def select(
                     chosen.sizes[name][x.pool] += 1
                     if name == config.main_arm:
                         write(opened.example(x.trace))
+                        chosen.words.update(opened.words(x))
         refused |= opened.lossy
         likeness.forget()
         if len(rows) >= AT_ONCE:
@@ -260,9 +275,11 @@ class _Opened:
         prompts: Prompts,
         rows: Sequence[_Row],
         see: See,
+        checked: bool,
     ) -> None:
         self._problem, self._prompts, self._rows, self._see = problem, prompts, rows, see
         self._bodies = store.bodies(problem.id)
+        self._said = store.get(words.STAGE, words.KEY, problem.id, StepWords) if checked else None
         self._stages = {row.key: row.stage for row in rows}
         self._tokens = {row.key: row.tokens for row in rows}
         self._traces: dict[str, Trace] = {}
@@ -291,6 +308,12 @@ class _Opened:
     def refusal(self, trace: str) -> Drop | None:
         """Why the student cannot be shown a trace."""
         return self._seen_as(trace).refused
+
+    def words(self, x: Selected) -> list[Outcome]:
+        """The step checker's word on an assisted trace, if it has one."""
+        if self._said is None or x.pool == "D1" or x.trace not in self._said.words:
+            return []
+        return [self._said.words[x.trace].outcome]
 
     @property
     def lossy(self) -> set[str]:

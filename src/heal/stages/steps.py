@@ -1,7 +1,7 @@
 """Steps of a trace: where the method's segmentation meets the engine's token bytes.
 
 In: a trace. Out: token indices one past each step's end. A repaired trace is split on either side
-of its cut, so that the kept steps stay the parent's own.
+of its cut, so that the kept steps stay the parent's own. And what the step checker says of them.
 """
 
 from itertools import pairwise
@@ -9,8 +9,8 @@ from itertools import pairwise
 from heal.config import Gear
 from heal.method.segments import reasoning_span, split_steps
 from heal.prompts import Prompts
-from heal.records import Trace
-from heal.stages.found import TextModel
+from heal.records import StepWord, Trace
+from heal.stages.found import Found, Setup, TextModel
 
 
 def trace_steps(trace: Trace, model: TextModel, gear: Gear, prompts: Prompts) -> list[int]:
@@ -39,3 +39,17 @@ def step_text(trace: Trace, ends: list[int], step: int, model: TextModel) -> str
     """Text of step number `step` (from 1)."""
     start = ends[step - 2] if step > 1 else 0
     return model.decode(trace.ids[start : ends[step - 1]].tolist()).strip()
+
+
+def word_of(found: Found, setup: Setup, trace: Trace) -> StepWord | None:
+    """The checker's word on a trace, kept steps included; None where no checker is named."""
+    checker, problem = setup.checker, found.problem
+    if checker is None:
+        return None
+
+    def ask() -> StepWord:
+        ends = trace_steps(trace, setup.teacher, setup.config.gear, setup.prompts)
+        steps = [step_text(trace, ends, k, setup.teacher) for k in range(1, len(ends) + 1)]
+        return checker(problem.problem, problem.answer, steps)
+
+    return found.once(("word", trace.key), ask)

@@ -7,40 +7,16 @@ process, without a time limit.
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 from heal.errors import UserError
 from heal.functions import edition, load_function
+from heal.records import Outcome, StepWord
 from heal.steps import arithmetic
 from heal.steps.judge import Truth
 
 NAMES = ("arithmetic",)
 SETTING = "steps.checker"
-
-
-class Outcome(StrEnum):
-    """What a checker found."""
-
-    WRONG_STEP = "wrong_step"
-    NONE_FOUND = "none_found"
-    """Something was checked, and all of it holds; the trace may be wrong all the same."""
-    CANNOT_TELL = "cannot_tell"
-    """Nothing could be checked."""
-
-
-@dataclass(frozen=True)
-class StepWord:
-    """A checker's word on one trace."""
-
-    outcome: Outcome
-    step: int | None = None
-    """The first wrong step, from 1."""
-    checked: int | None = None
-    """Equations whose truth is known, up to the false one; None: the checker does not count."""
-    detail: str | None = None
-    """The false equation, or why nothing can be told."""
 
 
 class StepChecker(Protocol):
