@@ -37,7 +37,12 @@ DATA_ARMS = (
     *("heal-no-pure", "heal-random-drop"),
 )
 QUICK_ARMS = ("base", "rft", "rft_more", "heal", "heal-random-cut", "heal-restart", "heal-no-pure")
-CUTS = (Breakpoint.DIFFERENCE, Breakpoint.FIXED_THIRD, Breakpoint.CLAIMS)
+CUTS = (
+    Breakpoint.DIFFERENCE,
+    Breakpoint.CLAIMS,
+    Breakpoint.CHECKER,
+    Breakpoint.FIXED_THIRD,
+)
 """Beside the arms' own random cut and restart."""
 HINTS = (HintKind.ANSWER, HintKind.GUIDED, HintKind.SIBLING)
 """`partial` needs reference solutions, which these families lack."""

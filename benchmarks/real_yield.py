@@ -138,7 +138,8 @@ def yielded(way: Way) -> Interval | None:
 def times(way: Way, other: Way) -> dict[str, float] | None:
     """How many times the other's yield a way has, the same problems drawn for both.
 
-    None where the interval would have no end: too many resamples in which the other yields nothing.
+    None where the interval has no end (too many resamples in which the other yields nothing) or no
+    width.
     Raises: ValueError where they were tried on different problems.
     """
     if way.problems != other.problems:
@@ -149,7 +150,7 @@ def times(way: Way, other: Way) -> dict[str, float] | None:
     own, theirs = (_rate(draws, each) for each in (way, other))
     ratios = np.divide(own, theirs, out=np.full(len(own), np.inf), where=theirs > 0)
     low, high = np.quantile(ratios[1:], [0.025, 0.975], method="nearest")
-    if not np.isfinite([ratios[0], high]).all():
+    if not np.isfinite([ratios[0], high]).all() or low == high:
         return None
     return {"share": float(ratios[0]), "low": float(low), "high": float(high), "n": n}
 

@@ -95,12 +95,11 @@ def way(name, valid, tokens=100.0):
 
 def test_a_ratio_of_yields_draws_the_same_problems_for_both():
     often, seldom = way("claims", [2, 4] * 20), way("restart", [1, 2] * 20)
-    found = times(often, seldom)
+    assert times(often, seldom) is None  # twice as many in every draw: an interval without width
+    found = times(way("claims", [1, 1] * 20), seldom)
     assert found is not None
-    assert found["share"] == found["low"] == found["high"] == 2  # paired: no draw differs
-    unpaired = times(way("claims", [1, 1] * 20), seldom)
-    assert unpaired is not None
-    assert unpaired["low"] < unpaired["share"] == pytest.approx(2 / 3) < unpaired["high"]
+    assert found["share"] == pytest.approx(2 / 3)
+    assert 0.5 < found["low"] < found["share"] < found["high"] < 1
     assert times(often, way("restart", [0, 0] * 20)) is None
     with pytest.raises(ValueError, match="different problems"):
         times(often, way("restart", [1]))
