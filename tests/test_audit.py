@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.scripted_run import (
+    WAYS,
     ScriptedRun,
     Watch,
     World,
+    miscounting,
     right,
     small_batches,
     steps,
@@ -32,6 +34,7 @@ from heal.engines.base import Generated
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import CapabilityError, UserError
 from heal.lab.audit import audit_pure
+from heal.lab.checked import audit_gear, separate_pure, words_of
 from heal.lab.sampled_answers import SAMPLES, stated
 from heal.lab.swap_plan import DRAWS
 from heal.method.audit import (
@@ -57,10 +60,14 @@ from heal.records import (
     AuditSide,
     Finish,
     HintedScore,
+    Outcome,
     PureScore,
     SampledUncertainty,
+    Selection,
     Trace,
 )
+from heal.report.audit_page import gear_page
+from heal.store import Store
 
 NOUNS = ("apples", "pears", "plums", "limes", "dates", "figs")
 GOLD = {noun: str(142 + i) for i, noun in enumerate(NOUNS)}
@@ -666,3 +673,55 @@ def test_the_interval_covers_the_truth_where_traces_of_a_problem_are_alike() -> 
         by_traces += naive.low <= truth <= naive.high
     assert hits >= 0.88 * 200
     assert by_traces < 0.8 * 200
+
+
+# --- by the step checker's word ----------------------------------------------------------------
+
+
+def checked_run(folder: Path, **settings: Any) -> ScriptedRun:
+    """Five failed paths with a false sum in their fifth step; repairs of two of them hold one."""
+    asked, rules = miscounting("plums")
+    for rule in rules:
+        if any(f"assistant>First I look at the {way}" in rule["match"] for way in WAYS[:2]):
+            rule["replies"] = ["So 61 + 81 = 132 and ten more.\n\nSo \\boxed{142}."]
+    told = {"steps": {"checker": "arithmetic", "gate": False}, **settings}
+    return ScriptedRun(folder, (asked, rules), told)
+
+
+def test_gear_is_audited_by_the_checkers_word_and_asks_no_model(tmp_path: Path) -> None:
+    run = checked_run(tmp_path)
+    run.go("gear.breakpoint=claims", "gear.window=1.0", until="score")
+    (tmp_path / "script.json").unlink()  # whoever opens the teacher now fails
+    settings = ["gear.breakpoint=claims", f"run={run.folder}"]
+    found = audit_gear(load(tmp_path / "recipe.yaml", settings))
+    assert found.told == {"wrong_step": 5}
+    assert found.cuts["claims"].exact is not None and found.cuts["claims"].exact.mean == 1
+    restart = found.cuts["restart"]
+    assert (restart.cuts, restart.problems) == (5, 1)
+    assert restart.exact is not None and restart.exact.mean == 0
+    assert restart.not_after is not None and restart.not_after.mean == 1
+    assert restart.kept is not None and restart.kept.mean == 0
+    assert "checker" not in found.cuts
+    page = gear_page(found)
+    assert "5 failed paths: wrong step 5" in page and max(map(len, page.splitlines())) <= 80
+
+
+def test_without_a_checkers_words_there_is_nothing_to_audit_gear_by(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path)
+    run.go(until="score")
+    with pytest.raises(UserError, match="no step checker has read its traces") as refused:
+        audit_gear(load(tmp_path / "recipe.yaml", [f"run={run.folder}"]))
+    assert "steps.checker=arithmetic" in str(refused.value.hint)
+
+
+def test_pures_readings_are_parted_by_the_checkers_word(tmp_path: Path) -> None:
+    run = checked_run(tmp_path)
+    run.go(until="score")
+    config = load(tmp_path / "recipe.yaml", [f"run={run.folder}"])
+    with Store.open(run.folder, write=False) as store:
+        found = separate_pure(store, config, [Selection.LENGTH])
+        passed = {key for (key,) in store.query("SELECT key FROM traces WHERE gate='passed'")}
+        words = {t: w.outcome for t, w in words_of(store).items() if t in passed}
+    counts = Counter(words.values())
+    assert found["length"].swapped == counts[Outcome.WRONG_STEP] > 0
+    assert found["length"].gold == counts[Outcome.NONE_FOUND]

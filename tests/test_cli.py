@@ -125,6 +125,7 @@ def test_a_folder_that_is_no_run(folder: Path) -> None:
 
 JSON_COMMANDS = {
     "heal.lab.audit.audit_pure": ("audit", "pure", "-c", "recipe.yaml"),
+    "heal.lab.checked.audit_gear": ("audit", "gear", "-c", "recipe.yaml"),
     "heal.lab.benchmark.compare": ("lab", "compare", "--quick"),
     "heal.lab.budgets.compare_budgets": ("lab", "budgets"),
 }

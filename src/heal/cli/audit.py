@@ -15,6 +15,27 @@ app = typer.Typer(
 
 
 @app.command()
+def gear(
+    file: RecipeFile = None,
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006
+    json_file: JsonFile = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Where failed traces are cut, against the step checker's word; asks no model."""
+    from dataclasses import asdict
+
+    from heal.lab.checked import audit_gear
+    from heal.report.audit_page import gear_page
+
+    require_writable(json_file)
+    recipe = read_recipe(one_file(file, config), overrides, allow_code)
+    found = audit_gear(recipe)
+    echo(gear_page(found))
+    write_figures(json_file, asdict(found))
+
+
+@app.command()
 def pure(
     file: RecipeFile = None,
     config: ConfigFile = None,

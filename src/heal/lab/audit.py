@@ -19,6 +19,7 @@ from heal.errors import UserError
 from heal.execute import IDENTITY, count_lost, first_stage, flatten
 from heal.lab import answer_swap, sampled_answers, swap_plan
 from heal.lab.answer_swap import Continued, Swap, Told
+from heal.lab.checked import separate_pure
 from heal.method.audit import PureAudit, SampledU, Separation, rank_correlation, separation
 from heal.method.pure import Calibration, commitment, drop_scores
 from heal.records import AuditSide, Check, Problem, PureScore, Selection
@@ -133,6 +134,7 @@ class _Audit:
             sampled_tokens=sum(each.new_tokens for each in found),
             scored_tokens=self._scored_tokens + sum(each.scored_tokens for each in found),
             sampled_u=self._sampled_u(found) if self._swap.sampled_u else None,
+            checked=separate_pure(self._store, self._config, self._kinds(calibration)),
         )
 
     def _continue(self) -> list[Continued]:
@@ -189,15 +191,18 @@ class _Audit:
     def _detectors(
         self, found: Sequence[Continued], calibration: Calibration | None
     ) -> dict[str, Separation]:
-        kinds = list(DETECTORS)
-        lines = calibration.lines if calibration else {}
-        kinds[1:1] = [Selection.CALIBRATED] if Selection.CALIBRATED in lines else []
-        kinds += [Selection.RELIANCE] if self._setup.wants_reliance else []
+        kinds = self._kinds(calibration)
         profiles = [each.profile for each in found if each.profile is not None]
         return {
             str(kind): self._separation(found, kind, _readable(profiles, kind), calibration)
             for kind in kinds
         }
+
+    def _kinds(self, calibration: Calibration | None) -> list[Selection]:
+        kinds = list(DETECTORS)
+        lines = calibration.lines if calibration else {}
+        kinds[1:1] = [Selection.CALIBRATED] if Selection.CALIBRATED in lines else []
+        return kinds + ([Selection.RELIANCE] if self._setup.wants_reliance else [])
 
     def _separation(
         self,

@@ -8,7 +8,7 @@ but what reaches the gold answer under a hint is only presumed honest.
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
@@ -81,6 +81,34 @@ class SampledU:
 
 
 @dataclass(frozen=True)
+class LocatedCut:
+    """How one breakpoint's cuts lie to the first wrong steps that a checker names."""
+
+    cuts: int
+    problems: int
+    exact: Interval | None
+    """Share of cuts that drop the wrong step first; problems are resampled."""
+    not_after: Interval | None
+    """Share that keep no wrong step."""
+    kept: Interval | None
+    """Mean share of the tokens before the wrong step that is kept; None where none has any."""
+
+
+@dataclass(frozen=True)
+class GearAudit:
+    """Breakpoints against a step checker's word, on a run's own failed traces."""
+
+    run: str
+    told: Mapping[str, int]
+    """Failed paths by the checker's outcome; `wrong_step` are those measured."""
+    starts_at: float | None
+    """Where the wrong step starts, as a share of the trace: the median."""
+    in_first_third: int
+    cuts: Mapping[str, LocatedCut]
+    """By breakpoint."""
+
+
+@dataclass(frozen=True)
 class PureAudit:
     """Everything the answer-swap audit found."""
 
@@ -101,6 +129,9 @@ class PureAudit:
     scored_tokens: int
     sampled_u: SampledU | None = None
     """None: not asked for."""
+    checked: Mapping[str, Separation] = field(default_factory=dict)
+    """By the step checker's word on the run's own traces past the gates: those over a wrong step in
+    the place of the swapped, those it found nothing in in that of the gold; empty without words."""
     note: str = NOTE
 
     def reached(self, side: AuditSide) -> int:

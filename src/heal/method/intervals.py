@@ -196,12 +196,17 @@ def auroc(positive: NDArray[Any], negative: NDArray[Any], *, resamples: int, see
 
 
 def ratio_of_sums(
-    costs: NDArray[Any], gains: NDArray[Any], *, seed: int, resamples: int = 10_000
+    costs: NDArray[Any],
+    gains: NDArray[Any],
+    *,
+    seed: int,
+    resamples: int = 10_000,
+    bounds: tuple[float, float] | None = None,
 ) -> Interval | None:
     """What a unit of gain costs over all problems; problems are resampled.
 
     None where the upper end would be unbounded: too many resamples have no gain at all. Where every
-    problem costs and gains alike there is no interval.
+    problem costs and gains alike there is no interval, unless bounds name the ends of the scale.
     Raises: ValueError without problems.
     """
     if not len(costs):
@@ -215,7 +220,8 @@ def ratio_of_sums(
     if np.isinf(ratios).mean() >= (1 - CONFIDENCE) / 2:
         return None
     worst = ratios[np.isfinite(ratios)].max()
-    return percentiles(costs.sum() / gains.sum(), np.minimum(ratios, worst), len(costs))
+    mean = costs.sum() / gains.sum()
+    return percentiles(mean, np.minimum(ratios, worst), len(costs), bounds=bounds)
 
 
 def _problem_draws(

@@ -1,14 +1,22 @@
-"""The answer-swap audit as text: one page of 80 columns.
+"""The audits as text: one page of 80 columns each.
 
-In: a `PureAudit`. Out: lines. Every figure stands with its n and its 95 % interval; a figure that
-the traces do not support is a dash.
+In: a `PureAudit` or a `GearAudit`. Out: lines. Every figure stands with its n and its 95 %
+interval; a figure that the traces do not support is a dash.
 """
 
 from textwrap import wrap
 
-from heal.method.audit import HIGH, KEEP, LOW, PureAudit, Separation
+from heal.method.audit import (
+    HIGH,
+    KEEP,
+    LOW,
+    GearAudit,
+    LocatedCut,
+    PureAudit,
+    Separation,
+)
 from heal.method.intervals import Interval
-from heal.records import AuditOutcome, AuditSide
+from heal.records import AuditOutcome, AuditSide, Outcome
 from heal.report.words import ends_text
 from heal.wording import plural
 
@@ -33,6 +41,7 @@ def page(audit: PureAudit) -> str:
             "",
             *_table(audit),
             "",
+            *_checked(audit),
             *_sampled(audit),
             *_tail(audit),
         ]
@@ -91,6 +100,44 @@ def _sampled(audit: PureAudit) -> list[str]:
         f" {plural(found.failed, 'trace')}; cut off: {plural(found.unclosed, 'answer')}."
     )
     return [*wrap(text, WIDTH), ""]
+
+
+def _checked(audit: PureAudit) -> list[str]:
+    if not audit.checked:
+        return []
+    head = (
+        "The same readings of the run's own hinted and repaired traces past the gates, by the step"
+        " checker's word: over a wrong step / none found"
+    )
+    rows = [_row(name, found) for name, found in audit.checked.items()]
+    return [*wrap(head, WIDTH), "-" * WIDTH, *rows, ""]
+
+
+def gear_page(audit: GearAudit) -> str:
+    """Where breakpoints cut, by the step checker's word."""
+    named = audit.told.get(Outcome.WRONG_STEP, 0)
+    told = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in audit.told.items())
+    head = f"Breakpoints against the step checker's word: {audit.run}"
+    lines = [*wrap(head, WIDTH), *wrap(f"{plural(sum(audit.told.values()), 'failed path')}: {told}",
+                                       WIDTH)]  # fmt: skip
+    if not named:
+        return "\n".join([*lines, "No wrong step is named, so there is nothing to measure by."])
+    where = (
+        f"The wrong step starts at {audit.starts_at:.0%} of the trace at the median;"
+        f" {audit.in_first_third:,} of {named:,} lie in the first third."
+    )
+    table = [f"{'breakpoint':<12} {'n':>5}  {'exact':<20} {'not after':<20} good part kept"]
+    table += [_cut_row(name, cut) for name, cut in audit.cuts.items()]
+    tail = (
+        "exact: the step dropped first is the wrong one. In brackets, 95 % by bootstrap over"
+        " problems. A trace that goes wrong in what the checker cannot read counts nowhere."
+    )
+    return "\n".join([*lines, *wrap(where, WIDTH), "", *table, "", *wrap(tail, WIDTH)])
+
+
+def _cut_row(name: str, cut: LocatedCut) -> str:
+    figures = [_figure(found) for found in (cut.exact, cut.not_after, cut.kept)]
+    return f"{name:<12} {cut.cuts:>5}  {figures[0]:<20} {figures[1]:<20} {figures[2]}"
 
 
 def _tail(audit: PureAudit) -> list[str]:
