@@ -95,7 +95,9 @@ def test_a_leaking_hint_is_redrawn_and_then_falls_back_to_the_answer(tmp_path: P
         assert (hint.kind, hint.asked, hint.leaks) == (HintKind.ANSWER, HintKind.GUIDED, 4)
         assert hint.text == f"The final answer is {ANSWER}."
         assert hint.new_tokens == 4 * (len(f"It is {ANSWER}, you see.") + 1)
-    assert watch.lines["guide"] == "5 hints: 5 answer for leaking guided"
+    assert (
+        watch.lines["guide"] == "5 hints: 5 answer for refused guided; 20 draws refused: 20 leaks"
+    )
     drawn = run.everything("hint_draw", HintDraw)
     assert sorted(drawn) == sorted(f"{hint.key}-{n}" for hint in hints for n in range(4))
 
@@ -120,7 +122,7 @@ def test_a_hint_that_leaks_once_is_only_redrawn(tmp_path: Path) -> None:
         (
             "partial",
             f"{ANSWER} it is, by the tens.",
-            "5 hints: 5 answer for leaking partial",
+            "5 hints: 5 answer for refused partial",
         ),
         ("partial", None, "5 hints: 5 answer for missing partial"),
         ("sibling", None, "5 hints: 5 answer for missing sibling"),

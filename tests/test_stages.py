@@ -41,6 +41,8 @@ from heal.records import (
     Fallback,
     Finish,
     Gate,
+    Hint,
+    HintFlaw,
     HintKind,
     Outcome,
     Problem,
@@ -492,6 +494,42 @@ def test_a_hint_is_drawn_again_while_it_leaks(
     drawn = [record for (stage, _), record in desk.records.items() if stage == "hint_draw"]
     assert len(drawn) == 5 * rounds
     assert {row.new_tokens for row in hints} == {rounds * (len(said[0]) + 1)}
+
+
+RESTATED = "How many plums are 61 plums and 81 plums? First I look at the red plums and add."
+
+
+@pytest.mark.parametrize(
+    ("said", "settings", "flaws"),
+    [
+        (RESTATED, {}, {}),
+        (RESTATED, {"hint_gate": True}, {HintFlaw.RESTATES: 4}),
+        (HINT, {"hint_gate": True}, {}),
+        (
+            "x" * 40 + " never ends",
+            {"hint_gate": True, "hint_max_tokens": 8},
+            {HintFlaw.CUT_OFF: 4},
+        ),
+        (LEAK, {"hint_gate": True}, {HintFlaw.LEAKS: 4}),
+        ("", {"hint_gate": True}, {HintFlaw.EMPTY: 4}),
+    ],
+)
+def test_a_hint_that_says_nothing_is_refused_by_name_where_that_is_asked_for(
+    said: str, settings: dict[str, Any], flaws: dict[str, int]
+) -> None:
+    desk = Desk(extreme("plums", hints=[said]), {"gear": settings})
+    desk.finish(*UP_TO["guide"])
+    hints = [made for made in desk.concludes("guide") if isinstance(made, Hint)]
+    assert len(hints) == 5 and all(hint.flaws == flaws for hint in hints)
+    kind = HintKind.ANSWER if flaws else HintKind.GUIDED
+    assert {hint.kind for hint in hints} == {kind}
+
+
+def test_a_gate_on_hints_draws_none_again_that_it_lets_pass() -> None:
+    desk = Desk(extreme("plums"))
+    desk.finish(*UP_TO["guide"])
+    desk.reopen(gear={"hint_gate": True})
+    assert asked(desk.owes("guide")) == {(Lane.WRITE, "hint_draw"): 5}
 
 
 @pytest.mark.parametrize("redraws", [0, 2])

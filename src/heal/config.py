@@ -238,6 +238,8 @@ class Gear(Section):
     hint: HintKind = HintKind.GUIDED
     hint_redraws: int = Field(3, ge=0)
     """Redraws of a hint that contains the answer, before falling back to an `answer` hint."""
+    hint_gate: bool = False
+    """Refuse guided hints that break off or restate the problem, as those that leak are refused."""
     hint_max_tokens: int = Field(160, ge=8)
     hint_temperature: float = Field(0.6, ge=0)
     hinted_samples: int = Field(8, ge=0)

@@ -82,6 +82,7 @@ REACH: tuple[tuple[str, str | None], ...] = (
     ("gear.hint_talk", "repair"),
     ("gear.hint", "guide"),
     ("gear.hint_redraws", "guide"),
+    ("gear.hint_gate", "guide"),
     ("gear.hint_max_tokens", "guide"),
     ("gear.hint_temperature", "guide"),
     ("gear", "locate"),

@@ -131,6 +131,17 @@ class Gate(StrEnum):
     """`steps.checker` found one."""
 
 
+class HintFlaw(StrEnum):
+    """Why a draw of a guided hint was refused."""
+
+    LEAKS = "leaks"
+    EMPTY = "empty"
+    CUT_OFF = "cut_off"
+    """It breaks off where `gear.hint_max_tokens` ends it."""
+    RESTATES = "restates"
+    """It says next to nothing that problem and kept steps do not say."""
+
+
 class Outcome(StrEnum):
     """What a step checker found."""
 
@@ -302,12 +313,14 @@ class Hint:
     asked: HintKind = HintKind.ANSWER
     """The kind asked for; differs from `kind` when the leak gate made it fall back."""
     leaks: int = 0
-    """Draws refused because they contained the answer (or were empty)."""
+    """Draws refused, whatever for: `flaws` says it."""
     new_tokens: int = 0
     """Tokens sampled for it, refused draws included."""
     cut_off: bool = False
     """It ends where `gear.hint_max_tokens` ended it."""
     error: str | None = None
+    flaws: dict[str, int] = field(default_factory=dict)
+    """Refused draws by `HintFlaw`."""
 
 
 @dataclass(frozen=True)

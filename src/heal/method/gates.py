@@ -12,7 +12,7 @@ from functools import lru_cache
 from heal.config import Gear
 from heal.method.answers import is_short, mention, plain, states_answer
 from heal.method.final_answers import count_final_answers
-from heal.records import Finish, Gate, Verdict
+from heal.records import Finish, Gate, HintFlaw, Verdict
 
 HINT_TALK = (
     "the hint",
@@ -60,6 +60,8 @@ HINT_TALK = (
 )
 
 _WORD = re.compile(r"\w+")
+NEW_WORDS, RUN = 2, 4
+"""Of `restates`: words of over three letters that a hint must add, and how many make a run."""
 
 
 def passes_gates(
@@ -99,6 +101,33 @@ def passes_gates(
 def leaks(hint_text: str, answer: str) -> bool:
     """Whether a hint gives the answer away; every kind but `answer` must not."""
     return states_answer(hint_text, answer)
+
+
+def hint_flaw(text: str, answer: str, known: str, cut_off: bool, strict: bool) -> HintFlaw | None:
+    """Why a written hint must not be used; None where nothing speaks against it.
+
+    known: the problem and the work that is kept. strict: refuse what breaks off or restates, too.
+    """
+    if not text:
+        return HintFlaw.EMPTY
+    if leaks(text, answer):
+        return HintFlaw.LEAKS
+    if strict and cut_off:
+        return HintFlaw.CUT_OFF
+    return HintFlaw.RESTATES if strict and restates(text, known) else None
+
+
+def restates(text: str, known: str) -> bool:
+    """Whether a text has fewer than `NEW_WORDS` words of its own, or mostly runs of known words."""
+    own, old = (set(filter(_tells, _WORD.findall(t.casefold()))) for t in (text, known))
+    if len(own - old) < NEW_WORDS:
+        return True
+    runs, known_runs = _word_ngrams(text, RUN), _word_ngrams(known, RUN)
+    return bool(runs) and len(runs & known_runs) > len(runs) / 2
+
+
+def _tells(word: str) -> bool:
+    return len(word) > 3 and not word.isdigit()
 
 
 def talks_of_hint(text: str, problem: str, phrases: Sequence[str] = HINT_TALK) -> bool:

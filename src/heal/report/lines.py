@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from heal.config import Config
-from heal.records import Breakpoint, StepWords
+from heal.records import Breakpoint, Hint, StepWords
 from heal.store import Store
 from heal.wording import plural
 
@@ -82,11 +82,22 @@ def guided(store: Store) -> str:
     how = _count(
         store,
         "SELECT CASE WHEN kind=asked THEN kind || CASE WHEN cut_off THEN ', cut off' ELSE '' END"
-        " ELSE kind || ' for ' || CASE WHEN failed THEN 'failed' WHEN leaks THEN 'leaking'"
+        " ELSE kind || ' for ' || CASE WHEN failed THEN 'failed' WHEN leaks THEN 'refused'"
         " ELSE 'missing' END || ' ' || asked END, COUNT(DISTINCT key)"
         " FROM hints WHERE tag<>'answer' GROUP BY 1",
     )
-    return tally("", "hint", how)
+    return tally("", "hint", how) + _flaws(store)
+
+
+def _flaws(store: Store) -> str:
+    """`; draws refused: 4 leaks · 2 cut off`; nothing where none was."""
+    flaws, told = Counter[str](), set[str]()
+    for (tag,) in list(store.query("SELECT DISTINCT tag FROM hints WHERE tag<>'answer'")):
+        for key, hint in store.live("hint", Hint, tag):
+            if key not in told:
+                told.add(key)
+                flaws.update(hint.flaws)
+    return f"; {tally('', 'draw refused', flaws, 'draws refused')}" if flaws else ""
 
 
 def repaired(store: Store, main: str) -> str:

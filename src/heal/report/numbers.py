@@ -241,7 +241,7 @@ def all_facts(view: RunView) -> tuple[Fact, ...]:
         ),
         Fact("breakpoint undecided by the entropy bounds", cuts.undecided, cuts.cuts),
         Fact("hint fell back to another kind", hints.other_kind, hints.hints),
-        Fact("hint draws refused because they leaked the answer", hints.leaks),
+        Fact("hint draws refused: they gave the answer away, or said nothing", hints.leaks),
         Fact("hint failed", hints.failed, hints.hints),
         _not_sampled(view),
         _engine_failures(view, "repair failed in the engine", "repair"),

@@ -1,8 +1,8 @@
 """Guide: what the teacher is told before it tries again (docs/method.md §2, hint kinds).
 
 One hint per cut path. A `guided` hint is written by the teacher itself, shown the answer; every
-kind but `answer` passes the leak gate, is redrawn when it leaks, and falls back to the bare answer
-in the end, which the record says. A think-model writes its hint with its thinking closed
+kind but `answer` passes the leak gate, is redrawn when it is refused, and falls back to the bare
+answer in the end, which the record says. A think-model writes its hint with its thinking closed
 beforehand: a few words are asked for, and what it thinks would be shown in their place.
 """
 
@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from heal.engines.base import Generated, GenRequest, Sampling
 from heal.keys import content_key, seed_for
-from heal.method.gates import leaks
+from heal.method.gates import hint_flaw, leaks
 from heal.prompts import Prompts, fill
-from heal.records import Breakpoint, Finish, Hint, HintDraw, HintKind, Problem
+from heal.records import Breakpoint, Finish, Hint, HintDraw, HintFlaw, HintKind, Problem
 from heal.stages.found import Found, Lane, Request, Setup, TextModel
 from heal.stages.locate import Path, paths
 from heal.stages.steps import step_text
@@ -92,13 +92,15 @@ def hint_key(found: Found, setup: Setup, path: Path) -> str:
 def _hint_key(setup: Setup, path: Path) -> str:
     gear, teacher, prompts = setup.config.gear, setup.teacher, setup.prompts
     settings = (gear.hint, gear.hint_redraws, gear.hint_max_tokens, gear.hint_temperature)
+    # Hints kept under another gate may be none under this one.
+    gated = (gear.hint_gate,) * gear.hint_gate
     words = (_hint_prompt(path, prompts, teacher), _answer_text(path.problem, prompts))
     sources = (path.problem.solution, path.sibling.key if path.sibling else None)
     return content_key(
         "hint",
         path.problem.id,
         path.cut.key,
-        settings,
+        (*settings, *gated),
         words,
         sources,
         teacher.model_id,
@@ -133,10 +135,25 @@ def _written(found: Found, setup: Setup, path: Path, key: str) -> Hint | None:
             cut_off=said.cut_off,
             error=said.error,
         )
-        if said.error is None and said.text and not leaks(said.text, path.problem.answer):
+        flaw = _flaw(said, path, setup)
+        if said.error is None and flaw is None:
             return hint
-        hint = replace(hint, leaks=hint.leaks + (said.error is None))
+        hint = hint if flaw is None else _refused(hint, flaw)
     return _fall_back(hint, path, setup.prompts)
+
+
+def _flaw(said: HintDraw, path: Path, setup: Setup) -> HintFlaw | None:
+    if said.error is not None:
+        return None
+    kept = setup.teacher.decode(path.trace.ids[: path.cut.prefix_tokens].tolist())
+    strict = setup.config.gear.hint_gate
+    known = f"{path.problem.problem}\n{kept}" if strict else ""
+    return hint_flaw(said.text, path.problem.answer, known, said.cut_off, strict)
+
+
+def _refused(hint: Hint, flaw: HintFlaw) -> Hint:
+    flaws = {**hint.flaws, str(flaw): hint.flaws.get(str(flaw), 0) + 1}
+    return replace(hint, leaks=hint.leaks + 1, flaws=flaws)
 
 
 def _request(found: Found, setup: Setup, path: Path, key: str) -> Request:
