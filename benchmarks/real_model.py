@@ -11,7 +11,7 @@ Stopped at any moment, the same command continues; a folder that holds a recipe 
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -27,8 +27,9 @@ from heal.config import ArmName, Config
 from heal.errors import HealError
 from heal.execute import execute
 from heal.keys import content_key
+from heal.lab.checked import audit_gear, separate_pure
 from heal.recipe import load
-from heal.records import Breakpoint, HintKind
+from heal.records import Breakpoint, HintKind, Selection
 from heal.session import Observer
 from heal.store import Store
 
@@ -46,6 +47,10 @@ CUTS = (
 """Beside the arms' own random cut and restart."""
 HINTS = (HintKind.ANSWER, HintKind.GUIDED, HintKind.SIBLING)
 """`partial` needs reference solutions, which these families lack."""
+READINGS = (
+    *(Selection.SURPRISAL, Selection.WORST_RESULT, Selection.RELIANCE, Selection.MEAN_NLL),
+    *(Selection.MAX_PPL, Selection.LENGTH),
+)
 FULL = {
     "sampling": {"n": 10, "max_new_tokens": 320, "temperature": 0.7},
     "gear": {"paths": 3, "candidates": 2, "target": None, "hinted_samples": 6},
@@ -115,6 +120,7 @@ def prepare(folder: Path, teacher: str, quick: bool) -> Path:
         "teacher": {"model": teacher},
         "student": None,
         "steps": {"checker": "arithmetic", "gate": False},
+        "pure": {"measure_reliance": True},
         **(QUICK if quick else FULL),
     }
     recipe.write_text(yaml.safe_dump(tree, sort_keys=False), "utf-8")
@@ -145,7 +151,7 @@ def measure(recipe: Path, state: State, observer: Observer) -> dict[str, Any]:
     if file.exists() and (found := json.loads(file.read_text("utf-8")))["stamp"] == stamp:
         return dict(found)
     execute(config, observer, until=state.until)
-    found = {"stamp": stamp, **_settings(config), **_read(Path(config.run))}
+    found = {"stamp": stamp, **_settings(config), **_read(config)}
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(found, indent=1), "utf-8")
     return found
@@ -162,11 +168,14 @@ def _settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _read(run: Path) -> dict[str, Any]:
-    with Store.open(run, write=False) as store:
+def _read(config: Config) -> dict[str, Any]:
+    with Store.open(Path(config.run), write=False) as store:
         found = table(store)
         found["facts"] = store.meta("facts")
-        return found
+        readings = separate_pure(store, config, READINGS)
+        found["pure"] = {name: asdict(own) for name, own in readings.items()}
+    found["gear"] = asdict(audit_gear(config))
+    return found
 
 
 # ── across states ───────────────────────────────────────────────────────────────────────────────

@@ -194,7 +194,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_brought_over(tmp_path: Pat
     assert "from schema 1 to 2: 46 records" in line
     assert "3 could not be read and are owed again (1 × hint, 2 × sample)" in line
     assert "1 are of stages nobody knows and were left behind (1 × wishes)" in line
-    assert "1 selected traces had no record" in line
+    assert "1 selected trace had no record" in line
     assert line.endswith(f"the old database stays as {KEPT}")
 
 

@@ -421,4 +421,4 @@ def test_a_scorer_that_reads_text_as_other_ids_is_refused_before_a_token_is_spen
     monkeypatch.setattr(ScriptedEngine, "encode", other)
     with pytest.raises(CapabilityError, match="other ids than the teacher's"):
         run.go()
-    assert "sample" not in run.stored()
+    assert not run.folder.exists()

@@ -205,6 +205,8 @@ class Chosen:
     lossy: int = 0
     words: Counter[Outcome] = field(default_factory=Counter)
     """The step checker's on the kept hinted and repaired traces of the main arm."""
+    dropped: Counter[Outcome] = field(default_factory=Counter)
+    """Likewise, on those that PURE dropped."""
 
     def facts(self) -> dict[str, int]:
         """What a reader should know of it."""
@@ -217,6 +219,11 @@ class Chosen:
             f"hinted and repaired traces to train on of which it cannot tell, of {told:,}": (
                 self.words[Outcome.CANNOT_TELL]
             ),
+            "hinted and repaired traces that PURE dropped over a wrong step": self.dropped[
+                Outcome.WRONG_STEP
+            ],
+            "hinted and repaired traces that PURE dropped though the step checker read them and"
+            " found none": self.dropped[Outcome.NONE_FOUND],
         }
 
 
@@ -254,7 +261,9 @@ def select(
                     chosen.sizes[name][x.pool] += 1
                     if name == config.main_arm:
                         write(opened.example(x.trace))
-                        chosen.words.update(opened.words(x))
+                if name == config.main_arm and x.drop in (Drop.KEPT, Drop.PURE):
+                    kept = x.drop is Drop.KEPT
+                    (chosen.words if kept else chosen.dropped).update(opened.words(x))
         refused |= opened.lossy
         likeness.forget()
         if len(rows) >= AT_ONCE:
