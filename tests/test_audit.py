@@ -696,6 +696,9 @@ def test_gear_is_audited_by_the_checkers_word_and_asks_no_model(tmp_path: Path) 
     found = audit_gear(load(tmp_path / "recipe.yaml", settings))
     assert found.told == {"wrong_step": 5}
     assert found.cuts["claims"].exact is not None and found.cuts["claims"].exact.mean == 1
+    assert found.main == "claims" and found.cuts["claims"].above_main is None
+    gap = found.cuts["restart"].above_main
+    assert gap is not None and gap.mean == -1 and gap.low == -1 < gap.high
     restart = found.cuts["restart"]
     assert (restart.cuts, restart.problems) == (5, 1)
     assert restart.exact is not None and restart.exact.mean == 0

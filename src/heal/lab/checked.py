@@ -33,8 +33,8 @@ RESAMPLES = 2_000
 BY_ARITHMETIC = tuple(
     kind for kind in Breakpoint if kind not in (Breakpoint.CLAIMS, Breakpoint.CHECKER)
 )
-"""Breakpoints that stored step entropies decide; any other is shown where the run itself used it,
-but for the checker's own, which is right by definition."""
+"""Breakpoints that stored step entropies decide; any other is shown where the run itself used it.
+The checker's own is right by definition wherever it counts."""
 
 
 def words_of(store: Store) -> dict[str, StepWord]:
@@ -71,14 +71,18 @@ class _Tally:
         if good:
             self.kept[problem].append(min(good, before) / good)
 
-    def located(self) -> LocatedCut:
-        """The shares, with intervals over problems."""
+    def located(self, main: "_Tally") -> LocatedCut:
+        """The shares, with intervals over problems, and the exact ones minus `main`'s."""
         problems = sorted(self.cuts)
         n = np.array([self.cuts[p] for p in problems])
         hits, safe = (
             _share(np.array([own[p] for p in problems]), n) for own in (self.exact, self.not_after)
         )
-        return LocatedCut(int(n.sum()), len(problems), hits, safe, self._mean_kept())
+        gap = None
+        if main is not self:
+            more = np.array([self.exact[p] - main.exact[p] for p in problems])
+            gap = ratio_of_sums(more, n, seed=0, resamples=RESAMPLES, bounds=(-1.0, 1.0))
+        return LocatedCut(int(n.sum()), len(problems), hits, safe, self._mean_kept(), gap)
 
     def _mean_kept(self) -> Interval | None:
         if not self.kept:
@@ -98,7 +102,7 @@ def audit_gear(config: Config) -> GearAudit:
         tallies: defaultdict[str, _Tally] = defaultdict(_Tally)
         told: Counter[str] = Counter()
         starts: list[float] = []
-        used = _cuts_of(store)
+        used, main = _cuts_of(store), str(config.gear.breakpoint)
         for cut, scores in _scored_cuts(store, config):
             word = words.get(cut.trace)
             told[str(word.outcome) if word else "not read"] += 1
@@ -106,14 +110,15 @@ def audit_gear(config: Config) -> GearAudit:
                 continue
             good = cut.step_ends[word.step - 2] if word.step > 1 else 0
             starts.append(good / cut.step_ends[-1])
-            for kind, step in _steps(cut, scores, config, used[cut.trace]):
+            for kind, step in _steps(cut, scores, config, used[cut.trace]).items():
                 tallies[kind].add(cut.problem_id, step, word.step, cut.step_ends)
         return GearAudit(
             run=str(store.folder),
             told=dict(told),
+            main=main,
             starts_at=float(np.median(starts)) if starts else None,
             in_first_third=sum(start < 1 / 3 for start in starts),
-            cuts={kind: tally.located() for kind, tally in tallies.items()},
+            cuts={kind: tally.located(tallies[main]) for kind, tally in tallies.items()},
         )
 
 
@@ -135,19 +140,22 @@ def _scored_cuts(store: Store, config: Config) -> Iterator[tuple[Cut, TokenScore
 
 def _steps(
     cut: Cut, scores: TokenScores, config: Config, used: Mapping[str, int]
-) -> Iterator[tuple[str, int]]:
+) -> dict[str, int]:
+    """Where each breakpoint cuts a trace; the run's own as it stands."""
     low, high = (
         step_values(entropy, cut.step_ends, config.gear.step_entropy)
         for entropy in (scores.entropy_lo, scores.entropy_hi)
     )
     dice = seed_for(config.seed, cut.trace, 0)
-    for kind in BY_ARITHMETIC:
-        found = find_breakpoint(
+    found = {
+        str(kind): find_breakpoint(
             low, high, cut.step_ends, kind=kind, window=config.gear.window, seed=dice
-        )
-        yield str(kind), found.step
+        ).step
+        for kind in BY_ARITHMETIC
+    }
     if str(Breakpoint.CLAIMS) in used:
-        yield str(Breakpoint.CLAIMS), used[str(Breakpoint.CLAIMS)]
+        found[str(Breakpoint.CLAIMS)] = used[str(Breakpoint.CLAIMS)]
+    return found | {str(config.gear.breakpoint): cut.step}
 
 
 # ── PURE ────────────────────────────────────────────────────────────────────────────────────────

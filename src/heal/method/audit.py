@@ -92,6 +92,9 @@ class LocatedCut:
     """Share that keep no wrong step."""
     kept: Interval | None
     """Mean share of the tokens before the wrong step that is kept; None where none has any."""
+    above_main: Interval | None
+    """Share of exact cuts minus that of the run's own breakpoint, on the same traces; None for
+    that one itself."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ class GearAudit:
     run: str
     told: Mapping[str, int]
     """Failed paths by the checker's outcome; `wrong_step` are those measured."""
+    main: str
+    """The run's own breakpoint."""
     starts_at: float | None
     """Where the wrong step starts, as a share of the trace: the median."""
     in_first_third: int

@@ -128,11 +128,19 @@ def gear_page(audit: GearAudit) -> str:
     )
     table = [f"{'breakpoint':<12} {'n':>5}  {'exact':<20} {'not after':<20} good part kept"]
     table += [_cut_row(name, cut) for name, cut in audit.cuts.items()]
+    gaps = ", ".join(
+        f"{name} {_signed(cut.above_main)}" for name, cut in audit.cuts.items() if cut.above_main
+    )
     tail = (
-        "exact: the step dropped first is the wrong one. In brackets, 95 % by bootstrap over"
+        f"Exact, minus {audit.main}'s: {gaps}. exact: the step dropped first is the wrong one. In"
+        " brackets, 95 % by bootstrap over"
         " problems. A trace that goes wrong in what the checker cannot read counts nowhere."
     )
     return "\n".join([*lines, *wrap(where, WIDTH), "", *table, "", *wrap(tail, WIDTH)])
+
+
+def _signed(gap: Interval) -> str:
+    return f"{gap.mean:+.2f} [{ends_text(gap.low, gap.high, 2, between=', ')}]"
 
 
 def _cut_row(name: str, cut: LocatedCut) -> str:
