@@ -215,7 +215,10 @@ class Store:
         """Stored records per stage."""
         query = "SELECT stage, COUNT(*) FROM records GROUP BY stage ORDER BY 1"
         with disk_errors(self.folder):
-            return dict(self._database.execute(query))
+            found = dict(self._database.execute(query))
+        if None in found:  # an index that does not fit its table is read without complaint
+            raise damaged(self.folder, "records without a stage")
+        return found
 
     # ── what belongs to the run as it is configured now ─────────────────────────────────────────
 
