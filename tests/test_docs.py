@@ -61,7 +61,7 @@ _CODE = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 _SECTION = re.compile(r"docs/method\.md §(\d(?:\.\d+)?)(?:(?:–|, )§(\d(?:\.\d+)?))?")
 _FOLDERS = ("src/", "tests/", "recipes/", "docs/", "benchmarks/")
-_SUFFIXES = (".py", ".md", ".json", ".jsonl", ".yaml", ".sqlite", ".html")
+_SUFFIXES = (".py", ".md", ".json", ".jsonl", ".yaml", ".sqlite", ".html", ".parquet")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ LEVELS = [
     ("data", "engines", "verifiers", "steps", "store"),
     ("stages",),
     ("session", "runner", "students", "report", "before"),
+    ("export",),
     ("run",),
     ("pipeline",),
     ("execute",),

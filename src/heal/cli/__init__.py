@@ -18,6 +18,7 @@ from heal.cli import (
     config,
     doctor,
     eval,
+    export,
     init,
     lab,
     problems,
@@ -65,6 +66,7 @@ app.command()(init.init)
 app.command()(problems.problems)
 app.command()(check.check)
 app.command(name="eval")(eval.evaluate)
+app.command()(export.export)
 app.command()(report.report)
 app.command()(show.show)
 app.command()(doctor.doctor)

@@ -1,0 +1,36 @@
+"""`heal export`: a run's data in the form another trainer reads."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from heal.cli.console import echo
+from heal.cli.options import RunFolder
+
+Format = Annotated[
+    str,
+    typer.Argument(
+        metavar="FORMAT",
+        help="trl, llamafactory, swift, axolotl, sharegpt, verl, datasets, privileged, dpo or "
+        "prompts.",
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option("-o", "--out", help="A folder; default: RUN/export/FORMAT.")
+]
+ArmOption = Annotated[str | None, typer.Option("--arm", help="Whose data; default: HEAL's own.")]
+
+
+def export(name: Format, folder: RunFolder, out: Out = None, arm: ArmOption = None) -> None:
+    """Write a run's training data for another trainer, with lineage and the stages in order."""
+    from heal.export.formats import SUMMARY
+    from heal.export.formats import export as write
+    from heal.report.words import plural
+
+    made = write(folder, name, out or folder / "export" / name, arm)
+    for file, rows in made.files.items():
+        echo(f"{file:<32}{'' if rows is None else plural(rows, 'row')}".rstrip())
+    for reason, count in made.refused.items():
+        echo(f"left out: {count:,} × {reason}")
+    echo(f"in {made.folder}, summed up in {SUMMARY}; next: {made.next_step}")

@@ -1,0 +1,90 @@
+"""The card of an exported data set: what it is, how it was made, what became of it, its limits.
+
+In: a run's view, settings and counts. Out: Markdown with the metadata `datasets` reads. Every
+figure is the run's own; where a licence is not known, the card says who knows it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from heal.method.pace import POOLS
+from heal.report import numbers, words
+from heal.report.view import RunView
+
+_ABOUT = {
+    "D1": "correct traces the teacher wrote unaided",
+    "D2": "whole correct traces written with the answer in view, past the gates and PURE",
+    "D3": "failed traces cut where they broke and continued under a hint, past the gates and PURE",
+}
+
+
+def card(view: RunView, config: Mapping[str, Any], arm: str, rows: Mapping[str, int]) -> str:
+    """README.md of the folder. rows: set → rows exported."""
+    meta = {
+        "tags": ["reasoning", "distillation", "heal"],
+        "task_categories": ["text-generation"],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [
+                    {"split": name, "path": f"{name}.parquet"} for name in POOLS if rows.get(name)
+                ],
+            }
+        ],
+    }
+    sampling, teacher = config.get("sampling", {}), view.teacher
+    verifier = config.get("problems", {}).get("verifier", "?")
+    selection = config.get("pure", {}).get("selection", "?")
+    parts = [
+        f"---\n{yaml.safe_dump(meta, sort_keys=False)}---\n",
+        f"# Reasoning traces of {_name(teacher)}, repaired by HEAL",
+        f"Made by HEAL ({words.PROVENANCE}), arm `{arm}`, on {view.date[:10] or 'an unknown day'}.",
+        "## What is in it",
+        "| split | rows | what |\n|---|---|---|\n"
+        + "\n".join(f"| `{p}` | {rows.get(p, 0):,} | {_ABOUT[p]} |" for p in POOLS),
+        "One row per trace: `messages` (the user turn holds no hint), `answer`, and where it came"
+        " from: `problem_id`, `trace`, `stage`, `origin`, `parent`, `cut_step`, `hint_kind`,"
+        " `pure_score`, `family`, `stratum`.",
+        "## Yield",
+        "\n".join(f"- {line}" for line in _yield(view)),
+        "## How it was made",
+        f"- Teacher: `{teacher}`; {sampling.get('n', '?')} traces per problem, temperature"
+        f" {sampling.get('temperature', '?')}, at most {sampling.get('max_new_tokens', '?')}"
+        " tokens.\n"
+        f"- Verified by `{verifier}`; PURE by `{selection}`; run seed {view.seed}.\n"
+        f"- Problems: `{_problems(config)}`, held-out ones left out.\n"
+        "- Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(view.versions.items())) + ".",
+        "## How to train on it",
+        "Three runs, each from the weights of the one before, loss on the assistant's turn only:"
+        " `D1`; then `D1` and `D2`, 70 % of it new; then all three, 70 % of it `D3`."
+        " `heal export trl RUN` (or `llamafactory`, `swift`, `axolotl`) writes the rows in that"
+        " order and the commands.",
+        "## Limits",
+        "- A verdict is on the final answer. A trace may reach a right answer by a wrong step; PURE"
+        " drops what looks like it and does not prove the rest.\n"
+        "- Traces are one model's words and share its errors and its licence's terms.\n"
+        "- Licences: that of the problems is their source's, that of the traces follows from the"
+        " teacher's terms. HEAL does not know either; fill them in before you publish.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _yield(view: RunView) -> list[str]:
+    before, after = numbers.ceiling_before(view), numbers.ceiling_after(view)
+    lines = list(words.teacher_sentences(view))
+    if view.extreme.problems:
+        lines.append(f"Extreme problems with a correct unaided trace: {words.share_text(before)}.")
+        lines.append(f"Extreme problems with a trace in this data: {words.share_text(after)}.")
+    return lines
+
+
+def _name(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2] or model
+
+
+def _problems(config: Mapping[str, Any]) -> str:
+    problems = config.get("problems", {})
+    gym = (problems.get("gym") or {}).get("task")
+    return str(problems.get("hub") or problems.get("path") or gym or problems.get("source"))
