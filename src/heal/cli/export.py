@@ -26,7 +26,7 @@ def export(name: Format, folder: RunFolder, out: Out = None, arm: ArmOption = No
     """Write a run's training data for another trainer, with lineage and the stages in order."""
     from heal.export.formats import SUMMARY
     from heal.export.formats import export as write
-    from heal.report.words import plural
+    from heal.wording import plural
 
     made = write(folder, name, out or folder / "export" / name, arm)
     for file, rows in made.files.items():
