@@ -37,7 +37,7 @@ from heal.records import (
     Verdict,
 )
 from heal.redaction import visible
-from heal.report import numbers, words
+from heal.report import numbers, sentences, words
 from heal.report.html import MAX_STEP_CHARS, render_html
 from heal.report.load import load_view
 from heal.report.view import (
@@ -314,7 +314,9 @@ def test_a_run_that_stopped_anywhere_has_a_page(lab: Path, tmp_path: Path, state
 def test_while_a_run_goes_on_nobody_is_told_to_start_it_again(view: RunView) -> None:
     for lacking in (minimal_view(), replace(view, traces=(), extreme=ExtremeCount(3))):
         running = replace(lacking, running=Progress("problems", 0, 9))
-        said = " ".join((*words.teacher_sentences(running), *words.student_sentences(running)))
+        said = " ".join(
+            (*sentences.teacher_sentences(running), *sentences.student_sentences(running))
+        )
         assert "again" not in said and "did not get" not in said
 
 
@@ -327,7 +329,7 @@ def test_interval_that_includes_zero_is_not_a_gain(view: RunView) -> None:
 def _endpoint(view: RunView, interval: Interval) -> str:
     difference = Difference("heal", "rft_more", "hard+extreme", interval, primary=True)
     summary = replace(evaluation(), differences=(difference,))
-    return " ".join(words.student_sentences(replace(view, evaluation=summary)))
+    return " ".join(sentences.student_sentences(replace(view, evaluation=summary)))
 
 
 def test_number_without_an_interval_is_not_printed(view: RunView) -> None:
@@ -344,12 +346,12 @@ def test_run_without_rft_more_shows_the_nearest_comparison_and_says_so(view: Run
     arms = tuple(s for s in summary.arms if s.arm != "rft_more")
     differences = tuple(d for d in summary.differences if d.against != "rft_more")
     few = replace(view, evaluation=replace(summary, arms=arms, differences=differences))
-    said = " ".join(words.student_sentences(few))
+    said = " ".join(sentences.student_sentences(few))
     assert "heal − rft: +10.0 [+3.1, +17.1] points, 1 training seed" in said
     assert "heal − rft_more on hard and extreme problems, was not measured" in said
-    caveats = " ".join(words.caveats(few))
+    caveats = " ".join(sentences.caveats(few))
     assert "1 training seed:" in caveats and "No rft_more arm" in caveats
-    assert "training seed" not in " ".join(words.caveats(view))
+    assert "training seed" not in " ".join(sentences.caveats(view))
 
 
 def test_attempts_left_out_of_the_evaluation_are_a_fact(view: RunView) -> None:

@@ -20,7 +20,7 @@ from heal.records import (
     StagePlan,
     Verdict,
 )
-from heal.report import numbers, words
+from heal.report import numbers, sentences
 from heal.report.html import render_html
 from heal.report.ledger import MATCHED
 from heal.report.load import load_view
@@ -329,7 +329,7 @@ def test_the_arm_shown_is_named_and_only_a_heal_arm_has_repairs(
     view = changed(lab, tmp_path, f"{config} WHERE name = 'config'", gone, edit=another)
     assert view.main_arm == main
     assert [row.name for row in view.arm_ledger] == ledgers
-    page, title = _text(view), words.arm_title(view)
+    page, title = _text(view), sentences.arm_title(view)
     for heals in ("repairs alone", "D3: repairs of", "kept by PURE"):
         assert (heals in page) == view.shows_heal
     assert f"{title} repaired" in page if view.shows_heal else "HEAL repaired" not in page

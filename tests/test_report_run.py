@@ -9,7 +9,7 @@ from tests.scripted_run import ScriptedRun, Watch
 
 from heal.config import Config
 from heal.records import Gate, Split, Verdict
-from heal.report import numbers, words
+from heal.report import numbers, sentences
 from heal.report.html import render_html
 from heal.report.load import load_view
 from heal.report.view import LedgerRow, RunView
@@ -57,7 +57,7 @@ def test_the_arm_shown_is_named_and_only_a_heal_arm_has_repairs(
     view = loaded(run)
     assert view.main_arm == main
     assert [row.name for row in view.arm_ledger] == ledgers
-    page, title = Page(render_html(view)).text, words.arm_title(view)
+    page, title = Page(render_html(view)).text, sentences.arm_title(view)
     for heals in ("repairs alone", "D3: repairs of", "kept by PURE"):
         assert (heals in page) == view.shows_heal
     assert f"{title} repaired" in page if view.shows_heal else "HEAL repaired" not in page

@@ -24,6 +24,8 @@ from heal.errors import UserError
 
 TRUSTED = frozenset(["heal.lab.source:problems", "reasoning_gym:create_dataset"])
 """Functions a recipe may name: they make problems, and reach neither files nor other programs."""
+KNOWS_THE_TRUTH = {"heal.lab.source:problems": "heal.lab.source:first_wrong_step"}
+"""Where problems are made by such a function, what knows the truth of every step of a trace."""
 
 _allowed = False
 _named: set[str] = set()
@@ -47,7 +49,8 @@ def functions_allowed() -> list[str]:
 
 def require_allowed(spec: str, setting: str, hint: str | None = None) -> None:
     """Raises: UserError for a function that may not run; nothing was imported by then."""
-    if spec in TRUSTED and _is_installed(spec.partition(":")[0].partition(".")[0]):
+    trusted = spec in TRUSTED or spec in KNOWS_THE_TRUTH.values()
+    if trusted and _is_installed(spec.partition(":")[0].partition(".")[0]):
         return
     if _allowed:
         _named.add(spec)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
+from heal.lab.truth import judge, split_steps
 from heal.lab.world import SPLITS, Problem, World
 from heal.lab.worlds import WORLDS
 from heal.wording import plural
@@ -47,6 +49,19 @@ def problems(
             f"split {split!r} has {plural(len(out), 'such problem')}; {n} were asked for"
         )
     return out[:n]
+
+
+def first_wrong_step(problem: str, answer: str, steps: Sequence[str]) -> int:
+    """The first step that does not hold, from 1; 0 where all of them do. A step checker.
+
+    Raises: ValueError for a problem that is not the lab's.
+    """
+    first_bad = judge(problem, "\n\n".join(steps)).first_bad
+    if first_bad is None:
+        return 0
+    # what a run calls one step may be several paragraphs
+    ends = accumulate(len(split_steps(step)) for step in steps)
+    return 1 + sum(end <= first_bad for end in ends)
 
 
 def _fresh(

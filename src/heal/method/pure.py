@@ -184,6 +184,20 @@ def worst_result(score: PureScore) -> float | None:
     return None if np.isnan(score.worst_result) else score.worst_result
 
 
+def telling_step(score: PureScore, kind: Selection, settings: Pure) -> int | None:
+    """The step, from 1, that a trace's suspicion was read from; None where no one step was."""
+    match kind:
+        case Selection.FRACTION:
+            values = step_ratios(score, settings)
+        case Selection.SURPRISAL if score.answer_surprisal is not None:
+            values = np.where(_written(score, scorable=False), score.answer_surprisal, np.nan)
+        case Selection.MAX_PPL:
+            values = np.where(_written(score, scorable=True), score.log_ppl, np.nan)
+        case _:
+            return None
+    return int(np.nanargmax(values)) + 1 if np.isfinite(values).any() else None
+
+
 def step_surprisal(
     pieces: Sequence[bytes], logprob: FloatArray, ends: Sequence[int], answer: str
 ) -> FloatArray:

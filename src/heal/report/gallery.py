@@ -16,6 +16,8 @@ import numpy as np
 
 from heal.records import Cut, Drop, Fallback, Gate, Hint, Problem, PureScore, Trace, Verdict
 from heal.report.steps import step_texts
+from heal.report.truth import Witness
+from heal.steps import StepWord
 from heal.store import DamagedError, Store
 
 Record = TypeVar("Record")
@@ -61,6 +63,8 @@ class Repair:
     pure: PureScore | None
     commitment: int | None
     """k_c; None also where nothing was scored."""
+    word: StepWord | None = None
+    """What a witness says of its steps; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,9 @@ class BrokenTrace:
     repair: Repair | None
     tries: tuple[tuple[str, int], ...]
     """Every continuation of this cut, by the gate that refused it (or `passed`)."""
+    word: StepWord | None = None
+    """What a witness says of the failed trace's steps; None: there is none."""
+    witness: str | None = None
 
     @property
     def drawn(self) -> int:
@@ -128,6 +135,8 @@ class Gallery:
     breakpoint: str
     takes_repairs: bool
     """Whether that arm is given these repairs."""
+    witness: Witness | None = None
+    """Who knows the truth of steps."""
 
     def show(self, limit: int = 3) -> tuple[tuple[BrokenTrace, ...], int]:
         """One of each outcome in `Outcome`'s order, then more of any until `limit`.
@@ -221,16 +230,23 @@ class Gallery:
         tries = self._tries(case)
         chosen = _try_to_show(case.outcome, tries)
         gates = Counter((t.gate or "not checked").replace("_", " ") for t in tries)
+        problem = self._open("problem", case.problem, case.problem, Problem)
+        steps = _steps(failed, cut.step_ends, cut.prefix_tokens)
+        repair = self._repair(chosen, cut, failed) if chosen else None
+        if repair is not None:
+            repair = replace(repair, word=self._word(problem, repair.steps))
         return BrokenTrace(
             outcome=case.outcome,
-            problem=self._open("problem", case.problem, case.problem, Problem),
+            problem=problem,
             failed=failed,
-            steps=_steps(failed, cut.step_ends, cut.prefix_tokens),
+            steps=steps,
+            word=self._word(problem, steps),
+            witness=self.witness.name if self.witness else None,
             answer=self._answer(case),
             cut=cut,
             breakpoint=self.breakpoint,
             hint=self._hint(case, chosen),
-            repair=self._repair(chosen, cut, failed) if chosen else None,
+            repair=repair,
             tries=tuple(gates.most_common()),
         )
 
@@ -248,6 +264,12 @@ class Gallery:
             cut=case.cut,
         )
         return [_Try(*row) for row in rows]
+
+    def _word(self, problem: Problem, steps: Iterable[Step]) -> StepWord | None:
+        if self.witness is None:
+            return None
+        texts = [step.text.strip() for step in steps if step.number]
+        return self.witness.checker(problem.problem, problem.answer, texts)
 
     def _answer(self, case: _Case) -> str | None:
         rows = self._ask(

@@ -19,7 +19,8 @@ from heal.records import ServerFacts, StagePlan, TrainResult
 from heal.report.counts import Counts
 from heal.report.gallery import Gallery
 from heal.report.ledger import arm_ledger, stage_ledger
-from heal.report.view import Fact, PlanRow, Progress, RunView, is_heal
+from heal.report.truth import judge_repairs, witness
+from heal.report.view import Fact, Filtering, PlanRow, Progress, RunView, is_heal
 from heal.store import AttemptRow, Store
 
 GALLERY = 3
@@ -37,13 +38,15 @@ def _load(store: Store, gallery: int) -> RunView:
     main_arm = Config.model_construct(**config).main_arm
     own = str(config.get("gear", {}).get("breakpoint") or Gear().breakpoint)
     kind = _breakpoint(main_arm) or own
-    lined = Pure.model_validate(config.get("pure", {})).selection in LINED
+    pure = Pure.model_validate(config.get("pure", {}))
+    lined = pure.selection in LINED
     counts = Counts(store, main_arm, kind)
     traces = counts.traces()
     stages = stage_ledger(store, traces, kind, lined=lined)
     # only HEAL's own cuts are stored with their entropies
     taken = is_heal(main_arm) and kind == own
-    shown, unreadable = Gallery(store, main_arm, own, taken).show(gallery)
+    who = witness(config)
+    shown, unreadable = Gallery(store, main_arm, own, taken, who).show(gallery)
     running = _running(store)
     facts = {**(store.meta("facts") or {}), "broken trace passed over, unreadable": unreadable}
     return RunView(
@@ -66,6 +69,9 @@ def _load(store: Store, gallery: int) -> RunView:
         hints=counts.hints(),
         yields=counts.yields(),
         profiles=counts.profiles(),
+        pure_settings=pure,
+        filtering=_filtering(store, main_arm),
+        judged=judge_repairs(store, main_arm, kind, who) if who and is_heal(main_arm) else None,
         pools=counts.pools(),
         extreme_rows=counts.extreme_rows(),
         gallery=shown,
@@ -83,6 +89,11 @@ def _load(store: Store, gallery: int) -> RunView:
 def _breakpoint(arm: str | None) -> str | None:
     """Which the repairs of an arm follow; None: the run's own."""
     return TRAINED[arm].breakpoint if arm is not None and arm in TRAINED else None
+
+
+def _filtering(store: Store, arm: str | None) -> Filtering | None:
+    told = (store.meta("pure") or {}).get(arm)
+    return Filtering(**{**told, "cut_at_line": tuple(told["cut_at_line"])}) if told else None
 
 
 def _running(store: Store) -> Progress | None:

@@ -188,6 +188,21 @@ def set_funnel(view: RunView, pool: str, label: str) -> tuple[FunnelRow, ...]:
     )
 
 
+def funnels(view: RunView) -> list[tuple[str, tuple[FunnelRow, ...]]]:
+    """Each set's way in, those that are empty left out."""
+    under_answer = "D2: whole traces written under an answer hint"
+    found = [("D1: unaided traces", set_funnel(view, "D1", "correct unaided traces"))]
+    if view.shows_heal:
+        found = [
+            ("D3: repairs of extreme problems", repair_funnel(view)),
+            (under_answer, candidate_funnel(view, "D2")),
+            *found,
+        ]
+    else:  # no gate and no PURE before any of its sets
+        found.insert(0, (under_answer, set_funnel(view, "D2", "correct traces")))
+    return [(title, rows) for title, rows in found if rows]
+
+
 def hint_yields(view: RunView) -> tuple[HintYield, ...]:
     """What each kind of hint gave to the repairs drawn under it."""
     return tuple(

@@ -12,7 +12,7 @@ from rich.text import Text
 from heal.method.summary import HARD_AND_EXTREME, EvalSummary
 from heal.records import Stratum
 from heal.redaction import redact, visible
-from heal.report import numbers, words
+from heal.report import numbers, sentences, words
 from heal.report.view import LedgerRow, RunView
 from heal.wording import count, plural
 
@@ -28,12 +28,12 @@ _ASCII = str.maketrans({"–": "-", "−": "-", "·": "|", "≤": "<=", "…": "
 def print_table(view: RunView, console: Console) -> None:
     """Print the run's outcome."""
     if view.running:
-        say(console, words.running_sentence(view.running))
-    say(console, *words.teacher_sentences(view))
+        say(console, sentences.running_sentence(view.running))
+    say(console, *sentences.teacher_sentences(view))
     if view.extreme.problems:
         title = "The ceiling: extreme problems with a trace to learn from"
         show(console, title, _ceiling(view))
-    say(console, *words.student_sentences(view))
+    say(console, *sentences.student_sentences(view))
     if view.evaluation is not None and view.evaluation.arms:
         seeds = plural(view.evaluation.seeds, "training seed")
         title = f"Held-out avg@{view.evaluation.k} in % by the teacher's stratum, {seeds}"
@@ -50,7 +50,7 @@ def _ceiling(view: RunView) -> Table:
     table.add_row("before: rejection sampling", words.share_text(numbers.ceiling_before(view)))
     if view.main_arm is not None:
         after = words.share_text(numbers.ceiling_after(view))
-        table.add_row(f"after: {words.arm_title(view)}", after)
+        table.add_row(f"after: {sentences.arm_title(view)}", after)
     return table
 
 

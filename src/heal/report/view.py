@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from heal.config import Pure
 from heal.method.summary import EvalSummary
 from heal.records import Drop, Gate, HintKind, ServerFacts, Split, Stratum, TrainResult, Verdict
 from heal.report.gallery import BrokenTrace
+from heal.report.truth import Judged
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,20 @@ class PoolCount:
 
 
 @dataclass(frozen=True)
+class Filtering:
+    """How PURE filtered the arm shown."""
+
+    selection: str | None
+    """None: this arm is not filtered."""
+    line: float | None = None
+    """95th percentile of honest traces; None where too few of them had a score."""
+    honest: int = 0
+    """Unaided correct traces that were scored to draw it."""
+    cut_at_line: tuple[str, ...] = ()
+    """Groups of traces cut at it: `hinted`, a breakpoint. Of the others a share went."""
+
+
+@dataclass(frozen=True)
 class ExtremeRow:
     """One problem at the ceiling, and how far its repair got."""
 
@@ -236,6 +252,11 @@ class RunView:
     hints: HintCount = HintCount()
     yields: tuple[YieldCount, ...] = ()
     profiles: ProfileCount = ProfileCount()
+    pure_settings: Pure = field(default_factory=Pure)
+    filtering: Filtering | None = None
+    """None: nothing was selected yet, or by a version that did not say how."""
+    judged: Judged | None = None
+    """None: nobody knows of this run's steps."""
     pools: Mapping[str, PoolCount] = field(default_factory=dict)
     """`D1`, `D2`, `D3`, those with candidates."""
     extreme_rows: tuple[ExtremeRow, ...] = ()

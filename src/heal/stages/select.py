@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from heal.config import Config
 from heal.method.arms import Arm, trained
@@ -83,6 +83,8 @@ class Filter:
     suspicion: dict[str, float] = field(default_factory=dict)
     misfits: int = 0
     """Sets that were to be cut at a line, and honest traces are no measure for."""
+    cut_at_line: list[str] = field(default_factory=list)
+    """Groups of traces that were: all above it went. Of any other group a share went."""
 
 
 class Profiles:
@@ -108,6 +110,16 @@ class Profiles:
         self._misfits[name] = found.misfits
         return found
 
+    def told(self, arm: Arm, found: Filter) -> dict[str, Any]:
+        """How one arm's traces were filtered, for the report."""
+        kind, lines = self._kind(arm), self._calibration
+        return {
+            "selection": str(kind) if arm.filtered else None,
+            "line": lines.lines.get(kind) if lines is not None else None,
+            "honest": lines.traces if lines is not None else 0,
+            "cut_at_line": found.cut_at_line,
+        }
+
     def facts(self) -> dict[str, int]:
         """What a reader should know of it; asked once every arm was filtered."""
         misfits = {
@@ -130,7 +142,11 @@ class Profiles:
             found.suspicion |= scores
         found.dropped |= dropped | (problems.keys() - scores.keys())
         line = lines.lines.get(kind) if lines is not None else None
-        if line is not None and not fits(scores, line, pure):
+        if line is None:
+            return
+        if fits(scores, line, pure):
+            found.cut_at_line.append(group)
+        else:
             found.misfits += 1
 
     def _groups(self, arm: Arm) -> list[str]:
@@ -242,6 +258,7 @@ def select(
     """
     arms = trained(config)
     filters = {name: profiles.filter(name, arm) for name, arm in arms.items()}
+    store.set_meta("pure", {name: profiles.told(arms[name], own) for name, own in filters.items()})
     strata = dict(store.query("SELECT problem, stratum FROM problems"))
     chosen = Chosen(defaultdict(Counter), defaultdict(Counter))
     store.forget(SelectedRow)
