@@ -223,7 +223,7 @@ def test_a_prompt_that_fills_the_context_is_an_error_result(engine: Engine) -> N
     context = engine.capabilities.context
     filler = engine.encode("a b ")[:1] * context
     (found,) = engine.generate([GenRequest("long", filler, (1,), Sampling())])
-    assert found.error == f"prompt of {context} tokens leaves no room in a context of {context}"
+    assert found.error == f"prompt of {context:,} tokens leaves no room in a context of {context:,}"
 
 
 def test_requests_are_pulled_only_as_there_is_room(engine: Engine) -> None:

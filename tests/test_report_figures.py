@@ -112,21 +112,24 @@ def test_facts_of_zero_are_left_out_and_fallbacks_are_counted(view: RunView) -> 
 
 def test_figure_of_the_same_numbers_is_the_same_bytes() -> None:
     entropy = np.array([0.1, 0.9, 0.2], np.float32)
-    first = charts.entropy_chart(entropy, entropy + 0.1, [2], 2, "a")
-    assert first == charts.entropy_chart(entropy, entropy + 0.1, [2], 2, "a")
+    drawing = charts.entropy_chart(entropy, entropy + 0.1, [2], 2)
+    first = drawing.inline("a")
+    assert first == charts.entropy_chart(entropy, entropy + 0.1, [2], 2).inline("a")
     assert first.startswith("<svg") and "2000/svg" not in first
+    assert drawing.svg() == drawing.svg() and "2000/svg" in drawing.svg()
+    assert drawing.png() == drawing.png() and drawing.png().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 400])
 def test_figures_of_any_number_of_steps(steps: int) -> None:
     values = np.linspace(0, 1, steps, dtype=np.float32)
     unsure = np.full(steps + 1, np.nan, np.float32)
-    assert "<text" in charts.entropy_chart(values, values, [], 1, "e")
+    assert "<text" in charts.entropy_chart(values, values, [], 1).inline("e")
     one_each = [10] * steps
 
     def drawn(uncertainty: np.ndarray, surprisal: np.ndarray | None, commitment: int | None) -> str:
         pure = PureScore("k", "p", "t", values, uncertainty, one_each, 1, [True] * steps, surprisal)
-        return charts.pure_chart(pure, commitment, "p")
+        return charts.pure_chart(pure, commitment).inline("p")
 
     assert "U (nats)" in drawn(unsure, None, None)
     assert "answer, −ln p" in drawn(unsure, values, None)
@@ -135,12 +138,13 @@ def test_figures_of_any_number_of_steps(steps: int) -> None:
 
 def test_figure_of_an_arm_without_an_interval_says_so() -> None:
     nan = float("nan")
-    drawn = charts.interval_chart([charts.Bar("heal", 12.0, nan, nan)], "a", "arms")
+    drawn = charts.interval_chart([charts.Bar("heal", 12.0, nan, nan)], "a").inline("arms")
     assert "no interval" in drawn
 
 
 def test_dollar_signs_in_labels_are_not_mathematics() -> None:
-    assert "$x$" in charts.interval_chart([charts.Bar("$x$", 1.0, 0.5, 2.0)], "a", "arms")
+    drawn = charts.interval_chart([charts.Bar("$x$", 1.0, 0.5, 2.0)], "a").inline("arms")
+    assert "$x$" in drawn
 
 
 # Words

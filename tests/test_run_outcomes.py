@@ -48,7 +48,8 @@ from heal.records import (
     Trace,
     Verdict,
 )
-from heal.report.html import _cut_note, render_html
+from heal.report.exhibits import cut_note as _cut_note
+from heal.report.html import render_html
 from heal.report.load import load_view
 from heal.stages.repair import rounds
 from heal.store import HintRow, SelectedRow, Store, TraceRow

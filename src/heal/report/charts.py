@@ -276,7 +276,8 @@ def _inline(svg: str, name: str, description: str) -> str:
     viewbox = re.search(r'viewBox="0 0 ([\d.]+)', svg)
     # the namespace is implied inside HTML, and a page without addresses is easy to trust
     svg = svg.replace(' xmlns="http://www.w3.org/2000/svg"', "")
-    head = f'<svg class="figure" role="img" aria-label="{escape(description)}" {viewbox[0] if viewbox else ""}'
+    told, box = escape(description), viewbox[0] if viewbox else ""
+    head = f'<svg class="figure" role="img" aria-label="{told}" {box}'
     return re.sub(r"<svg [^>]*?viewBox=\"0 0 [\d.]+", lambda _: head, svg, count=1)
 
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from heal.config import Pure
-from heal.records import Breakpoint, Cut, Drop, Verdict
+from heal.records import Breakpoint, Cut, Drop, Outcome, StepWord, Verdict
 from heal.report import charts, pure_words, words
 from heal.report.charts import Drawing
 from heal.report.gallery import BrokenTrace, Repair, Step
 from heal.report.view import RunView
-from heal.steps import Outcome, StepWord
 from heal.wording import plural
 
 MAX_STEP_CHARS = 1_500

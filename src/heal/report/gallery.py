@@ -14,10 +14,20 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from heal.records import Cut, Drop, Fallback, Gate, Hint, Problem, PureScore, Trace, Verdict
+from heal.records import (
+    Cut,
+    Drop,
+    Fallback,
+    Gate,
+    Hint,
+    Problem,
+    PureScore,
+    StepWord,
+    Trace,
+    Verdict,
+)
 from heal.report.steps import step_texts
 from heal.report.truth import Witness
-from heal.steps import StepWord
 from heal.store import DamagedError, Store
 
 Record = TypeVar("Record")

@@ -201,7 +201,7 @@ def _case(it: Exhibit, number: int) -> Case:
 
 
 def _around(lines: Sequence[Line], cut: int) -> list[Line]:
-    """The steps about a cut, briefly, and the last one; all of them where they are few and short."""
+    """The steps about a cut, briefly, and the last one; all where they are few and short."""
     if len(lines) <= 2 * OPEN_STEPS and all(len(line.text) <= OPEN_CHARS for line in lines):
         return list(lines)
     first = max(0, next((i for i, line in enumerate(lines) if line.number >= cut - 1), 0))

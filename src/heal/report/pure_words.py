@@ -24,7 +24,7 @@ SUSPECTS: Mapping[str, str] = {
     Selection.CALIBRATED: "a step that surprises the teacher more than honest steps of its length "
     "and uncertainty do",
     Selection.SURPRISAL: "the answer surprising the teacher where the trace writes it down",
-    Selection.WORST_RESULT: "a claimed number surprising the teacher where the trace writes it down",
+    Selection.WORST_RESULT: "a claimed number surprising the teacher where the trace writes it",
     Selection.RANDOM: "nothing (traces were dropped by chance)",
     Selection.RELIANCE: "a trace that only the hint makes likely",
     Selection.LENGTH: "a short trace",

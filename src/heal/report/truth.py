@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from heal.functions import KNOWS_THE_TRUTH, code_is_allowed
-from heal.records import Problem, PureScore, Trace
+from heal.records import Outcome, Problem, PureScore, StepWord, Trace
 from heal.report.steps import step_texts
-from heal.steps import NAMES, Outcome, StepChecker, StepWord, open_checker
+from heal.steps import NAMES, StepChecker, open_checker
 from heal.store import DamagedError, Store
 
 MOST = 400

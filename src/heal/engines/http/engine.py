@@ -207,7 +207,7 @@ class HttpEngine(Speaker):
             return "the prompt is empty"
         if len(request.prompt_ids) >= context:
             length = len(request.prompt_ids)
-            return f"prompt of {plural(length, 'token')} leaves no room in a context of {context}"
+            return f"prompt of {plural(length, 'token')} leaves no room in a context of {context:,}"
         if s.temperature < 0 or not 0 < s.top_p <= 1 or s.top_k < 0 or not 0 <= s.min_p <= 1:
             return f"impossible sampling settings: {s}"
         if s.max_new_tokens < 1:
