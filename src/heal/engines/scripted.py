@@ -174,7 +174,8 @@ class ScriptedEngine:
         if not prompt:
             return failed_generation(request, index, "the prompt is empty")
         if len(prompt) >= context:
-            reason = f"prompt of {plural(len(prompt), 'token')} leaves no room in a context of {context:,}"
+            size = plural(len(prompt), "token")
+            reason = f"prompt of {size} leaves no room in a context of {context:,}"
             return failed_generation(request, index, reason)
         text = _shown(prompt)
         rule = next((r for r in self.rules if r.writes and r.found_in(text)), None)

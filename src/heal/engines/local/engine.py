@@ -91,7 +91,7 @@ class LocalEngine(Speaker):
         if len(request.prompt_ids) >= self.capabilities.context:
             return (
                 f"prompt of {plural(len(request.prompt_ids), 'token')} leaves no room in a "
-                f"context of {self.capabilities.context}"
+                f"context of {self.capabilities.context:,}"
             )
         if s.temperature < 0 or not 0 < s.top_p <= 1 or s.top_k < 0 or not 0 <= s.min_p <= 1:
             return f"impossible sampling settings: {s}"
