@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from heal.method.pace import POOLS
-from heal.report import numbers, words
+from heal.report import numbers, sentences, words
 from heal.report.view import RunView
 
 _ABOUT = {
@@ -40,7 +40,8 @@ def card(view: RunView, config: Mapping[str, Any], arm: str, rows: Mapping[str, 
     parts = [
         f"---\n{yaml.safe_dump(meta, sort_keys=False)}---\n",
         f"# Reasoning traces of {_name(teacher)}, repaired by HEAL",
-        f"Made by HEAL ({words.PROVENANCE}), arm `{arm}`, on {view.date[:10] or 'an unknown day'}.",
+        f"Made by HEAL ({sentences.PROVENANCE}), arm `{arm}`, on"
+        f" {view.date[:10] or 'an unknown day'}.",
         "## What is in it",
         "| split | rows | what |\n|---|---|---|\n"
         + "\n".join(f"| `{p}` | {rows.get(p, 0):,} | {_ABOUT[p]} |" for p in POOLS),
@@ -73,7 +74,7 @@ def card(view: RunView, config: Mapping[str, Any], arm: str, rows: Mapping[str, 
 
 def _yield(view: RunView) -> list[str]:
     before, after = numbers.ceiling_before(view), numbers.ceiling_after(view)
-    lines = list(words.teacher_sentences(view))
+    lines = list(sentences.teacher_sentences(view))
     if view.extreme.problems:
         lines.append(f"Extreme problems with a correct unaided trace: {words.share_text(before)}.")
         lines.append(f"Extreme problems with a trace in this data: {words.share_text(after)}.")
