@@ -9,7 +9,6 @@ continues, and a changed setting redoes what it reaches only.
 from collections import Counter
 from collections.abc import Callable
 
-from heal.engines import read_tokenizer, resolve_model
 from heal.method.arms import Extra, trained, wants_calibration
 from heal.records import Split
 from heal.report.lines import scored, tally
@@ -18,7 +17,7 @@ from heal.stages import calibrate as calibrating
 from heal.stages import guide, locate, match_budget, repair, sample, score, select, words
 from heal.students import arms as students
 from heal.students.export import StageFiles
-from heal.students.rendering import Renderer, reader
+from heal.students.rendering import open_renderer, reader
 from heal.wording import plural
 
 OF_EACH_PROBLEM = (
@@ -74,8 +73,7 @@ def choose(run: Run) -> str:
     profiles = select.Profiles(s.store, c, run.calibration)
     see: select.See = select.unseen
     if c.student is not None:
-        tokenizer = read_tokenizer(resolve_model(c.student.model))
-        see = reader(Renderer(tokenizer, c.train.max_length))
+        see = reader(open_renderer(c.student.model, c.train.max_length))
     with StageFiles(s.store) as files:
         chosen = select.select(s.store, c, s.problems, profiles, see, files.write)
     (s.store.folder / SO_FAR).unlink(missing_ok=True)

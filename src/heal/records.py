@@ -163,7 +163,9 @@ class Drop(StrEnum):
     TOO_LONG = "too_long"
     """For the student: longer than `train.max_length`."""
     LOSSY = "lossy"
-    """The student's tokenizer does not give the text back."""
+    """The student's tokenizer does not give the text back, or reads its own signs in it."""
+    THINKING = "thinking"
+    """Its thinking is not one closed section, or the student's prompt has closed it already."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,8 @@ class Trace:
     ids: IntArray
     """int32[T], kept prefix included, end-of-sequence included when it was sampled."""
     text: str
-    """The decoded ids without special tokens."""
+    """The decoded ids in canonical form: thinking between `<think>`, which the prompt may have
+    written already, and `</think>`, whatever tokens the model has for it; no special tokens."""
     finish: Finish
     prompt_tokens: int
     prefix_tokens: int = 0

@@ -92,13 +92,14 @@ def _request(setup: Setup, stage: str, draw: Draw, indices: tuple[int, ...]) -> 
 
 def _trace(setup: Setup, draw: Draw, index: int, generated: Generated) -> Trace:
     ids = np.concatenate([np.asarray(draw.prefix_ids, np.int32), generated.ids.astype(np.int32)])
+    written = setup.teacher.decode(ids.tolist())
     return Trace(
         key=trace_key(draw.key, index),
         problem_id=draw.problem_id,
         origin=draw.origin,
         seed_index=index,
         ids=ids,
-        text=setup.teacher.decode(ids.tolist()),
+        text=setup.opened + written if written else "",
         finish=generated.finish,
         prompt_tokens=len(draw.prompt_ids),
         prefix_tokens=len(draw.prefix_ids),

@@ -20,6 +20,7 @@ from heal.method.arms import (
     wants_uncertainty,
     wants_worst_result,
 )
+from heal.method.thinking import opened_by
 from heal.prompts import Prompts
 from heal.records import Breakpoint, Finish, Problem
 from heal.steps import StepChecker, open_checker
@@ -50,6 +51,19 @@ class TextModel(Protocol):
     def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
         """Each id's bytes."""
         ...
+
+
+def opened_thinking(model: TextModel, prompts: Prompts) -> str:
+    """What a model's prompts open of its thinking, from the tag on; empty if nothing."""
+    return opened_by(end_of_prompt(model, prompts))
+
+
+def end_of_prompt(model: TextModel, prompts: Prompts) -> str:
+    """What a model's chat template writes behind any user turn, special tokens left out."""
+    words = "HEAL-USER-WORDS"
+    ids = model.render(words, system=prompts.system)
+    text = b"".join(model.token_bytes(ids)).decode(errors="replace")
+    return text.rpartition(words)[2]
 
 
 class Models(Protocol):
@@ -93,6 +107,11 @@ class Setup:
     def prompts(self) -> Prompts:
         """The run's templates."""
         return self.config.prompts
+
+    @cached_property
+    def opened(self) -> str:
+        """What the teacher's prompts open of its thinking, which belongs to its traces."""
+        return opened_thinking(self.teacher, self.prompts)
 
     @cached_property
     def judge(self) -> str:

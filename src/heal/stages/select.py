@@ -16,6 +16,7 @@ from heal.method.arms import Arm, trained
 from heal.method.metrics import doubt_rate
 from heal.method.pace import POOL_OF, POOLS, Likeness, PoolCandidate, choose
 from heal.method.pure import Calibration, drop_at_random, drop_scores, dropped_by, fits
+from heal.method.thinking import CLOSE, Malformed, read_thought
 from heal.prompts import Prompts, fill
 from heal.records import (
     Drop,
@@ -56,8 +57,9 @@ See = Callable[[Example], Seen]
 
 
 def unseen(shown: Example) -> Seen:
-    """Without a student nothing is refused."""
-    return Seen(None)
+    """Without a student only what none could be taught is refused."""
+    malformed = isinstance(read_thought(shown.assistant), Malformed)
+    return Seen(None, Drop.THINKING if malformed else None)
 
 
 class _Row(NamedTuple):
@@ -218,18 +220,22 @@ class Chosen:
     """By arm."""
     sizes: dict[str, Counter[str]]
     """Kept traces by arm and set."""
-    lossy: int = 0
     words: Counter[Outcome] = field(default_factory=Counter)
     """The step checker's on the kept hinted and repaired traces of the main arm."""
     dropped: Counter[Outcome] = field(default_factory=Counter)
     """Likewise, on those that PURE dropped."""
+    refused: Counter[Drop] = field(default_factory=Counter)
+    unread: int = 0
+    """Traces whose thinking was cut into steps together with their answer."""
 
     def facts(self) -> dict[str, int]:
         """What a reader should know of it."""
         wrong, told = self.words[Outcome.WRONG_STEP], self.words.total()
         of = told - self.words[Outcome.CANNOT_TELL]
         return {
-            "examples the student's tokenizer cannot give back": self.lossy,
+            "examples the student's tokenizer cannot give back": self.refused[Drop.LOSSY],
+            "examples whose thinking is not one closed section": self.refused[Drop.THINKING],
+            "examples that think, though prompts.think_close is not set": self.unread,
             f"hinted and repaired traces to train on that hold a wrong step, of {of:,} that the"
             " step checker can read": wrong,
             f"hinted and repaired traces to train on of which it cannot tell, of {told:,}": (
@@ -263,7 +269,7 @@ def select(
     chosen = Chosen(defaultdict(Counter), defaultdict(Counter))
     store.forget(SelectedRow)
     checked = config.steps.checker is not None
-    likeness, rows, refused = Likeness(config.seed), list[SelectedRow](), set[str]()
+    likeness, rows = Likeness(config.seed), list[SelectedRow]()
     for problem_id, group in groupby(_correct(store), key=lambda row: row.problem):
         opened = _Opened(store, problems[problem_id], config.prompts, list(group), see, checked)
         for name, arm in arms.items():
@@ -281,13 +287,13 @@ def select(
                 if name == config.main_arm and x.drop in (Drop.KEPT, Drop.PURE):
                     kept = x.drop is Drop.KEPT
                     (chosen.words if kept else chosen.dropped).update(opened.words(x))
-        refused |= opened.lossy
+        chosen.refused.update(opened.refused)
+        chosen.unread += opened.thinking if config.prompts.think_close is None else 0
         likeness.forget()
         if len(rows) >= AT_ONCE:
             store.insert(rows)
             rows = []
     store.insert(rows)
-    chosen.lossy = len(refused)
     return chosen
 
 
@@ -342,9 +348,14 @@ class _Opened:
         return [self._said.words[x.trace].outcome]
 
     @property
-    def lossy(self) -> set[str]:
-        """Traces that the student's tokenizer cannot give back."""
-        return {key for key, seen in self._seen.items() if seen.refused is Drop.LOSSY}
+    def refused(self) -> list[Drop]:
+        """Why the student could not be shown some of the traces."""
+        return [seen.refused for seen in self._seen.values() if seen.refused is not None]
+
+    @property
+    def thinking(self) -> int:
+        """How many of the traces looked at have a thinking section."""
+        return sum(CLOSE in self._trace(key).text for key in self._seen)
 
     def example(self, trace: str) -> Example:
         """The training pair: the problem without any hint, and the whole trace."""

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from heal.method.pace import POOLS
+from heal.method.thinking import Malformed, canonical, read_thought
 from heal.records import Example
 from heal.store import Store
 
@@ -28,8 +29,14 @@ def messages(shown: Example) -> list[dict[str, str]]:
     return [
         *system,
         {"role": "user", "content": shown.user},
-        {"role": "assistant", "content": shown.assistant},
+        {"role": "assistant", "content": _said(shown.assistant)},
     ]
+
+
+def _said(text: str) -> str:
+    """One closed pair of `<think>` tags where the trace thinks, none where it does not."""
+    thought = read_thought(text)
+    return text if isinstance(thought, Malformed) else canonical(thought)
 
 
 class StageFiles:

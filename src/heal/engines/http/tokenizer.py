@@ -7,9 +7,7 @@ fingerprint and the size of the vocabulary. Nothing asks a server to tokenise an
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from heal.bounded import read_json_object
 from heal.engines.local import loading
 from heal.engines.local.tokens import Tokens
 from heal.errors import UserError
@@ -31,12 +29,12 @@ class ServedTokenizer:
 def open_tokenizer(model: str) -> ServedTokenizer:
     """Read the tokenizer a `teacher.model` names. Raises: UserError."""
     source = _locate(model)
-    configs = _configs(source)
+    declared = loading.declared_of(source.path)
     tokenizer = loading.load_tokenizer(source)
-    tokens = Tokens(tokenizer, str(source.path), _ends(configs, tokenizer))
-    sizes = [c["vocab_size"] for c in configs if isinstance(c.get("vocab_size"), int)]
+    ends = declared.ends | loading.declared_ids(tokenizer.eos_token_id)
+    tokens = Tokens(tokenizer, str(source.path), ends)
     fingerprint = loading.fingerprint(source) if source.gguf else _fingerprint(source.folder)
-    return ServedTokenizer(tokens, fingerprint, max([len(tokenizer), *sizes]))
+    return ServedTokenizer(tokens, fingerprint, max(len(tokenizer), declared.rows or 0))
 
 
 def tokenizer_only(model: str) -> str | None:
@@ -69,15 +67,3 @@ def _fingerprint(folder: Path) -> str:
             digest.update(name.encode())
             digest.update((folder / name).read_bytes())
     return f"tokenizer-{digest.hexdigest()[:16]}"
-
-
-def _configs(source: loading.Source) -> list[dict[str, Any]]:
-    if source.gguf:
-        return []
-    files = [source.folder / name for name in ("generation_config.json", "config.json")]
-    return [read_json_object(f) for f in files if f.is_file()]
-
-
-def _ends(configs: list[dict[str, Any]], tokenizer: Any) -> set[int]:
-    told = (tokenizer.eos_token_id, *(c.get("eos_token_id") for c in configs))
-    return set[int]().union(*map(loading.declared_ids, told))

@@ -162,6 +162,26 @@ def _weight_files(folder: Path) -> list[Path]:
     return sorted(p for pattern in _WEIGHTS for p in folder.glob(pattern))
 
 
+@dataclass(frozen=True)
+class Declared:
+    """What a model's files say of its vocabulary."""
+
+    rows: int | None
+    """Of its embedding; None where no file tells."""
+    ends: frozenset[int]
+    """Ids at which generation stops."""
+
+
+def declared_of(path: Path) -> Declared:
+    """Read config.json and generation_config.json; of a `.gguf` file nothing is read."""
+    names = ("config.json", "generation_config.json")
+    found = [read_json_object(path / name) for name in names if (path / name).is_file()]
+    ends = set[int]().union(*(declared_ids(config.get("eos_token_id")) for config in found))
+    parts = [part for c in found for part in (c, c.get("text_config")) if isinstance(part, dict)]
+    rows = [part["vocab_size"] for part in parts if type(part.get("vocab_size")) is int]
+    return Declared(max(rows) if rows else None, frozenset(ends))
+
+
 def load_module(source: Source, dtype: str, device: str) -> Any:
     """The transformers module in eval mode. Raises: UserError if it cannot be opened."""
     transformers = _transformers()

@@ -33,8 +33,15 @@ _BOOT = (
 Messages = Sequence[Mapping[str, str]]
 
 
+_WORDS = {"system": "HEAL-SYSTEM-WORDS", "user": "HEAL-USER-WORDS"}
+
+
 class TemplateError(ValueError):
     """A template refused the conversation, or did too much; the message says which."""
+
+
+class LostWordsError(TemplateError):
+    """A template leaves out what it was given."""
 
 
 def apply_template(
@@ -50,6 +57,28 @@ def apply_template(
         raise TemplateError(str(error)) from None
     names = {name: _plain(value) for name, value in tokenizer.special_tokens_map.items()}
     return _process.render(chosen, messages, add_generation_prompt, names)
+
+
+def require_words(tokenizer: Any, template: str, *, system: bool) -> None:
+    """Whether a template renders what it is given: one of a multimodal model may look for parts.
+
+    Raises: TemplateError.
+    """
+    roles = ("system", "user") if system else ("user",)
+    messages = [{"role": role, "content": _WORDS[role]} for role in roles]
+    text = apply_template(tokenizer, messages, add_generation_prompt=True, template=template)
+    lost = [role for role in roles if _WORDS[role] not in text]
+    if lost:
+        raise LostWordsError(f"it leaves out what the {lost[-1]} turn says")
+
+
+def remedy(error: ValueError) -> str:
+    """What to do about a template that raised."""
+    if "no default" in str(error):
+        return "save the one you mean as chat_template.jinja in the model's folder"
+    if isinstance(error, LostWordsError) and "user" in str(error):
+        return "it may want a list of parts: write a chat_template.jinja that takes plain text"
+    return "if it knows no system turn: --set prompts.system=null"
 
 
 def _plain(value: Any) -> Any:

@@ -2,14 +2,16 @@
 
 In: a transformers tokenizer. Out: ids, text, bytes, and the ids that end an assistant turn. Bytes
 are exact for byte-level BPE and for SentencePiece vocabularies with byte fallback; any other
-vocabulary's tokens are taken literally.
+vocabulary's tokens are taken literally. Thinking is read and written in canonical form, `<think>`
+and `</think>`, whatever tokens the model has for it; a rendered prompt is the template's own text.
 """
 
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from heal.engines.local.templates import TemplateError, apply_template
+from heal.engines.local.delimiters import Delimiters
+from heal.engines.local.templates import TemplateError, apply_template, remedy, require_words
 from heal.engines.text import undated
 from heal.errors import UserError
 
@@ -25,7 +27,9 @@ class Tokens:
         self.literal = _literal_tokens(tokenizer, self.special)
         self.byte_level = _is_byte_level(tokenizer)
         self.end_ids = frozenset(end_ids) | _turn_ends(tokenizer, self.special)
+        self.delimiters = Delimiters(tokenizer, self.special)
         self._bytes: dict[int, bytes] = {}
+        self._tried: set[bool] = set()
 
     def render(self, user: str, system: str | None) -> tuple[int, ...]:
         """Ids up to the opened assistant turn. Raises: UserError if the template refuses."""
@@ -34,22 +38,35 @@ class Tokens:
             messages.insert(0, {"role": "system", "content": system})
         try:
             template = undated(self.tokenizer.get_chat_template())
+            if (system is None) not in self._tried:
+                require_words(self.tokenizer, template, system=system is not None)
+                self._tried.add(system is None)
             text = apply_template(
                 self.tokenizer, messages, add_generation_prompt=True, template=template
             )
         except ValueError as error:
             raise UserError(
                 f"{self.source}: the chat template refused the conversation: {error}",
-                hint="leave prompts.system unset if the model has no system role",
+                hint=remedy(error),
             ) from None
-        return self.encode(text)
+        return self._ids(text)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of bare text."""
+        """Ids of bare text, thinking tags as the model's own."""
+        return self._ids(self.delimiters.native(text))
+
+    def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(int(i) for i in self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text without special tokens."""
+        """Text without special tokens, but for those that stand for thinking tags."""
+        parts, at = [], 0
+        for start, end, words in self.delimiters.find(ids):
+            parts += [self._text(ids[at:start]), words]
+            at = end
+        return "".join([*parts, self._text(ids[at:])])
+
+    def _text(self, ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(
             [int(i) for i in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
@@ -58,6 +75,8 @@ class Tokens:
     def bytes_of(self, ids: Sequence[int]) -> list[bytes]:
         """Each id's bytes; joined, they are the text's UTF-8 wherever that is valid."""
         pieces = [self._piece(int(i)) for i in ids]
+        for start, end, words in self.delimiters.find(ids):
+            pieces[start:end] = [words.encode(), *[b""] * (end - start - 1)]
         if self.byte_level or not any(pieces):
             return pieces
         # Some SentencePiece decoders drop the very first space.
