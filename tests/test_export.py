@@ -15,7 +15,7 @@ from tests.tiny_student import make_student
 from heal.cli import main
 from heal.errors import UserError
 from heal.export.formats import FORMATS, export
-from heal.export.rows import Rows, one_think_block
+from heal.export.rows import one_think_block
 from heal.store import Store
 
 LINEAGE = {
@@ -255,17 +255,15 @@ def test_a_row_has_one_closed_think_block_or_none(text: str, shown: str | None) 
     assert one_think_block(text) == shown
 
 
-def test_what_cannot_be_exported_is_counted(tmp_path: Path) -> None:
+def test_thinking_that_never_ends_is_not_exported_and_the_run_says_so(tmp_path: Path) -> None:
     rows, rules = world(easy("apples"), easy("melons"))
     text = json.dumps(rules).replace("With the wide", "<think> With the wide")
     run = ScriptedRun(tmp_path, (rows, json.loads(text)))
     run.go()
+    assert run.meta("facts")["examples whose thinking is not one closed section"] >= 2
     made = export(run.folder, "sharegpt", tmp_path / "out")
-    with Store.open(run.folder, write=False) as store:
-        left = Rows(store, "heal")
-        whole = len(list(left)) + left.refused.total()
-    assert made.refused == {"more than one think block, or one that is not closed": 2}
-    assert made.files["conversations.jsonl"] == whole - 2
+    assert made.files["conversations.jsonl"] == 2
+    assert made.refused == {}
 
 
 Shell = Callable[[str], tuple[int, str]]

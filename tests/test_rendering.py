@@ -84,7 +84,7 @@ def test_a_thinking_tag_in_the_question_opens_nothing() -> None:
     asked = Example("t", "p", "D1", "What is <think>?", "<think>A tag</think>")
     found = Renderer(TOKENIZER, 10_000).render(asked)
     assert isinstance(found, Rendered)
-    assert taught(found) == "<think>A tag</think><|end|>"
+    assert taught(found) == "<think>\nA tag\n</think>\n\n<|end|>"
 
 
 def test_an_example_of_the_maximal_length_is_kept_and_one_longer_is_refused() -> None:
@@ -141,4 +141,8 @@ def test_what_is_seen_counts_prompt_and_end_and_names_what_is_refused() -> None:
 
 
 def test_every_refusal_is_a_reason_to_drop() -> None:
-    assert {Drop(refusal.value) for refusal in Refusal} == {Drop.TOO_LONG, Drop.LOSSY}
+    assert {Drop(refusal.value) for refusal in Refusal} == {
+        Drop.TOO_LONG,
+        Drop.LOSSY,
+        Drop.THINKING,
+    }

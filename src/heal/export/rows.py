@@ -13,13 +13,13 @@ from typing import Any
 
 from heal.errors import UserError
 from heal.method.pace import POOLS
+from heal.method.thinking import Malformed, canonical, read_thought
 from heal.prompts import Prompts
 from heal.records import Cut, Drop, Hint, Problem, Trace
 from heal.stages.select import example
 from heal.store import Store
 from heal.students.export import STAGE_NAMES
 
-OPEN, CLOSE = "<think>", "</think>"
 STAGE_OF = dict(zip(POOLS, STAGE_NAMES, strict=True))
 """The stage that shows a set first."""
 
@@ -149,18 +149,9 @@ def arms_of(store: Store) -> list[str]:
 
 
 def one_think_block(text: str) -> str | None:
-    """The text with its thinking in one closed block; None where that cannot be said.
-
-    A text that closes thinking without opening it was opened by its teacher's prompt.
-    """
-    opened, closed = text.count(OPEN), text.count(CLOSE)
-    if closed == 1 and opened == 0:
-        return f"{OPEN}\n{text.lstrip()}"
-    if opened == closed == 0:
-        return text
-    if opened == closed == 1 and text.lstrip().startswith(OPEN):
-        return text
-    return None
+    """The text with its thinking in one closed block; None where that cannot be said."""
+    thought = read_thought(text)
+    return None if isinstance(thought, Malformed) else canonical(thought)
 
 
 def as_record(lineage: Lineage) -> dict[str, Any]:
