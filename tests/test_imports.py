@@ -16,7 +16,7 @@ LEVELS = [
     ("data", "engines", "verifiers", "steps", "store"),
     ("stages",),
     ("session", "runner", "students", "report", "before"),
-    ("export",),
+    ("export", "view"),
     ("run",),
     ("pipeline",),
     ("execute",),

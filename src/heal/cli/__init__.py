@@ -27,6 +27,7 @@ from heal.cli import (
     show,
     stages,
     verify_answer,
+    view,
 )
 from heal.cli.console import Plainly, echo
 
@@ -69,6 +70,7 @@ app.command(name="eval")(eval.evaluate)
 app.command()(export.export)
 app.command()(report.report)
 app.command()(show.show)
+app.command()(view.view)
 app.command()(doctor.doctor)
 app.command()(verify_answer.verify_answer)
 app.command(name="config")(config.show_config)

@@ -1,0 +1,457 @@
+"""One trace opened: its text by steps, what was measured of it, and what was decided and why.
+
+In: a store and a row of the index. Out: a `Story`. Reads bodies by their key, so that it takes as
+long in a large run as in a small one; what is not stored, or damaged, is said and left out.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from heal.records import (
+    Check,
+    Cut,
+    FloatArray,
+    Hint,
+    HintedScore,
+    Problem,
+    PureScore,
+    StepWord,
+    StepWords,
+    TokenScores,
+    Trace,
+)
+from heal.report.steps import step_texts
+from heal.report.words import fixed
+from heal.stages import words
+from heal.store import CutRow, DamagedError, Store, decode
+from heal.view.curves import Curve, curve
+from heal.view.differences import Row, side_by_side
+from heal.view.heat import Bar, Piece, level_of, shaded, strip
+from heal.view.index import Entry
+
+Record = TypeVar("Record")
+
+MAX_CHARS = 400_000
+"""Of a text, on one page."""
+
+
+class StepLine(NamedTuple):
+    """One step; what was not measured is None."""
+
+    number: int
+    """From 1; 0: it is no counted step."""
+    pieces: Sequence[Piece]
+    is_kept: bool
+    """Shared with the failed trace."""
+    is_cut: bool
+    """The first that was dropped."""
+    entropy: tuple[float, float] | None
+    """Bounds of the step's entropy, nats."""
+    surge: float | None
+    """The breakpoint's statistic."""
+    log_ppl: float | None
+    uncertainty: float | None
+    surprisal: float | None
+    """Of the answer, where the step writes it."""
+    commits: bool
+    is_wrong: bool
+    """The step checker's first wrong step."""
+
+    @property
+    def values(self) -> str:
+        """What was measured, in a line."""
+        told = []
+        if self.entropy is not None:
+            low, high = (number(bound) for bound in self.entropy)
+            told.append(f"entropy {low}" if low == high else f"entropy {low}–{high}")
+        for name, value in (
+            ("statistic", self.surge),
+            ("ln PPL", self.log_ppl),
+            ("U", self.uncertainty),
+            ("answer", self.surprisal),
+        ):
+            told += [f"{name} {number(value)}"] if value is not None else []
+        return " · ".join(told)
+
+
+class Decision(NamedTuple):
+    """What one arm's selection did with a trace."""
+
+    arm: str
+    pool: str
+    drop: str
+    score: float | None
+    selection: str | None
+    """What PURE scored it by; None: this arm is not filtered."""
+    line: float | None
+    """None: none was drawn; the most suspicious share went."""
+    tokens: int
+    """Of the trace."""
+
+
+class Relative(NamedTuple):
+    """Another trace this one hangs together with."""
+
+    said: str
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class Story:
+    """Everything a page says of one trace."""
+
+    entry: Entry
+    problem: Problem | None
+    trace: Trace | None
+    check: Check | None
+    hint: Hint | None
+    cuts: tuple[CutRow, ...]
+    cut: Cut | None
+    """The body of the cut that the steps are shown by."""
+    parent: Trace | None
+    pure: PureScore | None
+    reliance: HintedScore | None
+    """Scored with the hint in view."""
+    word: StepWord | None
+    commitment: int | None
+    steps: tuple[StepLine, ...]
+    steps_by: str
+    """Where the step ends come from."""
+    shaded_by: str
+    """What the shades mean; '': there are none."""
+    bars: tuple[Bar, ...]
+    ends: tuple[int, ...]
+    """In tokens, of the steps."""
+    curves: tuple[Curve, ...]
+    decisions: tuple[Decision, ...]
+    changes: tuple[Row, ...]
+    relatives: tuple[Relative, ...]
+    missing: tuple[str, ...]
+    """What could not be read."""
+    more_chars: int = 0
+    """Of the text, that are not shown."""
+
+    @property
+    def cut_tokens(self) -> int | None:
+        """Where the kept prefix ends, in tokens."""
+        if self.trace is not None and self.trace.prefix_tokens:
+            return self.trace.prefix_tokens
+        return self.cut.prefix_tokens if self.cut is not None else None
+
+    @property
+    def delta(self) -> float | None:
+        """Δ = ln p without the hint − ln p with it, mean over the new steps' tokens, nats.
+
+        Below 0: the hint makes them likelier. None: not measured.
+        """
+        told, pure = self.reliance, self.pure
+        if pure is None:
+            return None
+        hinted = told.log_ppl if told is not None else pure.hinted_log_ppl
+        weights = np.asarray(pure.step_tokens[pure.first_step - 1 :], np.float64)
+        if hinted is None or not weights.sum():
+            return None
+        plain = np.asarray(pure.log_ppl[pure.first_step - 1 :], np.float64)
+        return float(hinted - (plain * weights).sum() / weights.sum())
+
+
+def number(value: float | None) -> str:
+    """Two digits; a dash where there is none, and no sign on what rounds to zero."""
+    return fixed(value, 2).replace("-0.00", "0.00").replace("-", "−")
+
+
+def open_story(store: Store, entry: Entry, siblings: Sequence[Entry]) -> Story:
+    """Read all there is of a trace; `siblings` are the rows of its problem."""
+    return _Reader(store, entry, siblings).story()
+
+
+class _Reader:
+    """Opens bodies and notes what is not there."""
+
+    def __init__(self, store: Store, entry: Entry, siblings: Sequence[Entry]) -> None:
+        self._store, self._entry, self._siblings = store, entry, siblings
+        self._missing: list[str] = []
+
+    def story(self) -> Story:
+        entry = self._entry
+        trace = self._get(entry.stage, entry.key, Trace)
+        cuts = self._cuts(entry.key)
+        cut = self._cut_of(trace, cuts)
+        parent = self._parent(trace)
+        pure, commitment = self._pure()
+        scores = self._scores()
+        word = self._word()
+        laid = _lay_out(trace, parent, cut, pure, scores, commitment, word)
+        return Story(
+            entry=entry,
+            problem=self._get("problem", entry.problem, Problem),
+            trace=trace,
+            check=self._check(),
+            hint=self._get("hint", trace.hint, Hint) if trace is not None and trace.hint else None,
+            cuts=cuts,
+            cut=cut,
+            parent=parent,
+            pure=pure,
+            reliance=self._reliance(),
+            word=word,
+            commitment=commitment,
+            steps=laid.steps,
+            steps_by=laid.steps_by,
+            shaded_by=laid.shaded_by,
+            bars=tuple(strip(scores.entropy_hi)) if scores is not None else (),
+            ends=tuple(laid.ends),
+            curves=tuple(_curves(cut if parent is None else None, pure, commitment)),
+            decisions=tuple(self._decisions()),
+            changes=_changes(parent, trace),
+            relatives=tuple(self._relatives(trace)),
+            missing=tuple(self._missing),
+            more_chars=max(0, len(trace.text) - MAX_CHARS) if trace is not None else 0,
+        )
+
+    def _get(self, stage: str, key: str, kind: type[Record]) -> Record | None:
+        try:
+            found = self._store.get(stage, key, self._entry.problem, kind)
+        except DamagedError:
+            self._missing.append(f"{stage} {key}: damaged")
+            return None
+        if found is None:
+            self._missing.append(f"{stage} {key}: not stored")
+        return found
+
+    def _rows(self, sql: str, *values: Any) -> list[Any]:
+        return list(self._store.query(sql, values))
+
+    def _cuts(self, trace: str) -> tuple[CutRow, ...]:
+        where = "problem=? AND trace=?"
+        return tuple(self._store.rows(CutRow, where, self._entry.problem, trace))
+
+    def _cut_of(self, trace: Trace | None, cuts: Sequence[CutRow]) -> Cut | None:
+        """A repair's own, or that of HEAL's breakpoint on a failed trace."""
+        if trace is None:
+            return None
+        if trace.cut is not None:
+            return self._get("cut", trace.cut, Cut)
+        own = str((self._store.meta("config") or {}).get("gear", {}).get("breakpoint", ""))
+        keys = [row.key for row in sorted(cuts, key=lambda row: row.tag != own)]
+        return self._get("cut", keys[0], Cut) if keys else None
+
+    def _parent(self, trace: Trace | None) -> Trace | None:
+        return (
+            self._get("sample", trace.parent, Trace) if trace is not None and trace.parent else None
+        )
+
+    def _check(self) -> Check | None:
+        """The check that the row's verdict is from: of several verifiers', the last that agrees."""
+        sql = "SELECT body FROM records WHERE problem=? AND stage='check' ORDER BY rowid DESC"
+        for (body,) in self._rows(sql, self._entry.problem):
+            try:
+                check = decode(Check, body)
+            except DamagedError:
+                continue
+            if check.trace == self._entry.key and check.verdict == self._entry.verdict:
+                return check
+        return None
+
+    def _pure(self) -> tuple[PureScore | None, int | None]:
+        rows = self._rows(
+            "SELECT key, commitment FROM scores WHERE problem=? AND stage='pure' AND trace=?"
+            " AND NOT failed ORDER BY tag<>?, tag",
+            self._entry.problem,
+            self._entry.key,
+            self._entry.tag,
+        )
+        if not rows:
+            return None, None
+        return self._get("pure", rows[0][0], PureScore), rows[0][1] or None
+
+    def _reliance(self) -> HintedScore | None:
+        rows = self._rows(
+            "SELECT key FROM scores WHERE problem=? AND stage='reliance' AND trace=?"
+            " AND NOT failed",
+            self._entry.problem,
+            self._entry.key,
+        )
+        return self._get("reliance", rows[0][0], HintedScore) if rows else None
+
+    def _scores(self) -> TokenScores | None:
+        rows = self._rows(
+            "SELECT key FROM scores WHERE problem=? AND stage='scores' AND trace=? AND NOT failed",
+            self._entry.problem,
+            self._entry.key,
+        )
+        return self._get("scores", rows[0][0], TokenScores) if rows else None
+
+    def _word(self) -> StepWord | None:
+        live = "SELECT key FROM live WHERE stage=? AND tag='' AND problem=?"
+        rows = self._rows(live, words.STAGE, self._entry.problem)
+        found = self._get(words.STAGE, rows[0][0], StepWords) if rows else None
+        return found.words.get(self._entry.key) if found is not None else None
+
+    def _decisions(self) -> Iterator[Decision]:
+        told: Mapping[str, Any] = self._store.meta("pure") or {}
+        sql = (
+            'SELECT arm, pool, "drop", score, tokens FROM selected WHERE arm=? AND problem=?'
+            " AND trace=?"
+        )
+        for arm in (self._store.meta("config") or {}).get("arms", ()):
+            for _, pool, drop, score, tokens in self._rows(
+                sql, arm, self._entry.problem, self._entry.key
+            ):
+                how = told.get(arm, {})
+                group = "hinted" if pool == "D2" else self._entry.tag
+                line = how.get("line") if group in how.get("cut_at_line", ()) else None
+                kind = how.get("selection") if pool != "D1" else None
+                yield Decision(arm, pool, drop, score, kind, line, tokens)
+
+    def _relatives(self, trace: Trace | None) -> Iterator[Relative]:
+        """The failed trace, or its repairs; of a repair, the others of its cut."""
+        if trace is None:
+            return
+        rows = self._rows(
+            "SELECT DISTINCT t.key, t.cut FROM traces t WHERE t.problem=? AND t.stage='repair'",
+            self._entry.problem,
+        )
+        cut_of = dict(rows)
+        own = {row.key for row in self._cuts(trace.key)}
+        for other in self._siblings:
+            if other.stage == "sample" and other.key == trace.parent:
+                yield Relative("The failed trace it repairs", other)
+            elif other.stage == "repair" and cut_of.get(other.key) in own:
+                yield Relative("A repair of it", other)
+            elif trace.cut and other.key != trace.key and cut_of.get(other.key) == trace.cut:
+                yield Relative("Another repair from the same cut", other)
+
+
+class _LaidOut(NamedTuple):
+    steps: tuple[StepLine, ...]
+    steps_by: str
+    shaded_by: str
+    ends: Sequence[int]
+
+
+def _lay_out(
+    trace: Trace | None,
+    parent: Trace | None,
+    cut: Cut | None,
+    pure: PureScore | None,
+    scores: TokenScores | None,
+    commitment: int | None,
+    word: StepWord | None,
+) -> _LaidOut:
+    """A trace's text by steps, each with what was measured of it."""
+    if trace is None:
+        return _LaidOut((), "", "", ())
+    own_cut = cut if parent is None else None
+    ends, by = _ends(own_cut, pure)
+    if ends:
+        texts = step_texts(trace.text[:MAX_CHARS], ends, len(trace.ids))
+    else:
+        texts = _paragraphs(trace, parent, cut)
+    entropy = scores.entropy_hi if scores is not None and ends else None
+    spans = [*pairwise([0, *ends])] if ends else []
+    prefix = own_cut.prefix_tokens if own_cut is not None else trace.prefix_tokens
+    lines = []
+    for i, text in enumerate(texts):
+        span = spans[i] if i < len(spans) else None
+        nats = entropy[span[0] : span[1]] if entropy is not None and span is not None else None
+        kept = span[1] <= prefix if span else not ends and _is_kept(texts, i, parent)
+        lines.append(
+            StepLine(
+                number=i + 1 if span or not ends else 0,
+                pieces=_pieces(text, nats, _value(pure.log_ppl, i) if pure else None),
+                is_kept=kept,
+                is_cut=_first_new(trace, own_cut, pure) == i + 1,
+                entropy=_bounds(own_cut, i),
+                surge=_value(own_cut.surge, i) if own_cut is not None else None,
+                log_ppl=_value(pure.log_ppl, i) if pure is not None else None,
+                uncertainty=_value(pure.uncertainty, i + 1) if pure is not None else None,
+                surprisal=_value(pure.answer_surprisal, i) if pure is not None else None,
+                commits=commitment == i + 1,
+                is_wrong=word is not None and word.step == i + 1,
+            )
+        )
+    shaded_by = "entropy" if entropy is not None else "ln PPL" if pure is not None else ""
+    return _LaidOut(tuple(line for line in lines if line.pieces), by, shaded_by, ends)
+
+
+def _first_new(trace: Trace, own_cut: Cut | None, pure: PureScore | None) -> int | None:
+    """The step that a cut stands before."""
+    if own_cut is not None:
+        return own_cut.step
+    return pure.first_step if pure is not None and trace.prefix_tokens else None
+
+
+def _ends(cut: Cut | None, pure: PureScore | None) -> tuple[list[int], str]:
+    """Where steps end, in tokens, and who counted them."""
+    if cut is not None:
+        return list(cut.step_ends), "as they were cut"
+    if pure is not None:
+        return np.cumsum(pure.step_tokens).tolist(), "as PURE scored them"
+    return [], "its paragraphs: nothing has scored this trace"
+
+
+def _paragraphs(trace: Trace, parent: Trace | None, cut: Cut | None) -> list[str]:
+    """Of a trace whose steps nobody counted; a repair's kept prefix by its parent's steps."""
+    text, kept = trace.text[:MAX_CHARS], list[str]()
+    if parent is not None and cut is not None:
+        known = step_texts(parent.text, cut.step_ends, len(parent.ids))
+        kept = [t for t, end in zip(known, cut.step_ends, strict=False) if end <= cut.prefix_tokens]
+        kept = kept if text.startswith("".join(kept)) else []
+    rest = text[len("".join(kept)) :]
+    return [*kept, *(part for part in rest.split("\n\n") if part.strip())]
+
+
+def _is_kept(texts: Sequence[str], place: int, parent: Trace | None) -> bool:
+    return parent is not None and parent.text.startswith("".join(texts[: place + 1]))
+
+
+def _pieces(text: str, nats: FloatArray | None, log_ppl: float | None) -> Sequence[Piece]:
+    text = text.strip("\n")
+    if not text:
+        return []
+    if nats is not None:
+        return shaded(text, nats)
+    return [Piece(text, level_of(log_ppl) if log_ppl is not None else None)]
+
+
+def _bounds(cut: Cut | None, i: int) -> tuple[float, float] | None:
+    if cut is None or not 0 <= i < len(cut.entropy_hi) or not np.isfinite(cut.entropy_hi[i]):
+        return None
+    return float(cut.entropy_lo[i]), float(cut.entropy_hi[i])
+
+
+def _value(values: FloatArray | None, i: int) -> float | None:
+    if values is None or not 0 <= i < len(values) or not np.isfinite(values[i]):
+        return None
+    return float(values[i])
+
+
+def _curves(cut: Cut | None, pure: PureScore | None, commitment: int | None) -> Iterator[Curve]:
+    drawn: list[Curve | None] = []
+    if cut is not None:
+        low, high = cut.entropy_lo.tolist(), cut.entropy_hi.tolist()
+        middle = [(a + b) / 2 for a, b in zip(low, high, strict=True)]
+        title = "Entropy of each step, nats"
+        drawn.append(curve(title, middle, low=low, high=high, cut=cut.step))
+    if pure is not None:
+        kept = pure.first_step - 1
+        new = pure.first_step if kept else None
+        draw = partial(curve, kept=kept, commits=commitment, cut=new)
+        drawn.append(draw("ln PPL of each step, nats", pure.log_ppl.tolist()))
+        title = "U after each step: how unsure of the answer, nats"
+        drawn.append(draw(title, pure.uncertainty.tolist(), first=0))
+        if pure.answer_surprisal is not None:
+            title = "Surprisal of the answer where a step writes it, nats"
+            drawn.append(draw(title, pure.answer_surprisal.tolist()))
+    return (found for found in drawn if found is not None)
+
+
+def _changes(parent: Trace | None, trace: Trace | None) -> tuple[Row, ...]:
+    if parent is None or trace is None:
+        return ()
+    return tuple(side_by_side(parent.text[:MAX_CHARS], trace.text[:MAX_CHARS]))
