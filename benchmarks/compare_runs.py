@@ -53,6 +53,7 @@ BODIES: Mapping[str, type] = {
     "repair": records.Trace,
     "matched": records.Trace,
     "scores": records.TokenScores,
+    "stepwords": records.StepWords,
     "cut": records.Cut,
     "hint": records.Hint,
     "pure": records.PureScore,

@@ -216,7 +216,7 @@ def test_a_teacher_that_cannot_score_is_refused_before_a_token_is_spent(
     with pytest.raises(CapabilityError, match="log-probs of a given text") as caught:
         run.go()
     assert "scorer:" in str(caught.value.hint)
-    assert not run.stored().get("sample")
+    assert not run.folder.exists()
     run.go(until="verify")
     assert run.stored()["sample"]
 

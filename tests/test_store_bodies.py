@@ -43,6 +43,9 @@ def filled(hint: Any) -> st.SearchStrategy[Any]:
         return st.dictionaries(filled(inner[0]), filled(inner[1]), max_size=5)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return st.sampled_from(hint)
+    if is_dataclass(hint):
+        kinds = get_type_hints(hint)
+        return st.builds(hint, **{f.name: filled(kinds[f.name]) for f in fields(hint)})
     return SCALARS[hint]
 
 

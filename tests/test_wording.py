@@ -54,7 +54,7 @@ def counted(source: str) -> Iterator[str]:
             before = ""
 
 
-TEXT = re.compile(r"^(?:plural|\w+_text|\w+_name)\(|^[A-Z_]+$")
+TEXT = re.compile(r"^(?:\w+\.)?(?:plural|percent_of|\w+_text|\w+_name)\(|^[A-Z_]+(?:\[\w+\])?$")
 """What is text already, or a constant of ours."""
 
 

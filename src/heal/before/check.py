@@ -401,7 +401,8 @@ def lines_of(target: Target) -> Iterator[str]:
         if found.hint:
             yield f"          {'':<15} → {found.hint}"
     if target.speed is not None:
-        words = f"{target.speed.tokens_s:,.0f} tokens/s with {target.speed.at_once} traces at once"
+        at_once = plural(target.speed.at_once, "trace")
+        words = f"{target.speed.tokens_s:,.0f} tokens/s with {at_once} at once"
         yield f"  {Outcome.NOTE:<7} {'speed':<15} {words}"
 
 

@@ -12,6 +12,7 @@ import yaml
 from heal.method.pace import POOLS
 from heal.report import numbers, sentences, words
 from heal.report.view import RunView
+from heal.wording import plural
 
 _ABOUT = {
     "D1": "correct traces the teacher wrote unaided",
@@ -51,9 +52,7 @@ def card(view: RunView, config: Mapping[str, Any], arm: str, rows: Mapping[str, 
         "## Yield",
         "\n".join(f"- {line}" for line in _yield(view)),
         "## How it was made",
-        f"- Teacher: `{teacher}`; {sampling.get('n', '?')} traces per problem, temperature"
-        f" {sampling.get('temperature', '?')}, at most {sampling.get('max_new_tokens', '?')}"
-        " tokens.\n"
+        f"- Teacher: `{teacher}`; {_sampled(sampling)}.\n"
         f"- Verified by `{verifier}`; PURE by `{selection}`; run seed {view.seed}.\n"
         f"- Problems: `{_problems(config)}`, held-out ones left out.\n"
         "- Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(view.versions.items())) + ".",
@@ -70,6 +69,18 @@ def card(view: RunView, config: Mapping[str, Any], arm: str, rows: Mapping[str, 
         " teacher's terms. HEAL does not know either; fill them in before you publish.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _sampled(sampling: Mapping[str, Any]) -> str:
+    """How the teacher was asked, as far as the run's settings tell."""
+    parts = []
+    if n := sampling.get("n"):
+        parts.append(f"{plural(n, 'trace')} per problem")
+    if (temperature := sampling.get("temperature")) is not None:
+        parts.append(f"temperature {temperature}")
+    if most := sampling.get("max_new_tokens"):
+        parts.append(f"at most {plural(most, 'token')}")
+    return ", ".join(parts) or "how it was sampled is not known"
 
 
 def _yield(view: RunView) -> list[str]:

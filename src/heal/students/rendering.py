@@ -25,6 +25,7 @@ from heal.method.thinking import Malformed, read_thought
 from heal.records import Drop, Example
 from heal.stages.select import Seen
 from heal.students.forms import StudentForm, student_form
+from heal.wording import plural
 
 IGNORED = -100
 """Label of a token that bears no loss."""
@@ -123,8 +124,8 @@ class Renderer:
         if beyond:
             names = ", ".join(self.tokenizer.convert_ids_to_tokens(beyond[:3]))
             raise UserError(
-                f"the student's embedding has {self._rows:,} rows, and none for {names}, which its "
-                "chat template writes",
+                f"the student's embedding has {plural(self._rows, 'row')}, and none for {names}, "
+                "which its chat template writes",
                 hint="save the model after model.resize_token_embeddings(len(tokenizer))",
             )
 

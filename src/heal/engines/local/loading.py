@@ -258,7 +258,7 @@ def _guard_patterns(tokenizer: Any, path: Path) -> None:
             if not _is_damage(error):
                 raise
             raise UserError(
-                f"{path}: its tokenizer breaks down on a text of {len(text):,} characters: "
+                f"{path}: its tokenizer breaks down on a text of {plural(len(text), 'character')}: "
                 f"{_reason(error)}",
                 hint="use the model's original tokenizer files",
             ) from None
