@@ -17,7 +17,7 @@ LEVELS = [
     ("stages",),
     ("session", "runner", "students", "report", "before"),
     ("export", "view"),
-    ("run",),
+    ("run", "marking"),
     ("pipeline",),
     ("execute",),
     ("api", "examine"),

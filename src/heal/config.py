@@ -315,6 +315,8 @@ class Pace(Section):
     """Repairs from one parent prefix."""
     near_duplicate: float = Field(0.8, gt=0, le=1)
     """5-gram MinHash Jaccard above which two traces of one problem are the same."""
+    respect_marks: bool = False
+    """Leave out traces that a reader marked bad in `heal view`; false counts them only."""
     replay: float = Field(0.3, ge=0, lt=1)
     """Share of stages II and III shown from the earlier sets."""
     stage_share: tuple[Share, Share, Share] = (0.5, 0.25, 0.25)

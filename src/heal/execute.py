@@ -37,6 +37,7 @@ from heal.session import SERVERS, Observer, Session
 from heal.stages import calibrate, match_budget
 from heal.steps import checker_edition
 from heal.store import AttemptRow, ScoreRow, SelectedRow, Store, TraceRow
+from heal.store.marks import bad_marks
 from heal.verifiers import edition
 from heal.wording import plural
 
@@ -380,4 +381,5 @@ def _stamp(session: Session) -> str:
     settings = config.model_dump(mode="json", exclude=_HOW)
     judge, numerics = edition(config.problems.verifier), config.engine.local.numerics
     checker = checker_edition(config.steps.checker)
-    return content_key(settings, judge, checker, numerics, problems, files, versions())
+    marks = sorted(bad_marks(session.store.folder)) if config.pace.respect_marks else []
+    return content_key(settings, judge, checker, numerics, problems, files, versions(), marks)

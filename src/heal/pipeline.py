@@ -9,6 +9,7 @@ continues, and a changed setting redoes what it reaches only.
 from collections import Counter
 from collections.abc import Callable
 
+from heal.marking import marked_bad, tell_left_out
 from heal.method.arms import Extra, trained, wants_calibration
 from heal.records import Split
 from heal.report.lines import scored, tally
@@ -74,8 +75,10 @@ def choose(run: Run) -> str:
     see: select.See = select.unseen
     if c.student is not None:
         see = reader(open_renderer(c.student.model, c.train.max_length))
+    marked = marked_bad(s)
     with StageFiles(s.store) as files:
-        chosen = select.select(s.store, c, s.problems, profiles, see, files.write)
+        chosen = select.select(s.store, c, s.problems, profiles, see, files.write, marked)
+    tell_left_out(s, marked, chosen.left_out)
     (s.store.folder / SO_FAR).unlink(missing_ok=True)
     for text, count in (*profiles.facts().items(), *chosen.facts().items()):
         s.fact(text, count)

@@ -166,6 +166,8 @@ class Drop(StrEnum):
     """The student's tokenizer does not give the text back, or reads its own signs in it."""
     THINKING = "thinking"
     """Its thinking is not one closed section, or the student's prompt has closed it already."""
+    MARKED = "marked"
+    """A reader marked it bad, and `pace.respect_marks` is on."""
 
 
 @dataclass(frozen=True)

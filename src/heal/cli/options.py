@@ -18,6 +18,9 @@ Adopt = Annotated[
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run the functions the recipe names; read them first.")
 ]
+RespectMarks = Annotated[
+    bool, typer.Option("--respect-marks", help="Leave out traces marked bad in heal view.")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 World = Annotated[
     str, typer.Option(help="rows: the rule gives the answer away; walks: it takes work after it.")

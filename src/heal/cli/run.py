@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from heal.cli.console import echo, one_file, outcome, print_view, read_recipe, watched
-from heal.cli.options import Adopt, AllowCode, ConfigFile, Overrides, RecipeFile
+from heal.cli.options import Adopt, AllowCode, ConfigFile, Overrides, RecipeFile, RespectMarks
 
 Again = Annotated[
     bool, typer.Option("--retry-unverifiable", help="Judge again what could not be judged.")
@@ -20,10 +20,17 @@ def run(
     adopt: Adopt = False,
     again: Again = False,
     allow_code: AllowCode = False,
+    marks: RespectMarks = False,
 ) -> None:
     """Run the whole method; run it again to continue."""
     more = ["limits.retry_unverifiable=true"] if again else []
+    more += respecting(marks)
     run_until(None, one_file(file, config), [*overrides, *more], adopt, allow_code)
+
+
+def respecting(marks: bool) -> list[str]:
+    """What `--respect-marks` sets."""
+    return ["pace.respect_marks=true"] if marks else []
 
 
 def run_until(

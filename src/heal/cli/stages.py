@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 
 from heal.cli.console import one_file
-from heal.cli.options import Adopt, AllowCode, ConfigFile, Overrides, RecipeFile
-from heal.cli.run import run_until
+from heal.cli.options import Adopt, AllowCode, ConfigFile, Overrides, RecipeFile, RespectMarks
+from heal.cli.run import respecting, run_until
 
 HELP: Mapping[str, str] = {
     "sample": "Sample the teacher unaided.",
@@ -18,6 +18,8 @@ HELP: Mapping[str, str] = {
     "evaluate": "… and evaluate them on held-out problems.",
 }
 """The stages that have a verb, in order; each line continues the one before."""
+SELECTING = ("select", "train", "evaluate")
+"""Those that choose the training sets on their way."""
 
 
 def up_to(stage: str) -> Callable[..., None]:
@@ -32,5 +34,17 @@ def up_to(stage: str) -> Callable[..., None]:
     ) -> None:
         run_until(stage, one_file(file, config), overrides, adopt, allow_code)
 
-    command.__doc__ = HELP[stage]
-    return command
+    def selecting(
+        file: RecipeFile = None,
+        config: ConfigFile = None,
+        overrides: Overrides = [],  # noqa: B006
+        adopt: Adopt = False,
+        allow_code: AllowCode = False,
+        marks: RespectMarks = False,
+    ) -> None:
+        more = [*overrides, *respecting(marks)]
+        run_until(stage, one_file(file, config), more, adopt, allow_code)
+
+    chosen = selecting if stage in SELECTING else command
+    chosen.__doc__ = HELP[stage]
+    return chosen

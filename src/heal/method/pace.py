@@ -49,6 +49,8 @@ class PoolCandidate:
     """The kept prefix it continues (its cut's key); None for a whole trace."""
     score: float | None = None
     pure_dropped: bool = False
+    marked_bad: bool = False
+    """By a reader: past PURE it takes nobody's place."""
 
 
 def pools(
@@ -170,8 +172,9 @@ def _decide(
     likeness: "Likeness",
     refusal: Callable[[str], Drop | None],
 ) -> dict[str, Drop]:
-    drops = {c.trace: Drop.PURE for c in group if c.pure_dropped}
-    alive = sorted((c for c in group if not c.pure_dropped), key=lambda c: _tie(seed, c.trace))
+    drops = {c.trace: Drop.PURE if c.pure_dropped else Drop.MARKED for c in group}
+    alive = [c for c in group if not (c.pure_dropped or c.marked_bad)]
+    alive.sort(key=lambda c: _tie(seed, c.trace))
     signatures = likeness.signatures(alive)
     nearest = np.zeros(len(alive))
     place = {c.trace: i for i, c in enumerate(alive)}

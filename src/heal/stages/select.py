@@ -6,7 +6,7 @@ problem's sets, arm by arm; a trace's text is opened only while its problem is a
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -227,6 +227,8 @@ class Chosen:
     refused: Counter[Drop] = field(default_factory=Counter)
     unread: int = 0
     """Traces whose thinking was cut into steps together with their answer."""
+    left_out: set[str] = field(default_factory=set)
+    """Traces that some arm would have taken, but for a reader's mark."""
 
     def facts(self) -> dict[str, int]:
         """What a reader should know of it."""
@@ -256,11 +258,12 @@ def select(
     profiles: Profiles,
     see: See,
     write: Callable[[Example], None],
+    marked: Collection[str] = frozenset(),
 ) -> Chosen:
     """Fill every arm's sets.
 
     `see` says what the student makes of an example; `write` gets each kept example of the main arm,
-    problem by problem.
+    problem by problem; `marked` are traces that readers want left out.
     """
     arms = trained(config)
     filters = {name: profiles.filter(name, arm) for name, arm in arms.items()}
@@ -273,13 +276,14 @@ def select(
     for problem_id, group in groupby(_correct(store), key=lambda row: row.problem):
         opened = _Opened(store, problems[problem_id], config.prompts, list(group), see, checked)
         for name, arm in arms.items():
-            candidates = opened.candidates(config, name, arm, filters[name])
+            candidates = opened.candidates(config, name, arm, filters[name], marked)
             stratum = Stratum(strata[problem_id])
             for x in choose(
                 candidates, stratum, config.pace, config.seed, likeness, opened.refusal
             ):
                 rows.append(opened.row(name, x))
                 chosen.drops[name][x.drop] += 1
+                chosen.left_out.update([x.trace] if x.drop is Drop.MARKED else [])
                 if x.drop is Drop.KEPT:
                     chosen.sizes[name][x.pool] += 1
                     if name == config.main_arm:
@@ -317,7 +321,9 @@ class _Opened:
         self._traces: dict[str, Trace] = {}
         self._seen: dict[str, Seen] = {}
 
-    def candidates(self, config: Config, name: str, arm: Arm, found: Filter) -> list[PoolCandidate]:
+    def candidates(
+        self, config: Config, name: str, arm: Arm, found: Filter, marked: Collection[str]
+    ) -> list[PoolCandidate]:
         """An arm's candidates, as PACE sees them."""
         repairs = str(arm.breakpoint or config.gear.breakpoint)
         tags = {repair.REPAIRED: repairs, match_budget.STAGE: name}
@@ -330,6 +336,7 @@ class _Opened:
                 parent=row.cut,
                 score=found.suspicion.get(row.key),
                 pure_dropped=row.key in found.dropped,
+                marked_bad=row.key in marked,
             )
             for row in self._rows
             if row.tag == tags.get(row.stage, "")
