@@ -356,6 +356,10 @@ class Train(Section):
     forward_tokens: int = Field(16_384, ge=16)
     """Padded tokens per forward pass. A larger batch goes through in parts whose gradients add up
     to the same step, so this bounds memory and changes nothing else."""
+    checkpoint_every: int | None = Field(200, ge=1)
+    """Optimizer steps from one checkpoint to the next. A killed run goes on from the last, with the
+    losses and weights of an undisturbed one. The newest alone is kept, 12 bytes per trained weight,
+    until its stage is done. None writes none: a killed stage starts again."""
     threads: int | None = Field(None, ge=1)
     """PyTorch threads; None leaves PyTorch's own choice."""
 

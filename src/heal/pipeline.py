@@ -97,7 +97,7 @@ def train(run: Run) -> str:
         s.fact(f"arm {name} not trained: it has no examples", 1)
     run.keep_plans(plans)
     results = []
-    for result in students.train(s.store, c, s.problems, plans, run.trained):
+    for result in students.train(s.store, c, s.problems, plans, run.trained, s.observer.say):
         s.store.put("train", result.key, "", result)
         run.names[result.arm, result.seed] = result.key
         results.append(result)

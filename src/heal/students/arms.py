@@ -17,6 +17,7 @@ from heal.method.pace import POOLS, budget_tokens, schedule
 from heal.records import Drop, Example, Problem, StagePlan, Trace, TrainResult
 from heal.stages.select import example
 from heal.store import Store
+from heal.students.checkpoints import Note
 from heal.students.exam import Exam
 from heal.students.train import Opener, Progress, train_arm
 from heal.verifiers import edition
@@ -104,6 +105,7 @@ def train(
     problems: Mapping[str, Problem],
     plans: Plans,
     on_progress: Progress,
+    on_note: Note,
 ) -> Iterator[TrainResult]:
     """Train every arm under every seed, a seed's arms one after the other."""
     assert config.student is not None
@@ -126,6 +128,7 @@ def train(
             run_folder=store.folder,
             refused_long=too_long.get(arm, 0),
             opener=opener,
+            on_note=on_note,
         )
 
 

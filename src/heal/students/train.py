@@ -2,19 +2,21 @@
 
 In: a plan of explicit batches, the examples it names and the untrained student. Out: one
 `TrainResult` per stage, once that stage is whole on disk; the student lies in the last stage's
-folder with its tokenizer. Stages of a plan that were finished before are not trained again.
-Plans and examples are chosen elsewhere; nothing here is dropped, truncated or reordered.
+folder with its tokenizer. Stages of a plan that were finished before are not trained again, and
+one that was cut off goes on from its last checkpoint, to the bit as if nothing had happened. Plans
+and examples are chosen elsewhere; nothing here is dropped, truncated or reordered.
 """
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,12 @@ from heal.errors import UserError
 from heal.keys import content_key, seed_for
 from heal.records import Example, StagePlan, TrainResult
 from heal.store import sync_files
+from heal.students.checkpoints import Checkpoint, Checkpoints, Note
 from heal.students.rendering import Rendered, Renderer, read_tokenizer
 
 __all__ = ["Opener", "Progress", "read_model", "train_arm"]
+
+log = logging.getLogger("heal.students")
 
 DONE = "done.json"
 ENDS = 10
@@ -86,6 +91,7 @@ def train_arm(
     run_folder: Path | None = None,
     refused_long: int = 0,
     opener: Opener | None = None,
+    on_note: Note = log.warning,
 ) -> Iterator[TrainResult]:
     """Train one arm's stages into `folder`/stage1, stage2, …, each from the one before.
 
@@ -93,7 +99,8 @@ def train_arm(
     plan's `lr_scale`. Nothing random depends on the arm. When all stages are done, only the last
     keeps its weights. A result's `folder` is relative to `run_folder` (None: to `folder`),
     `tokens` counts prompts too, `refused_long` is passed on. `opener` None reads a transformers
-    folder. Raises: UserError when a plan names an example that is missing or must be refused.
+    folder. `on_note` is told of checkpoints that cannot be used. Raises: UserError when a plan
+    names an example that is missing or must be refused.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     opener = opener or Opener()
@@ -109,7 +116,8 @@ def train_arm(
             stage = _Stage(plan, keys[i], rendered, opener if first else Opener(), source, homes[i])
             report = _reporter(on_progress, before, total)
             place = str(homes[i].relative_to(run_folder or folder))
-            _train_stage(stage, arm, seed, settings, place, refused_long, report)
+            _train_stage(stage, arm, seed, settings, place, refused_long, report, on_note)
+        _checkpoints(homes[i], keys[i], settings).drop()
         before += len(plan.batches)
         yield _read_done(homes[i])
     for home in homes[:-1]:
@@ -201,6 +209,11 @@ def _drop_weights(home: Path) -> None:
             entry.unlink()
 
 
+def _checkpoints(home: Path, key: str, settings: Train) -> Checkpoints:
+    folder = home.with_name(home.name + ".checkpoints")
+    return Checkpoints(folder, key, settings.checkpoint_every)
+
+
 def _reporter(
     on_progress: Progress | None, before: int, total: int
 ) -> Callable[[int, float], None]:
@@ -219,15 +232,20 @@ def _train_stage(
     place: str,
     refused_long: int,
     report: Report,
+    note: Note,
 ) -> None:
     """Train one stage beside its home and move it there whole."""
     part = stage.home.with_name(stage.home.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
+    checkpoints = _checkpoints(stage.home, stage.key, settings)
+    start = checkpoints.newest(note)
+    before_s = start.seconds if start else 0.0
+    checkpoints = replace(checkpoints, before_s=before_s)
     started = time.monotonic()
     peak = settings.learning_rate * stage.plan.lr_scale
     with _quiet(), _threads(settings.threads):
-        losses = _fit_and_save(stage, peak, seed, settings, part, report)
+        losses = _fit_and_save(stage, peak, seed, settings, part, (checkpoints, start), report)
     shown = [trace for batch in stage.plan.batches for trace in batch]
     result = TrainResult(
         key=stage.key,
@@ -243,7 +261,7 @@ def _train_stage(
         loss_first=_mean(losses[:ENDS]),
         loss_last=_mean(losses[-ENDS:]),
         learning_rate=peak,
-        seconds=time.monotonic() - started,
+        seconds=before_s + time.monotonic() - started,
     )
     (part / DONE).write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
     sync_files(part)  # or a power cut leaves a stage that is said to be done without its weights
@@ -257,6 +275,7 @@ def _fit_and_save(
     seed: int,
     settings: Train,
     part: Path,
+    resuming: tuple[Checkpoints, Checkpoint | None],
     report: Report,
 ) -> list[float]:
     """Losses by step. A stage without batches passes its weights on."""
@@ -276,7 +295,8 @@ def _fit_and_save(
             learning_rate=peak,
             seed=seed_for(seed, "train", stage.plan.index),
             settings=settings,
-            scratch=part,
+            checkpoints=resuming[0],
+            start=resuming[1],
             on_loss=report,
         )
     _stop_at(model, end_id)

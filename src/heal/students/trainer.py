@@ -1,11 +1,12 @@
 """One training run: TRL's `SFTTrainer`, made to show exactly the batches it is given.
 
 In: a model, rendered examples and batches of their positions. Out: the trained model and one loss
-per step. No shuffling, packing, truncation, checkpoint, log, model card or telemetry. Importing
-this module imports torch and TRL.
+per step. No shuffling, packing, truncation, log, model card or telemetry. Importing this module
+imports torch and TRL.
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from trl import SFTConfig, SFTTrainer
 
 from heal.config import Train
 from heal.errors import UserError
+from heal.students.checkpoints import Checkpoint, Checkpoints
 from heal.students.rendering import IGNORED, Rendered
 
 LOGITS_BYTES = 1 << 28
@@ -35,9 +37,13 @@ class PlanTrainer(SFTTrainer):
         batches: Sequence[list[int]],
         forward_tokens: int,
         on_loss: OnLoss,
+        checkpoints: Checkpoints,
+        start: Checkpoint | None,
         **options: Any,
     ) -> None:
-        self.losses: list[float] = []
+        self.losses: list[float] = list(start.losses) if start else []
+        self._checkpoints = checkpoints
+        self._started = time.monotonic()
         self._batches = batches
         self._forward_tokens = forward_tokens
         self._on_loss = on_loss
@@ -80,6 +86,15 @@ class PlanTrainer(SFTTrainer):
             return model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch).loss
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write one, without TRL's model card, and seal it."""
+        super(SFTTrainer, self)._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            written = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            self._checkpoints.seal(written, self.losses, time.monotonic() - self._started)
+        self.accelerator.wait_for_everyone()
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Nothing: progress goes through `on_loss`."""
 
@@ -96,12 +111,14 @@ def fit(
     learning_rate: float,
     seed: int,
     settings: Train,
-    scratch: Path,
+    checkpoints: Checkpoints,
+    start: Checkpoint | None,
     on_loss: OnLoss,
 ) -> tuple[Any, list[float]]:
     """Train on batches of positions in `rendered`; the model, adapters merged, and the losses.
 
-    `learning_rate` is the peak; `scratch` is a folder TRL may touch.
+    `learning_rate` is the peak; `start` is where to go on, None: at the first batch. The losses
+    include those before `start`.
     """
     require_one_device()
     columns = {
@@ -112,22 +129,24 @@ def fit(
         batches,
         settings.forward_tokens,
         on_loss,
+        checkpoints,
+        start,
         model=model,
-        args=_arguments(len(batches), learning_rate, seed, settings, scratch),
+        args=_arguments(len(batches), learning_rate, seed, settings, checkpoints),
         train_dataset=Dataset.from_dict(columns),
         processing_class=tokenizer,
         peft_config=_lora(settings.lora_rank) if settings.lora_rank else None,
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
     trained = trainer.model.merge_and_unload() if settings.lora_rank else trainer.model
     return trained, trainer.losses
 
 
 def _arguments(
-    steps: int, learning_rate: float, seed: int, settings: Train, scratch: Path
+    steps: int, learning_rate: float, seed: int, settings: Train, checkpoints: Checkpoints
 ) -> SFTConfig:
     return SFTConfig(
-        output_dir=str(scratch),
+        output_dir=str(checkpoints.writing),
         max_steps=steps,
         seed=seed,
         learning_rate=learning_rate,
@@ -142,7 +161,8 @@ def _arguments(
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=False,
-        save_strategy="no",
+        save_strategy="steps" if checkpoints.every else "no",
+        save_steps=checkpoints.every or 500,
         logging_strategy="no",
         logging_nan_inf_filter=False,
         report_to="none",
