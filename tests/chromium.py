@@ -84,11 +84,12 @@ class Chromium:
         return found["result"].get("value")
 
     def wait(self, script: str, seconds: float = 20) -> None:
-        """Until an expression is true; a page that is about to change has none for a moment."""
-        self._until(lambda: self.eval(f"!!({script})") is True, seconds, script)
+        """Until a page is loaded, and an expression true of it."""
+        whole = f"document.readyState === 'complete' && !!({script})"
+        self._until(lambda: self.eval(whole) is True, seconds, script)
 
     def press(self, key: str) -> None:
-        text, code = _SPECIAL.get(key, (key, ord(key.upper())))
+        text, code = _SPECIAL[key] if key in _SPECIAL else (key, ord(key.upper()))
         told = {"key": key, "windowsVirtualKeyCode": code}
         typed = {"text": text} if text else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", **told, **typed)

@@ -62,7 +62,7 @@ async function markTrace(mark, note) {
   const told = await send(fields);
   if (!told) return;
   form.elements.held.value = told.mark;
-  form.querySelector("button.keep").value = told.mark;
+  for (const button of form.querySelectorAll("button.keep")) button.value = told.mark;
   for (const button of form.querySelectorAll("button[aria-pressed]"))
     button.setAttribute("aria-pressed", String(button.value === told.mark));
   say(note ? "note kept" : told.mark === "none" ? "mark taken back" : `marked ${told.mark}`);
