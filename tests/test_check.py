@@ -15,8 +15,11 @@ from tests.tiny_models import make_checkpoint
 from tests.tiny_student import make_student
 from typer.testing import CliRunner
 
-from heal.before.check import Finding, Outcome, Target, check, shown
+from heal.before.check import check
 from heal.before.estimate import Assumed, Cost, costs, lines_of
+from heal.before.findings import Finding, Outcome, Target
+from heal.before.meeting import meet
+from heal.before.probe import shown
 from heal.before.readings import readings
 from heal.cli import app
 from heal.config import Config
@@ -473,11 +476,12 @@ def test_the_table_fits_80_columns() -> None:
     assert len({len(line) for line in lines[2 : 4 + len(found)]}) == 1
 
 
-def test_a_student_is_probed_before_the_teacher_is_sampled(
+def test_a_student_is_looked_at_before_any_model_is_opened(
     folder: Path, recipe: Callable[..., Config], tmp_path: Path
 ) -> None:
     def student(model: Path, **changes: Any) -> dict[str, Finding]:
-        *_, target = check(recipe(student={"model": str(model)}, **changes))
+        target = meet(recipe(student={"model": str(model)}, **changes)).found
+        assert target is not None
         assert target.name == f"student: {model}"
         return {found.question: found for found in target.findings}
 

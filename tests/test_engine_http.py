@@ -29,7 +29,8 @@ from tests.http_server import CONTEXT, NONE, Fault, Model, Script, Server, write
 from tests.scripted_run import ScriptedRun, Watch, gates, small_world, strata
 from tests.tiny_models import make_checkpoint
 
-from heal.before.check import Outcome, check
+from heal.before.check import check
+from heal.before.findings import Outcome
 from heal.config import HttpEndpoint, HttpEngine
 from heal.engines import model_files, open_engine
 from heal.engines.base import Generated, GenRequest, Probe, Sampling, Scored, ScoreRequest

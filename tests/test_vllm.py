@@ -28,7 +28,8 @@ from benchmarks.vllm_server import VllmServer, served_folder
 from tests.test_engine_http import CASES, CONTRACT
 from tests.tiny_models import make_checkpoint
 
-from heal.before.check import Outcome, check
+from heal.before.check import check
+from heal.before.findings import Outcome
 from heal.config import HttpEndpoint, HttpEngine
 from heal.config import LocalEngine as LocalSettings
 from heal.engines.base import Generated, GenRequest, Sampling, ScoreRequest

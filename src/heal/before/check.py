@@ -1,97 +1,21 @@
 """Probe, before a run, whether the engines can do what its recipe needs.
 
 In: a config. Out: the first prompt as the model will read it, and one finding per question and
-target: each server by itself, each engine opened here, and the student. It draws some hundred
-tokens, stores nothing and touches no run folder. `estimate` says what the run would cost.
+target: each server by itself, and each engine opened here. Nothing is stored and no run folder is
+touched. `meeting` looks at teacher and student first; `estimate` says what the run would cost.
 """
 
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from heal.before.estimate import Assumed, costs
 from heal.before.estimate import lines_of as cost_lines
+from heal.before.findings import Finding, Outcome, Target
+from heal.before.probe import TRACE_TOKENS, Probe
 from heal.config import Config, Engines, ModelRef
 from heal.data.problems import read_problems
-from heal.engines import open_engine, read_tokenizer, resolve_model
-from heal.engines.base import (
-    Engine,
-    Generated,
-    GenRequest,
-    Sampling,
-    ScoreRequest,
-    answers,
-)
-from heal.engines.scripted import ScriptedEngine
+from heal.engines import open_engine
 from heal.errors import HealError
-from heal.method.final_answers import extract_answer
-from heal.prompts import fill
-from heal.records import Example, Finish, Problem
-from heal.stages.sample import solve_ids
-from heal.students.rendering import Rendered, Renderer
-from heal.wording import plural
-
-GREEDY_TOKENS = 16
-SEED_TOKENS = 64
-"""Drawn to tell seeds apart: a first line is often the same whatever the seed."""
-TRACES, TRACE_TOKENS = 4, 256
-"""Traces drawn to time the model and to see how long they get, and where each is cut."""
-THINKING = ("<think>", "</think>")
-BATCH_S = 20.0
-"""Seconds that timing as many traces at once as a run has may take, at most."""
-ANY_LENGTH = 1 << 30
-
-
-class Outcome(StrEnum):
-    """What a question came to."""
-
-    OK = "ok"
-    NOTE = "note"
-    FAILED = "FAILED"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One question's answer; `hint` is the remedy of a failure."""
-
-    question: str
-    outcome: Outcome
-    words: str
-    hint: str | None = None
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How fast and how long the model wrote."""
-
-    tokens_s: float
-    mean_tokens: float | None
-    """None if too few traces ended within `TRACE_TOKENS`."""
-    at_once: int = 4
-    """Traces drawn at once, which is what the speed depends on most."""
-
-
-@dataclass
-class Target:
-    """One engine, server or student that was probed, and the findings."""
-
-    name: str
-    findings: list[Finding] = field(default_factory=list)
-    prompt: str | None = None
-    prompt_tokens: int = 0
-    speed: Speed | None = None
-    answers: list[tuple[str, str]] = field(default_factory=list)
-    """What traces drawn here stated, each beside its gold answer."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether anything the recipe needs is missing."""
-        return any(f.outcome is Outcome.FAILED for f in self.findings)
 
 
 def targets(config: Config) -> Iterator[tuple[str, ModelRef, Engines, bool]]:
@@ -110,7 +34,7 @@ def targets(config: Config) -> Iterator[tuple[str, ModelRef, Engines, bool]]:
 
 
 def check(config: Config) -> Iterator[Target]:
-    """Probe every target, one by one. Raises: UserError if the problems cannot be read."""
+    """Probe every engine, one by one. Raises: UserError if the problems cannot be read."""
     problems = read_problems(config.problems, Path.cwd()).problems
     for name, ref, engines, scores in targets(config):
         target = Target(name)
@@ -123,287 +47,10 @@ def check(config: Config) -> Iterator[Target]:
             yield target
             continue
         try:
-            _Probe(config, engine, problems, target).run(scores)
+            Probe(config, engine, problems, target).run(scores)
         finally:
             engine.close()
         yield target
-    if config.student is not None:
-        yield _student(config, config.student.model, problems[0])
-
-
-def _student(config: Config, model: str, problem: Problem) -> Target:
-    """Whether the student can be trained: else that would show once the teacher is done."""
-    target = Target(f"student: {model}")
-    user = fill(config.prompts.solve, problem=problem.problem)
-    shown = Example("check", problem.id, "D1", user, "So it is 5.", config.prompts.system)
-    try:
-        found = Renderer(read_tokenizer(resolve_model(model)), ANY_LENGTH).render(shown)
-    except HealError as error:
-        target.findings.append(Finding("reached", Outcome.FAILED, str(error), error.hint))
-        return target
-    target.findings.append(
-        Finding("reached", Outcome.OK, "its tokenizer and its chat template can be used")
-    )
-    target.findings.append(_room(config, found.prompt_tokens if isinstance(found, Rendered) else 0))
-    try:
-        from heal.students.trainer import require_one_device
-
-        require_one_device()
-    except HealError as error:
-        target.findings.append(Finding("training", Outcome.FAILED, str(error), error.hint))
-    return target
-
-
-def _room(config: Config, prompt: int) -> Finding:
-    """Whether `train.max_length` holds a repair: a prompt, a kept third, and a whole new trace."""
-    limit, needed = config.train.max_length, prompt + config.sampling.max_new_tokens * 4 // 3
-    if needed <= limit:
-        return Finding("room", Outcome.OK, f"train.max_length, {limit:,}, holds any repair")
-    words = f"a repair may take {plural(needed, 'token')}; more than {limit:,} are not trained on"
-    return Finding("room", Outcome.NOTE, words, f"--set train.max_length={needed}")
-
-
-@dataclass
-class _Probe:
-    """All questions to one open engine."""
-
-    config: Config
-    engine: Engine
-    problems: tuple[Problem, ...]
-    target: Target
-
-    def run(self, scores: bool) -> None:
-        """Ask everything; a question that goes wrong is a finding, and the next is asked."""
-        prompt = solve_ids(self.problems[0], self.config.prompts, self.engine)
-        self.target.prompt, self.target.prompt_tokens = shown(prompt, self.engine), len(prompt)
-        can = self.engine.capabilities
-        self._found(
-            "reached", Outcome.OK, f"context {can.context:,}, vocabulary {can.vocabulary:,}"
-        )
-        questions: list[Callable[[tuple[int, ...]], Finding]] = [
-            self._context,
-            self._tokenizer,
-            self._continuation,
-            self._seeds,
-            self._thinking,
-        ]
-        if scores:
-            questions += [self._scores, self._basis] if can.score else [self._no_scores]
-        for question in questions:
-            try:
-                self.target.findings.append(question(prompt))
-            except Exception as error:  # whatever a server or a template comes up with
-                name = question.__name__.strip("_")
-                self._found(name, Outcome.FAILED, str(error) or type(error).__name__)
-        try:
-            self.target.speed = self._speed(prompt)
-        except HealError as error:
-            self._found("speed", Outcome.FAILED, str(error), error.hint)
-
-    def _found(self, question: str, outcome: Outcome, words: str, hint: str | None = None) -> None:
-        self.target.findings.append(Finding(question, outcome, words, hint))
-
-    def _draw(
-        self, prompt: tuple[int, ...], seeds: tuple[int, ...], s: Sampling
-    ) -> list[Generated]:
-        """Raises: HealError when a sample fails."""
-        found = sorted(
-            answers(self.engine.generate([GenRequest("check", prompt, seeds, s)])),
-            key=lambda g: g.index,
-        )
-        for generated in found:
-            if generated.error:
-                raise HealError(generated.error)
-        return found
-
-    def _greedy(self, prompt: tuple[int, ...], tokens: int = GREEDY_TOKENS) -> tuple[int, ...]:
-        sampling = Sampling(temperature=0, max_new_tokens=tokens)
-        return tuple(self._draw(prompt, (1,), sampling)[0].ids.tolist())
-
-    def _context(self, prompt: tuple[int, ...]) -> Finding:
-        longest = max(self.problems, key=lambda p: len(p.problem))
-        length = len(solve_ids(longest, self.config.prompts, self.engine))
-        room, wanted = self.engine.capabilities.context, self.config.sampling.max_new_tokens
-        tokens = plural(length, "token")
-        words = f"the longest prompt has {tokens}, and {wanted:,} more may be written"
-        if length + wanted <= room:
-            return Finding("context", Outcome.OK, words)
-        hint = (
-            f"a trace gets {max(0, room - length):,}: --set sampling.max_new_tokens=… or serve more"
-        )
-        outcome = Outcome.FAILED if length >= room else Outcome.NOTE
-        return Finding("context", outcome, f"{words}: more than {room:,}", hint)
-
-    def _tokenizer(self, prompt: tuple[int, ...]) -> Finding:
-        from heal.engines.http.engine import HttpEngine
-        from heal.engines.http.inspect import read_by_both
-
-        text = "So 3 × 4 = 12.\n\nÉ, 漢字 and 🙂."
-        if self.engine.decode(self.engine.encode(text)) != text:
-            words = f"its tokenizer does not give {text!r} back"
-            return Finding("token ids", Outcome.FAILED, words, "give the model's own tokenizer")
-        if not isinstance(self.engine, HttpEngine):
-            return Finding("token ids", Outcome.OK, "text survives the way to ids and back")
-        read = read_by_both(self.engine, prompt, GREEDY_TOKENS)
-        if read.server is None:
-            return Finding("token ids", Outcome.NOTE, "the server sends no text to compare with")
-        if read.agrees:
-            return Finding(
-                "token ids", Outcome.OK, "the server reads its ids as our tokenizer does"
-            )
-        words = f"the server reads {read.server!r} where our tokenizer reads {read.ours!r}"
-        return Finding("token ids", Outcome.FAILED, words, "give the served model's own tokenizer")
-
-    def _continuation(self, prompt: tuple[int, ...]) -> Finding:
-        """A prompt that ends inside the assistant's turn is continued there."""
-        whole = self._greedy(prompt)
-        kept = whole[: len(whole) // 2]
-        rest = self._greedy((*prompt, *kept), len(whole) - len(kept))
-        if rest == whole[len(kept) :]:
-            words = "cut in the middle, a greedy trace goes on as before"
-            return Finding("continuation", Outcome.OK, words)
-        if isinstance(self.engine, ScriptedEngine):
-            return Finding("continuation", Outcome.NOTE, "a script begins anew wherever it is cut")
-        before, after = self.engine.decode(whole[len(kept) :]), self.engine.decode(rest)
-        same = next(
-            (i for i, (a, b) in enumerate(zip(rest, whole[len(kept) :], strict=False)) if a != b), 0
-        )
-        words = f"cut in the middle, it goes on with {after!r} instead of {before!r}"
-        # A near tie may fall the other way in another batch; a new turn differs at once.
-        if same:
-            return Finding("continuation", Outcome.NOTE, f"{words} (from token {same + 1} on)")
-        return Finding("continuation", Outcome.FAILED, words, "GEAR needs a server that continues")
-
-    def _seeds(self, prompt: tuple[int, ...]) -> Finding:
-        room = min(self.config.sampling.max_new_tokens, SEED_TOKENS)
-        sampling = Sampling(temperature=1.0, max_new_tokens=room)
-        first = [tuple(g.ids.tolist()) for g in self._draw(prompt, (11, 12, 13, 14), sampling)]
-        again = [tuple(g.ids.tolist()) for g in self._draw(prompt, (11, 12, 13, 14), sampling)]
-        if len(set(first)) == 1:
-            words = "four seeds wrote the same: is it sampling at all?"
-            return Finding("seeds", Outcome.NOTE, words)
-        if first == again:
-            return Finding("seeds", Outcome.OK, "the same seed writes the same")
-        promised = (
-            "though this engine promises it" if self.engine.capabilities.seeds else "as known"
-        )
-        words = f"the same seed writes other traces, {promised}; a run is valid, not repeatable"
-        return Finding("seeds", Outcome.NOTE, words)
-
-    def _thinking(self, prompt: tuple[int, ...]) -> Finding:
-        """Tags must survive as text, and the closing one must be configured where they are used."""
-        text = "a".join(THINKING)
-        close = self.config.prompts.think_close
-        template = str(getattr(self.template_owner, "chat_template", "") or "")
-        if close is None and THINKING[0] not in template and THINKING[0] not in self.prompt_end:
-            return Finding("thinking", Outcome.OK, "no thinking tags in the template")
-        if self.engine.decode(self.engine.encode(text)) != text:
-            words = f"the tokenizer drops {' and '.join(THINKING)} when it reads ids"
-            return Finding("thinking", Outcome.FAILED, words, "use a tokenizer that keeps them")
-        if close is None:
-            words = "the template knows <think>, but prompts.think_close is not set"
-            hint = "if it is a think-model: --set prompts.think_close='</think>'"
-            return Finding("thinking", Outcome.NOTE, words, hint)
-        opened = "opened by the prompt" if THINKING[0] in self.prompt_end else "opened by the model"
-        return Finding("thinking", Outcome.OK, f"{close} survives; the thinking part is {opened}")
-
-    @property
-    def template_owner(self) -> object:
-        """Whatever holds the chat template; an object without one for a scripted engine."""
-        return getattr(getattr(self.engine, "tokens", None), "tokenizer", None)
-
-    @property
-    def prompt_end(self) -> str:
-        """The first prompt's last words."""
-        return (self.target.prompt or "")[-40:]
-
-    def _no_scores(self, prompt: tuple[int, ...]) -> Finding:
-        return Finding(
-            "scoring",
-            Outcome.FAILED,
-            "it gives no log-probs of given tokens, which GEAR and PURE need",
-            "name a model that can: --set scorer.engine=local --set scorer.model=FOLDER",
-        )
-
-    def _scores(self, prompt: tuple[int, ...]) -> Finding:
-        written = self._greedy(prompt)
-        (scored,) = answers(self.engine.score([ScoreRequest("check", prompt, written)]))
-        if scored.error:
-            raise HealError(scored.error)
-        width = float((scored.entropy_hi - scored.entropy_lo).mean())
-        known = "exact" if width < 1e-4 else f"known to ±{width / 2:.2f} nats on average"
-        words = f"greedy tokens at {float(scored.logprob.mean()):.2f} nats; entropies {known}"
-        unlikely = float(scored.logprob.min()) < -math.log(self.engine.capabilities.vocabulary)
-        if unlikely:
-            words += "; yet one greedy token is less likely than chance"
-            return Finding("scoring", Outcome.FAILED, words, "are these one model's weights?")
-        return Finding("scoring", Outcome.OK, words)
-
-    def _basis(self, prompt: tuple[int, ...]) -> Finding:
-        """Log-probs must be those of temperature 1, whatever the request says."""
-        from heal.engines.http.engine import HttpEngine
-        from heal.engines.http.inspect import logprobs_at
-
-        if not isinstance(self.engine, HttpEngine):
-            return Finding("log-prob basis", Outcome.OK, "temperature 1, full vocabulary")
-        ids = (*prompt, *self._greedy(prompt))
-        one, half = (logprobs_at(self.engine, ids, len(prompt), t) for t in (1.0, 0.5))
-        if np.abs(one - half).max() < 0.05:
-            return Finding("log-prob basis", Outcome.OK, "the same at T = 0.5 and T = 1")
-        words = "follows the temperature of the request; HEAL always asks at T = 1"
-        return Finding("log-prob basis", Outcome.NOTE, words)
-
-    def _speed(self, prompt: tuple[int, ...]) -> Speed | None:
-        c = self.config.sampling
-        room = min(c.max_new_tokens, TRACE_TOKENS, self.engine.capabilities.context - len(prompt))
-        if room < 1 or self.target.failed:
-            return None
-        sampling = Sampling(c.temperature, c.top_p, c.top_k, c.min_p, room)
-        started = time.monotonic()
-        found = self._draw(prompt, tuple(range(1, TRACES + 1)), sampling)
-        gold = self.problems[0].answer
-        texts = [self.engine.decode(g.ids.tolist()) for g in found if g.finish is Finish.STOP]
-        self.target.answers += [(a, gold) for a in map(extract_answer, texts) if a is not None]
-        tokens = sum(len(g.ids) for g in found)
-        ended = room == c.max_new_tokens or all(g.finish is Finish.STOP for g in found)
-        speed = tokens / max(1e-9, time.monotonic() - started)
-        mean = tokens / len(found)
-        # One after another is the most that more traces at once may take.
-        many = min(self._at_once(), int(BATCH_S * speed / max(1.0, mean)))
-        if many <= TRACES:
-            return Speed(speed, mean if ended else None)
-        started = time.monotonic()
-        found = self._draw(prompt, tuple(range(1, many + 1)), sampling)
-        tokens = sum(len(g.ids) for g in found)
-        spent = max(1e-9, time.monotonic() - started)
-        return Speed(tokens / spent, tokens / len(found) if ended else None, many)
-
-    def _at_once(self) -> int:
-        """Traces that a run has under way at once, as far as one target tells."""
-        from heal.engines.http.engine import HttpEngine
-
-        engines = self.config.engine
-        return engines.http.in_flight if isinstance(self.engine, HttpEngine) else engines.local.rows
-
-
-def shown(ids: tuple[int, ...], engine: Engine) -> str:
-    """Ids as text in which special tokens show as ⟨id⟩."""
-    pieces = engine.token_bytes(ids)
-    marked = [p or f"⟨{i}⟩".encode() for i, p in zip(ids, pieces, strict=True)]
-    return b"".join(marked).decode(errors="replace")
-
-
-def lines_of(target: Target) -> Iterator[str]:
-    """A target's findings, one line each, remedies below."""
-    yield target.name
-    for found in target.findings:
-        yield f"  {found.outcome:<7} {found.question:<15} {found.words}"
-        if found.hint:
-            yield f"          {'':<15} → {found.hint}"
-    if target.speed is not None:
-        at_once = plural(target.speed.at_once, "trace")
-        words = f"{target.speed.tokens_s:,.0f} tokens/s with {at_once} at once"
-        yield f"  {Outcome.NOTE:<7} {'speed':<15} {words}"
 
 
 def estimate(

@@ -8,8 +8,8 @@ fails.
 from collections.abc import Iterator
 from pathlib import Path
 
-from heal.before.check import Finding, Outcome, Target
 from heal.before.estimate import Assumed, costs
+from heal.before.findings import Finding, Outcome, Target
 from heal.before.machine import ModelFacts, model_facts
 from heal.config import Config
 from heal.data.problems import ProblemSet, read_problems

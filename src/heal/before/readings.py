@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from heal.before.check import Outcome, Target
+from heal.before.findings import Outcome, Target
 from heal.config import Config
 from heal.data.problems import read_problems
 from heal.records import Problem

@@ -1,10 +1,12 @@
 """`heal check`: whether the engines can do what a recipe needs, and what it will cost."""
 
+import shlex
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heal.cli.console import echo, one_file, read_recipe
+from heal.cli.console import echo, one_file, print_side_by_side, read_recipe
 from heal.cli.options import AllowCode, ConfigFile, Overrides, RecipeFile
 from heal.wording import plural
 
@@ -30,18 +32,21 @@ def check(
 ) -> None:
     """Before a run: can the engines do what the recipe needs, and what will it cost?"""
     from heal.before import check as checking
+    from heal.before.findings import Target, lines_of
     from heal.before.readings import readings
 
     recipe = read_recipe(one_file(file, config), overrides, allow_code)
     if offline:
         _offline(recipe, trace_tokens, (extreme, hard))
         return
-    echo(f"checking {one_file(file, config)}: reading the problems, opening the models …")
-    found: list[checking.Target] = []
+    echo(f"checking {one_file(file, config)}: reading the problems and the tokenizers …")
+    _meet(recipe)
+    echo("opening the models …")
+    found: list[Target] = []
     for target in checking.check(recipe):
         if target.prompt and not any(p.prompt for p in found):
             echo(f"The first prompt, {plural(target.prompt_tokens, 'token')}:\n\n{target.prompt}\n")
-        echo("\n".join(checking.lines_of(target)))
+        echo("\n".join(lines_of(target)))
         found.append(target)
     for line in readings(recipe, found):
         echo(line)
@@ -51,9 +56,27 @@ def check(
         raise typer.Exit(2)
 
 
+def _meet(recipe: "Config") -> None:
+    """Teacher and student side by side. Raises: Exit with 2 if the student cannot be trained."""
+    from heal.before.findings import lines_of
+    from heal.before.meeting import meet
+
+    meeting = meet(recipe)
+    echo("\nThe first problem as each reads it; the trace stands in: nothing is sampled yet.\n")
+    print_side_by_side(meeting)
+    echo("")
+    if meeting.found is None:
+        return
+    echo("\n".join(lines_of(meeting.found)))
+    if meeting.found.failed:
+        again = shlex.join(["heal", *sys.argv[1:]])
+        echo(f"The student cannot be trained, so no model was opened. Once it can:\n  {again}")
+        raise typer.Exit(2)
+
+
 def _offline(recipe: "Config", trace_tokens: float | None, shares: tuple[float, float]) -> None:
     """What files alone tell. Raises: Exit with 2 if something is wrong."""
-    from heal.before.check import lines_of
+    from heal.before.findings import lines_of
     from heal.before.offline import check_offline, tokens_at_most
 
     found = []

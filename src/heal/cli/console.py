@@ -110,6 +110,20 @@ def print_view(view: Any) -> None:
     print_table(view, Console())
 
 
+def print_side_by_side(meeting: Any) -> None:
+    """Teacher and student on one page, what bears loss in reverse where the terminal has colour."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from heal.before.side_by_side import lines_of
+
+    console = Console(highlight=False)
+    colour = console.is_terminal and console.color_system is not None and not console.no_color
+    for line in lines_of(meeting, colour=colour):
+        runs = [(text, "reverse" if bears and colour else "") for text, bears in line]
+        console.print(Text.assemble(*runs), soft_wrap=True)
+
+
 def outcome(recipe: "Config", view: Any) -> list[str]:
     """Where a run's results lie, and the one command that comes next."""
     run, written = Path(recipe.run), sorted(Path(recipe.run, "data").glob("stage*.jsonl"))
