@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -321,6 +322,21 @@ def test_a_run_that_goes_on_is_read_as_it_grows(tmp_path: Path) -> None:
         assert not state.is_busy
         assert viewer.index.page(Filters(stage="repair")).total > 0
         assert viewer.index.facets()["verdict"].get("") is None
+
+
+def test_a_run_that_cannot_be_read_any_more_is_said(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path)
+    run.go(until="sample")
+    with Viewer(run.folder) as viewer:
+        traces = viewer.index.state.traces
+        (run.folder / "run.sqlite").write_bytes(b"no database at all")
+        viewer.index._next = 0.0
+        viewer.index.refresh_behind()
+        ends = time.monotonic() + 20
+        while not viewer.index.state.trouble and time.monotonic() < ends:
+            time.sleep(0.01)
+        assert "damaged" in viewer.index.state.trouble
+        assert viewer.index.page(Filters()).total == traces
 
 
 # ── the command ─────────────────────────────────────────────────────────────────────────────────

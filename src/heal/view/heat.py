@@ -5,6 +5,7 @@ store keeps the ids of tokens and not what they spell, so where a token falls wi
 estimated: words share the step's tokens by their length. The strip beside the text is exact.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import groupby
@@ -40,7 +41,7 @@ class Bar(NamedTuple):
 
 def level_of(nats: float) -> int | None:
     """Where a value stands on the scale; None for NaN."""
-    if not np.isfinite(nats):
+    if not math.isfinite(nats):
         return None
     return min(LEVELS - 1, max(0, int(nats / NATS_PER_LEVEL)))
 
@@ -57,7 +58,9 @@ def shaded(text: str, nats: FloatArray) -> list[Piece]:
     starts = np.concatenate([[0.0], ends[:-1]])
     first = np.minimum(np.floor(starts + 1e-9).astype(int), len(nats) - 1)
     last = np.maximum(np.ceil(ends - 1e-9).astype(int), first + 1)
-    levels = [level_of(_peak(nats[a:b])) for a, b in zip(first, last, strict=True)]
+    known = np.where(np.isfinite(nats), nats, -1.0).tolist()
+    spans = zip(first.tolist(), last.tolist(), strict=True)
+    levels = [level_of(top) if (top := max(known[a:b])) >= 0 else None for a, b in spans]
     merged = groupby(zip(pieces, levels, strict=True), key=lambda pair: pair[1])
     return [Piece("".join(word for word, _ in group), level) for level, group in merged]
 

@@ -10,12 +10,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from heal.config import Config
+from heal.errors import HealError
 from heal.store import DATABASE, Store
 from heal.store.marks import Mark, read_marks
 
@@ -126,6 +127,8 @@ class State:
     """Whose decisions are shown."""
     is_busy: bool
     """Whether a process is writing to the run."""
+    trouble: str = ""
+    """Why the last pass behind the pages brought nothing."""
 
 
 class Index:
@@ -175,7 +178,14 @@ class Index:
             return
         if _stamp(self._folder) != self._stamp or self.state.is_busy:
             self._next = time.monotonic() + _LEAST_REST_S
-            threading.Thread(target=self.refresh, daemon=True).start()
+            threading.Thread(target=self._refresh_or_note, daemon=True).start()
+
+    def _refresh_or_note(self) -> None:
+        try:
+            self.refresh()
+        except HealError as error:
+            with self._lock:
+                self.state = replace(self.state, trouble=str(error))
 
     def _take_in(self, problems: Iterable[tuple[str, list[tuple[Any, ...]]]]) -> None:
         is_first, gone = not self._seen, set(self._seen)

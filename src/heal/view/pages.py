@@ -20,7 +20,8 @@ from heal.report.words import excerpt
 from heal.store.marks import MAX_NOTE_CHARS, Marked
 from heal.view import heat, words
 from heal.view.index import FACETS, NONE, Entry, Filters, Page, State
-from heal.view.trace import Story, number
+from heal.view.steps import number
+from heal.view.trace import Story
 from heal.wording import count, plural
 
 ASSETS = {

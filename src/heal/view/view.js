@@ -95,7 +95,8 @@ const keys = {
 };
 
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input, select, textarea, dialog");
+  const field = event.target.closest("input, select, textarea, dialog");
+  const typing = field && (help.open || !help.contains(field)); // focus leaves a closed dialog late
   if (event.key === "Escape" && typing && !help.open) return event.target.blur();
   if (typing || event.ctrlKey || event.metaKey || event.altKey || !keysOn.checked) return;
   if (event.key === "Enter" && event.target.closest("a, button")) return;
