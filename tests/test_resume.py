@@ -192,7 +192,7 @@ def test_a_changed_setting_redoes_what_it_reaches_and_says_so(
     run.go()
     before = run.stored()
     watch = run.go(setting)
-    (line,) = watch.said
+    line, *_ = watch.said
     assert said in line
     assert new_stages(before, run.stored()) == reached
 

@@ -8,7 +8,7 @@ import importlib.metadata
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from heal import __version__
 from heal.config import Config
 from heal.engines import model_files
 from heal.errors import HealError, UserError
+from heal.figures import as_json
 from heal.functions import functions_allowed
 from heal.keys import content_key
 from heal.method.arms import (
@@ -31,12 +32,13 @@ from heal.method.arms import (
 from heal.pipeline import OF_ALL, OF_EACH_PROBLEM
 from heal.report.lines import stage_lines
 from heal.report.load import load_view
+from heal.report.told import told
 from heal.report.view import RunView
 from heal.run import Noting, Run, ask_each, count_early, to_judge_again
 from heal.session import SERVERS, Observer, Session
 from heal.stages import calibrate, match_budget
 from heal.steps import checker_edition
-from heal.store import AttemptRow, ScoreRow, SelectedRow, Store, TraceRow
+from heal.store import DATABASE, AttemptRow, ScoreRow, SelectedRow, Store, TraceRow
 from heal.store.marks import bad_marks
 from heal.verifiers import edition
 from heal.wording import plural
@@ -121,6 +123,22 @@ _HOW: dict[str, Any] = {
 }
 """Says how work is done: a run that is complete stays so, whatever stands here."""
 
+ONLY_MORE_OR_FEWER = frozenset(
+    {"sampling.n", "gear.candidates", "gear.paths", "gear.hinted_samples", "gear.target"}
+)
+"""Settings that say how many to draw: what is drawn already serves any value of them."""
+
+Consent = Callable[[str], bool]
+"""Given what may be redone at most, whether to."""
+
+_DRAWN = (
+    ("sample", "sample"),
+    ("repair", "hinted"),
+    ("repair", "repair"),
+    ("match", "matched"),
+)
+"""Stages that draw traces, and what the columns call those."""
+
 BY_EFFECT = frozenset(
     {"arms", "pure.selection", "pure.measure_uncertainty", "pure.measure_reliance"}
     | {"pure.measure_calibrated"}
@@ -130,14 +148,23 @@ which are named instead: most other values of them leave every problem settled."
 
 
 def execute(
-    config: Config, observer: Observer, *, until: str | None = None, adopt: bool = False
+    config: Config,
+    observer: Observer,
+    *,
+    until: str | None = None,
+    adopt: bool = False,
+    consent: Consent = lambda at_stake: True,
 ) -> RunView:
-    """Run the stages up to and including `until` (None: all) and write the report."""
+    """Run the stages up to and including `until` (None: all) and write the report.
+
+    consent: asked before a changed setting redoes what was paid for, with what that is at most.
+    Raises: UserError where it is refused; nothing has changed then.
+    """
     with _folder_of(Path(config.run)) as store:
         session = Session(config, store, Noting(observer, store))
         # Before the folder is claimed: a mistyped path must not decide whose folder it is.
         stamp, config = _stamp(session), session.config
-        _claim_folder(store, config, observer, adopt)
+        _claim_folder(store, config, observer, adopt, consent)
         if store.meta("complete") == stamp and not to_judge_again(store, config):
             observer.say(f"{config.run}: complete, nothing to do (heal show {config.run})")
             return load_view(store)
@@ -173,11 +200,12 @@ def _folder_of(folder: Path) -> Iterator[Store]:
 
 
 def write_report(store: Store) -> RunView:
-    """Render report.html from the store alone."""
+    """Render report.html and report.json from the store alone."""
     from heal.report.html import render_html
 
     view = load_view(store)
     store.write_text("report.html", render_html(view))
+    store.write_text("report.json", as_json(told(view)))
     return view
 
 
@@ -293,13 +321,35 @@ def _settings(session: Session) -> str:
     return content_key(own, judge, checker, numerics, files, versions())
 
 
-def _claim_folder(store: Store, config: Config, observer: Observer, adopt: bool) -> None:
+def foreseen(config: Config) -> Iterator[str]:
+    """What a run would do in its folder, line by line, for `--dry-run`. Changes nothing."""
+    if not (Path(config.run) / DATABASE).exists():
+        yield f"{config.run}: nothing is there yet; heal check says what a run costs"
+        return
+    with Store.open(Path(config.run), write=False) as store:
+        before, resolved = store.meta("config"), config.model_dump(mode="json")
+        yield state(store)
+        changed = list(_what_changed(before, resolved)) if before else []
+        yield from changed or ["no setting has changed: stored work is kept"]
+        if at_stake := _at_stake(store, before or {}, resolved):
+            yield at_stake
+
+
+def _claim_folder(
+    store: Store, config: Config, observer: Observer, adopt: bool, consent: Consent
+) -> None:
     resolved = config.model_dump(mode="json")
     before = store.meta("config")
     if before is not None:
         _refuse_another_run(config.run, before, resolved, adopt)
         for line in _what_changed(before, resolved):
             observer.say(line)
+        at_stake = _at_stake(store, before, resolved)
+        if at_stake:
+            observer.say(at_stake)
+        if at_stake and not consent(at_stake):
+            hint = "nothing was changed; --set run=DIR does it in another folder"
+            raise UserError(f"{config.run}: not continued under other settings", hint=hint)
     store.set_meta("config", resolved)
     if allowed := functions_allowed():
         observer.say(f"runs by --allow-code: {', '.join(allowed)}")
@@ -339,6 +389,32 @@ def _what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator
             stage = first_stage(key)
             reach = f"redoes what it reaches from '{stage}' on" if stage else "redoes nothing"
             yield f"changed: {key} {old.get(key)} → {new.get(key)}; {reach}"
+
+
+def _at_stake(store: Store, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What changed settings may redo of what was paid for, at most; '' for nothing."""
+    old, new = flatten(before), flatten(now)
+    changed = {k for k in old.keys() | new.keys() if old.get(k) != new.get(k)}
+    reached = [first_stage(key) for key in changed - ONLY_MORE_OR_FEWER]
+    stages = [name for name, *_ in (*OF_EACH_PROBLEM, *OF_ALL)]
+    places = [stages.index(stage) for stage in reached if stage in stages]
+    if not places:
+        return ""
+    redone = frozenset(stages[min(places) :])
+    kinds = [kind for first, kind in _DRAWN if first in redone]
+    marks = ", ".join("?" * len(kinds))
+    query = f"SELECT COUNT(*), COALESCE(SUM(new_tokens), 0) FROM traces WHERE stage IN ({marks})"
+    ((traces, tokens),) = store.query(query, kinds)
+    counts = store.counts()
+    parts = [
+        f"{plural(traces, 'trace')} of {plural(tokens, 'token')}" if traces else "",
+        f"{plural(n, 'scored trace')}"
+        if (n := counts.get("pure", 0)) and "score" in redone
+        else "",
+        f"{plural(n, 'training stage')}" if (n := counts.get("train", 0)) else "",
+    ]
+    told_parts = " and ".join(part for part in parts if part)
+    return told_parts and f"to redo at most: {told_parts}; what fits the new settings is kept"
 
 
 def first_stage(key: str) -> str | None:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from heal.config import Config
 
 
+STANDARD_OUTPUT = Path("-")
+"""What `--json -` names."""
+
+
 def echo(text: str, *, err: bool = False) -> None:
     """Print text that may quote anybody."""
     typer.echo(visible(redact(text)), err=err)
@@ -84,13 +88,16 @@ def read_recipe(file: Path, overrides: Sequence[str], allow_code: bool) -> "Conf
     return recipe
 
 
-def watched(work: Callable[[Any], Any]) -> Any:
-    """What `work` returns, given an observer that shows its progress; Ctrl-C stops it cleanly."""
+def watched(work: Callable[[Any], Any], *, aside: bool = False) -> Any:
+    """What `work` returns, given an observer that shows its progress; Ctrl-C stops it cleanly.
+
+    aside: progress goes to standard error.
+    """
     from rich.console import Console
 
     from heal.cli.progress import ConsoleObserver
 
-    observer = ConsoleObserver(Console())
+    observer = ConsoleObserver(Console(stderr=aside))
     try:
         return work(observer)
     except KeyboardInterrupt:
@@ -101,13 +108,13 @@ def watched(work: Callable[[Any], Any]) -> Any:
         observer.close()
 
 
-def print_view(view: Any) -> None:
-    """A run's results as a table."""
+def print_view(view: Any, *, aside: bool = False) -> None:
+    """A run's results as a table; aside: on standard error."""
     from rich.console import Console
 
     from heal.report.table import print_table
 
-    print_table(view, Console())
+    print_table(view, Console(stderr=aside))
 
 
 def print_side_by_side(meeting: Any) -> None:
@@ -144,7 +151,7 @@ def require_writable(file: Path | None) -> None:
     """Make the folder of a file before hours of work go into it. Raises: UserError."""
     from heal.errors import UserError
 
-    if file is None:
+    if file is None or file == STANDARD_OUTPUT:
         return
     hint = "write the figures elsewhere with --json FILE"
     try:
@@ -158,8 +165,15 @@ def require_writable(file: Path | None) -> None:
 
 
 def write_figures(file: Path | None, figures: Any) -> None:
-    """Figures as JSON; None: nowhere."""
+    """Figures as JSON; `-`: on standard output; None: nowhere."""
     from heal.figures import as_json
 
-    if file is not None:
+    if file == STANDARD_OUTPUT:
+        echo(as_json(figures).rstrip("\n"))
+    elif file is not None:
         file.write_text(as_json(figures), encoding="utf-8")
+
+
+def lines_aside(json_file: Path | None) -> bool:
+    """Whether lines for a person go to standard error, since JSON goes to standard output."""
+    return json_file == STANDARD_OUTPUT

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from heal.cli.console import echo
-from heal.cli.options import RunFolder
+from heal.cli.console import echo, lines_aside, require_writable, write_figures
+from heal.cli.options import JsonFile, RunFolder
 
 Format = Annotated[
     str,
@@ -22,15 +22,24 @@ Out = Annotated[
 ArmOption = Annotated[str | None, typer.Option("--arm", help="Whose data; default: HEAL's own.")]
 
 
-def export(name: Format, folder: RunFolder, out: Out = None, arm: ArmOption = None) -> None:
+def export(
+    name: Format,
+    folder: RunFolder,
+    out: Out = None,
+    arm: ArmOption = None,
+    json_file: JsonFile = None,
+) -> None:
     """Write a run's training data for another trainer, with lineage and the stages in order."""
     from heal.export.formats import SUMMARY
     from heal.export.formats import export as write
     from heal.wording import plural
 
+    require_writable(json_file)
+    aside = lines_aside(json_file)
     made = write(folder, name, out or folder / "export" / name, arm)
     for file, rows in made.files.items():
-        echo(f"{file:<32}{'' if rows is None else plural(rows, 'row')}".rstrip())
+        echo(f"{file:<32}{'' if rows is None else plural(rows, 'row')}".rstrip(), err=aside)
     for reason, count in made.refused.items():
-        echo(f"left out: {count:,} × {reason}")
-    echo(f"in {made.folder}, summed up in {SUMMARY}; next: {made.next_step}")
+        echo(f"left out: {count:,} × {reason}", err=aside)
+    echo(f"in {made.folder}, summed up in {SUMMARY}; next: {made.next_step}", err=aside)
+    write_figures(json_file, made)

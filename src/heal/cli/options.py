@@ -21,8 +21,16 @@ AllowCode = Annotated[
 RespectMarks = Annotated[
     bool, typer.Option("--respect-marks", help="Leave out traces marked bad in heal view.")
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what changed settings would redo, and stop.")
+]
+Yes = Annotated[
+    bool, typer.Option("-y", "--yes", help="Redo paid work for changed settings without asking.")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 World = Annotated[
     str, typer.Option(help="rows: the rule gives the answer away; walks: it takes work after it.")
 ]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write all figures here.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Write all figures here; - for standard output.")
+]

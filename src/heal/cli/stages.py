@@ -3,8 +3,18 @@
 from collections.abc import Callable, Mapping
 
 from heal.cli.console import one_file
-from heal.cli.options import Adopt, AllowCode, ConfigFile, Overrides, RecipeFile, RespectMarks
-from heal.cli.run import respecting, run_until
+from heal.cli.options import (
+    Adopt,
+    AllowCode,
+    ConfigFile,
+    DryRun,
+    JsonFile,
+    Overrides,
+    RecipeFile,
+    RespectMarks,
+    Yes,
+)
+from heal.cli.run import Choices, respecting, run_until
 
 HELP: Mapping[str, str] = {
     "sample": "Sample the teacher unaided.",
@@ -31,8 +41,12 @@ def up_to(stage: str) -> Callable[..., None]:
         overrides: Overrides = [],  # noqa: B006
         adopt: Adopt = False,
         allow_code: AllowCode = False,
+        dry_run: DryRun = False,
+        yes: Yes = False,
+        json_file: JsonFile = None,
     ) -> None:
-        run_until(stage, one_file(file, config), overrides, adopt, allow_code)
+        choices = Choices(adopt, allow_code, dry_run, yes, json_file)
+        run_until(stage, one_file(file, config), overrides, choices)
 
     def selecting(
         file: RecipeFile = None,
@@ -41,9 +55,12 @@ def up_to(stage: str) -> Callable[..., None]:
         adopt: Adopt = False,
         allow_code: AllowCode = False,
         marks: RespectMarks = False,
+        dry_run: DryRun = False,
+        yes: Yes = False,
+        json_file: JsonFile = None,
     ) -> None:
-        more = [*overrides, *respecting(marks)]
-        run_until(stage, one_file(file, config), more, adopt, allow_code)
+        choices = Choices(adopt, allow_code, dry_run, yes, json_file)
+        run_until(stage, one_file(file, config), [*overrides, *respecting(marks)], choices)
 
     chosen = selecting if stage in SELECTING else command
     chosen.__doc__ = HELP[stage]

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from heal.cli.console import echo
+from heal.cli.console import echo, lines_aside, require_writable, write_figures
+from heal.cli.options import JsonFile
 
 Answer = Annotated[str, typer.Argument(metavar="ANSWER", help="An answer, or a text with one.")]
 Gold = Annotated[str, typer.Argument(metavar="GOLD", help="The answer it should be.")]
@@ -13,7 +14,9 @@ Name = Annotated[
 ]
 
 
-def verify_answer(answer: Answer, gold: Gold, verifier: Name = "math") -> None:
+def verify_answer(
+    answer: Answer, gold: Gold, verifier: Name = "math", json_file: JsonFile = None
+) -> None:
     """Say whether an answer is right, and which rule decided; exit 1 unless it is."""
     from heal.functions import allow_code
     from heal.records import Verdict
@@ -21,9 +24,13 @@ def verify_answer(answer: Answer, gold: Gold, verifier: Name = "math") -> None:
 
     if ":" in verifier:
         allow_code()  # the user, not a recipe, has named it
+    require_writable(json_file)
+    aside = lines_aside(json_file)
     found = verdict_on(answer, gold, verifier)
-    echo(f"verdict: {found.verdict.value}")
-    echo(f"reason: {found.detail or '-'}")
-    echo(f"read as: {found.answer if found.answer is not None else '-'}")
+    echo(f"verdict: {found.verdict.value}", err=aside)
+    echo(f"reason: {found.detail or '-'}", err=aside)
+    echo(f"read as: {found.answer if found.answer is not None else '-'}", err=aside)
+    told = {"verdict": found.verdict, "reason": found.detail, "read_as": found.answer}
+    write_figures(json_file, told)
     if found.verdict is not Verdict.CORRECT:
         raise typer.Exit(1)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from heal.errors import UserError
 from heal.method.summary import HARD_AND_EXTREME, ArmScore
 from heal.report import card, charts, numbers, sentences, words
 from heal.report.charts import Bar, Drawing
-from heal.report.exhibits import Exhibit
+from heal.report.exhibits import Exhibit, exhibit
 from heal.report.numbers import Share
 from heal.report.view import RunView
 from heal.wording import count
@@ -75,13 +76,23 @@ def all_figures(view: RunView, exhibits: list[Exhibit]) -> dict[str, Drawing]:
         found["ceiling"] = before_after.drawing
     for stratum, figure in students(view).items():
         found[f"students-{stratum.replace('+', '-')}"] = figure.drawing
-    for number, exhibit in enumerate(exhibits, start=1):
-        found[f"trace{number}-entropy"] = exhibit.failed_chart
-        if exhibit.repaired_chart is not None:
-            found[f"trace{number}-pure"] = exhibit.repaired_chart
+    for number, one in enumerate(exhibits, start=1):
+        found[f"trace{number}-entropy"] = one.failed_chart
+        if one.repaired_chart is not None:
+            found[f"trace{number}-pure"] = one.repaired_chart
     if exhibits:
         found["card"] = card.draw(view, exhibits[0])
     return found
+
+
+def write_all(view: RunView, folder: Path) -> list[Path]:
+    """Every figure of a run as files. Raises: UserError where the folder cannot be written."""
+    exhibits = [exhibit(case, view, view.pure_settings) for case in view.gallery]
+    try:
+        return write(all_figures(view, exhibits), folder)
+    except OSError as error:
+        hint = "copy the run folder to where you may write, and ask there"
+        raise UserError(f"{folder}: {error.strerror}", hint=hint) from None
 
 
 def write(figures: Mapping[str, Drawing], folder: Path) -> list[Path]:
