@@ -3,7 +3,9 @@
 import json
 import random
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ from tests.made_run import lab_run
 from tests.report_fixture import rewrite
 from tests.scripted_run import ScriptedRun, easy, extreme, hard, world
 
+from heal.errors import UserError
 from heal.records import Cut, Hint, Trace
 from heal.store import Store
 from heal.store.marks import Mark, add_mark
+from heal.view import index as view_index
 from heal.view.curves import curve
 from heal.view.differences import side_by_side
 from heal.view.heat import LEVELS, level_of, shaded, strip
@@ -125,6 +129,28 @@ def test_a_later_pass_takes_in_what_changed_and_moves_nothing_else(tmp_path: Pat
     assert {e.problem for e in before.values()} - {e.problem for e in after.values()} == {gone}
     assert state.traces == len(after)
     assert state.version == 2
+
+
+def test_a_pass_that_broke_off_is_made_good_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = lab_run(tmp_path / "run", problems=10, held_out=0)
+    index = read(folder)
+    before = all_of(index, Filters())
+    with Store.open(folder) as store:
+        list(store.query("UPDATE traces SET verdict='unverifiable'"))
+    whole = view_index._problems
+
+    def breaking(*given: object) -> Iterator[object]:
+        yield from islice(whole(*given), 5)  # type: ignore[arg-type]
+        raise UserError("the disk is gone")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError):
+        patch.setattr(view_index, "_problems", breaking)
+        index.refresh()
+    assert all_of(index, Filters()) == before
+    index.refresh()
+    assert {row.verdict for row in all_of(index, Filters())} == {"unverifiable"}
 
 
 def test_places_do_not_move_while_a_run_grows(tmp_path: Path) -> None:

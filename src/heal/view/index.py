@@ -24,10 +24,13 @@ PAGE_ROWS = 50
 _PER_PROBLEM = 1 << 20
 """Places kept for each problem's traces, so that one problem's growth moves no other's."""
 _STAGES = {"sample": 0, "hinted": 1, "repair": 2, "matched": 3}
-_AT_ONCE = 5_000
+_AT_ONCE = 250
+"""Problems written together."""
 _REST = 20.0
 """A pass is followed by so many times its own length without one, and by `_LEAST_REST_S`."""
 _LEAST_REST_S = 2.0
+_Row = tuple[Any, ...]
+"""An entry without its mark."""
 NONE = "none"
 """In a filter: the traces that have no value there."""
 
@@ -187,26 +190,24 @@ class Index:
             with self._lock:
                 self.state = replace(self.state, trouble=str(error))
 
-    def _take_in(self, problems: Iterable[tuple[str, list[tuple[Any, ...]]]]) -> None:
+    def _take_in(self, problems: Iterable[tuple[str, list[_Row]]]) -> None:
         is_first, gone = not self._seen, set(self._seen)
-        changed: list[tuple[str, list[tuple[Any, ...]]]] = []
+        changed: dict[str, list[_Row]] = {}
         for problem, rows in problems:
             gone.discard(problem)
-            digest = hash(tuple(rows))
-            if self._seen.get(problem) == digest:
-                continue
-            self._seen[problem] = digest
-            changed.append((problem, rows))
-            if is_first and len(changed) >= _AT_ONCE // 20:
+            if self._seen.get(problem) != hash(tuple(rows)):
+                changed[problem] = rows
+            if is_first and len(changed) >= _AT_ONCE:
                 self._write(changed, ())
-                changed = []
-        self._write(changed, () if is_first else gone | {problem for problem, _ in changed})
+                changed = {}
+        self._write(changed, () if is_first else gone | changed.keys())
         for problem in gone:
             del self._seen[problem]
+        if is_first:
+            with self._lock:
+                self._table.executescript(_SORT)
 
-    def _write(
-        self, changed: list[tuple[str, list[tuple[Any, ...]]]], replaced: Iterable[str]
-    ) -> None:
+    def _write(self, changed: Mapping[str, list[_Row]], replaced: Iterable[str]) -> None:
         marks = self._marks
         with self._lock:
             self._table.execute("BEGIN")
@@ -215,9 +216,10 @@ class Index:
             )
             self._table.executemany(
                 f"INSERT INTO entries VALUES ({','.join('?' * len(Entry._fields))})",
-                [(*row, str(marks.get(row[6], ""))) for _, rows in changed for row in rows],
+                [(*row, str(marks.get(row[6], ""))) for rows in changed.values() for row in rows],
             )
             self._table.execute("COMMIT")
+        self._seen |= {problem: hash(tuple(rows)) for problem, rows in changed.items()}
 
     def note(self, trace: str, mark: Mark) -> None:
         """A reader has marked a trace."""
@@ -300,13 +302,18 @@ class Index:
 
 
 _MAKE = f"""
+PRAGMA journal_mode=OFF;
+PRAGMA cache_size=-32768;
 CREATE TABLE entries (n INTEGER PRIMARY KEY, {", ".join(f'"{c}"' for c in Entry._fields[1:])});
-{"".join(f'CREATE INDEX by_{c} ON entries ("{c}");' for c in (*FACETS, "problem", "key"))}
 """
+_SORT = "".join(
+    f'CREATE INDEX IF NOT EXISTS by_{c} ON entries ("{c}");' for c in (*FACETS, "problem", "key")
+)
+"""Once the table is filled: kept up row by row, the indexes take several times as long."""
 
 
-def _problems(store: Store, arm: str | None) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
-    """Each problem, and its traces as entries without their marks."""
+def _problems(store: Store, arm: str | None) -> Iterator[tuple[str, list[_Row]]]:
+    """Each problem and its traces."""
     sql = """SELECT p.place, t.problem, p.stratum, p.split, t.stage, t.tag, t.key,
         CASE WHEN t.failed THEN 'failed' ELSE COALESCE(t.verdict, '') END, COALESCE(t.gate, ''),
         COALESCE((SELECT h.kind FROM hints h WHERE h.problem = t.problem AND h.key = t.hint), ''),
