@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -320,6 +321,72 @@ def test_adapters_are_merged_into_an_ordinary_student(student: Path, tmp_path: P
     assert changed
     assert all("proj" in name for name in changed)
     assert not (tmp_path / "stage3" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize("more", [{}, {"dora": True}, {"lora_dropout": 0.5}])
+def test_kept_adapters_on_the_stage_before_give_the_merged_student(
+    student: Path, tmp_path: Path, more: dict[str, object]
+) -> None:
+    from peft import PeftModel
+
+    given = {"lora_rank": 2, "lora_alpha": 8.0, "lora_targets": ["q_proj", "v_proj"]} | more
+    settings = Train.model_validate(SETTINGS.model_dump() | given)
+    train(student, tmp_path, settings=settings)
+    model = read_model(student)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is", FutureWarning)
+        for stage in (1, 2, 3):
+            adapter = tmp_path / f"stage{stage}" / "adapter"
+            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    found = weights(tmp_path / "stage3")
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6)
+    before = weights(student)
+    changed = {n.split(".")[-2] for n in before if not torch.equal(before[n], found[n])}
+    assert changed == {"q_proj", "v_proj"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"lora_rank": 3}, {"lora_alpha": 1.0}, {"lora_targets": ["v_proj"]}, {"dora": True}],
+)
+def test_another_adapter_is_another_student(
+    student: Path, tmp_path: Path, given: dict[str, object]
+) -> None:
+    plain = SETTINGS.model_dump() | {"lora_rank": 2}
+    one, _ = train(student, tmp_path / "a", PLANS[:1], Train.model_validate(plain))
+    two, _ = train(student, tmp_path / "b", PLANS[:1], Train.model_validate(plain | given))
+    assert one[0].key != two[0].key
+    assert not same(weights(tmp_path / "a" / "stage1"), weights(tmp_path / "b" / "stage1"))
+
+
+def test_settings_of_adapters_that_there_are_none_of_are_refused() -> None:
+    with pytest.raises(ValueError, match="dora, lora_alpha: of adapters; lora_rank is null"):
+        Train(lora_alpha=4, dora=True)
+
+
+def test_a_layer_that_the_student_lacks_is_named(student: Path, tmp_path: Path) -> None:
+    settings = Train.model_validate(
+        SETTINGS.model_dump() | {"lora_rank": 2, "lora_targets": ["q_proj", "query"]}
+    )
+    with pytest.raises(UserError, match="has no layer query") as caught:
+        train(student, tmp_path, settings=settings)
+    assert "q_proj, up_proj, v_proj" in str(caught.value.hint)
+
+
+def test_gradient_checkpointing_makes_the_same_student(student: Path, tmp_path: Path) -> None:
+    _, plain = train(student, tmp_path / "plain", PLANS[:1])
+    settings = SETTINGS.model_copy(update={"gradient_checkpointing": True})
+    _, saving = train(student, tmp_path / "saving", PLANS[:1], settings)
+    assert list(saving.values()) == pytest.approx(list(plain.values()), rel=1e-6)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device may have bfloat16")
+def test_bfloat16_is_refused_where_the_device_has_none(student: Path, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"precision": "bfloat16"})
+    with pytest.raises(UserError, match="no GPU here computes in it") as caught:
+        train(student, tmp_path, settings=settings)
+    assert "train.precision=auto" in str(caught.value.hint)
 
 
 def test_adapters_without_peft_name_the_command(

@@ -352,7 +352,22 @@ class Train(Section):
     """The cosine ends at this share of the peak."""
     weight_decay: float = Field(0.0, ge=0)
     lora_rank: int | None = Field(None, ge=1)
-    """None trains all weights; a number trains LoRA adapters of that rank and merges them."""
+    """None trains all weights; a number trains LoRA adapters of that rank, keeps them in each
+    stage's `adapter/`, and merges them."""
+    lora_alpha: float | None = Field(None, gt=0)
+    """Adapters count alpha / rank times. None takes twice the rank."""
+    lora_targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Which linear layers get adapters: names as peft's `target_modules` takes them, `[q_proj,
+    v_proj]`; `all-linear` is all but the output head."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    dora: bool = False
+    """Weight-decomposed adapters (DoRA): a magnitude for each output beside the direction."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of products; weights, gradients and optimizer are float32. `auto` is bfloat16 on a GPU that
+    has it, else float32."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's input alone and compute the rest twice: less memory, about a third more
+    time, the same student."""
     forward_tokens: int = Field(16_384, ge=16)
     """Padded tokens per forward pass. A larger batch goes through in parts whose gradients add up
     to the same step, so this bounds memory and changes nothing else."""
@@ -362,6 +377,15 @@ class Train(Section):
     until its stage is done. None writes none: a killed stage starts again."""
     threads: int | None = Field(None, ge=1)
     """PyTorch threads; None leaves PyTorch's own choice."""
+
+    @model_validator(mode="after")
+    def _adapters_have_a_rank(self) -> "Train":
+        adapters = {"lora_alpha", "lora_targets", "lora_dropout", "dora"} & self.model_fields_set
+        if self.lora_rank is None and any(
+            getattr(self, name) != type(self).model_fields[name].default for name in adapters
+        ):
+            raise ValueError(f"{', '.join(sorted(adapters))}: of adapters; lora_rank is null")
+        return self
 
 
 class Evaluate(Section):

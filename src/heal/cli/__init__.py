@@ -26,6 +26,7 @@ from heal.cli import (
     run,
     show,
     stages,
+    train,
     verify_answer,
     view,
 )
@@ -62,7 +63,7 @@ def options(version: Version = False) -> None:
 
 app.command()(run.run)
 for _stage in stages.HELP:
-    app.command(name=_stage)(stages.up_to(_stage))
+    app.command(name=_stage)(train.train if _stage == "train" else stages.up_to(_stage))
 app.command()(init.init)
 app.command()(problems.problems)
 app.command()(check.check)

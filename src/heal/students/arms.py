@@ -52,7 +52,7 @@ class Student:
 
 def plan(store: Store, config: Config) -> tuple[Plans, list[str]]:
     """Every arm's presentations for each training seed, and the arms that have nothing to show."""
-    sizes = {name: _sizes(store, name) for name in trained(config)}
+    sizes = {name: set_sizes(store, name) for name in trained(config)}
     shown = [n for pools in sizes.values() for traces in pools.values() for n in traces.values()]
     longest = max(shown, default=0)
     main = sizes[config.main_arm] if config.main_arm else {}
@@ -203,7 +203,8 @@ class StoredExamples(Mapping[str, Example]):
         return len(self._places)
 
 
-def _sizes(store: Store, arm: str) -> dict[str, dict[str, int]]:
+def set_sizes(store: Store, arm: str) -> dict[str, dict[str, int]]:
+    """An arm's sets: set → trace → tokens, as the student reads it."""
     sizes: dict[str, dict[str, int]] = {pool: {} for pool in POOLS}
     rows = store.query(
         'SELECT pool, trace, student_tokens FROM selected WHERE arm=? AND "drop"=?'

@@ -35,11 +35,15 @@ __all__ = ["Opener", "Progress", "read_model", "train_arm"]
 log = logging.getLogger("heal.students")
 
 DONE = "done.json"
+ADAPTER = "adapter"
+"""A stage's own adapters, where there are any, before they were merged."""
 ENDS = 10
 """First and last loss are means over this many steps at either end (fewer in a short stage)."""
 
 _LEARNING = {"learning_rate", "warmup", "min_lr", "weight_decay", "lora_rank"}
 """The settings that change what is learnt; the plan has the others in it."""
+_ALSO_LEARNING = {"lora_alpha", "lora_targets", "lora_dropout", "dora", "precision"}
+"""Those that count only where they are not left at their defaults."""
 _EDGE_BYTES = 1 << 20
 
 Progress = Callable[[int, int, float], None]
@@ -151,7 +155,8 @@ def _stage_keys(
     settings: Train,
 ) -> list[str]:
     """Each stage's content key; it covers the stages before it."""
-    learning = settings.model_dump(include=_LEARNING)
+    more = settings.model_dump(include=_ALSO_LEARNING, exclude_defaults=True)
+    learning = settings.model_dump(include=_LEARNING) | more
     key = content_key("train", arm, seed, learning, _fingerprint(student))
     keys = []
     for plan in plans:
@@ -203,9 +208,11 @@ def _read_done(home: Path) -> TrainResult:
 
 def _drop_weights(home: Path) -> None:
     for entry in home.iterdir():
+        if entry.name in (DONE, ADAPTER):
+            continue
         if entry.is_dir():
             shutil.rmtree(entry)
-        elif entry.name != DONE:
+        else:
             entry.unlink()
 
 
@@ -297,6 +304,7 @@ def _fit_and_save(
             settings=settings,
             checkpoints=resuming[0],
             start=resuming[1],
+            adapter=part / ADAPTER,
             on_loss=report,
         )
     _stop_at(model, end_id)

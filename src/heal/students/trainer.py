@@ -113,14 +113,16 @@ def fit(
     settings: Train,
     checkpoints: Checkpoints,
     start: Checkpoint | None,
+    adapter: Path,
     on_loss: OnLoss,
 ) -> tuple[Any, list[float]]:
     """Train on batches of positions in `rendered`; the model, adapters merged, and the losses.
 
     `learning_rate` is the peak; `start` is where to go on, None: at the first batch. The losses
-    include those before `start`.
+    include those before `start`. Adapters are also saved by themselves, in `adapter`.
     """
     require_one_device()
+    _require_targets(model, settings)
     columns = {
         "input_ids": [list(r.ids) for r in rendered],
         "labels": [r.labels for r in rendered],
@@ -135,11 +137,13 @@ def fit(
         args=_arguments(len(batches), learning_rate, seed, settings, checkpoints),
         train_dataset=Dataset.from_dict(columns),
         processing_class=tokenizer,
-        peft_config=_lora(settings.lora_rank) if settings.lora_rank else None,
+        peft_config=_adapters(settings),
     )
     trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
-    trained = trainer.model.merge_and_unload() if settings.lora_rank else trainer.model
-    return trained, trainer.losses
+    if settings.lora_rank is None:
+        return trainer.model, trainer.losses
+    trainer.model.save_pretrained(adapter)
+    return trainer.model.merge_and_unload(), trainer.losses
 
 
 def _arguments(
@@ -156,8 +160,9 @@ def _arguments(
         warmup_steps=settings.warmup,  # below 1 it is a share of all steps
         weight_decay=settings.weight_decay,
         # TRL's default is bfloat16, which is far slower than float32 on most CPUs
-        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
-        gradient_checkpointing=None,  # off; a bool counts as the deprecated spelling
+        bf16=in_bfloat16(settings),
+        gradient_checkpointing=None,  # a bool counts as the deprecated spelling
+        activation_checkpointing=settings.gradient_checkpointing,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=False,
@@ -170,14 +175,48 @@ def _arguments(
     )
 
 
-def _lora(rank: int) -> Any:
+def _adapters(settings: Train) -> Any:
+    """peft's configuration; None: all weights are trained."""
+    if settings.lora_rank is None:
+        return None
     try:
         from peft import LoraConfig
     except ImportError:
         raise UserError("train.lora_rank needs the peft package", hint="pip install peft") from None
+    targets = settings.lora_targets
     return LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha or 2 * settings.lora_rank,
+        lora_dropout=settings.lora_dropout,
+        use_dora=settings.dora,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
     )
+
+
+def _require_targets(model: Any, settings: Train) -> None:
+    """Whether adapters would find their layers. Raises: UserError."""
+    if settings.lora_rank is None or isinstance(settings.lora_targets, str):
+        return
+    linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    ours = [t for t in settings.lora_targets if not any(f".{n}".endswith(f".{t}") for n in linear)]
+    if ours:
+        known = sorted({name.rpartition(".")[2] for name in linear})
+        raise UserError(
+            f"train.lora_targets: the student has no layer {', '.join(ours)}",
+            hint=f"it has {', '.join(known)}; or --set train.lora_targets=all-linear",
+        )
+
+
+def in_bfloat16(settings: Train) -> bool:
+    """Whether products are bfloat16. Raises: UserError where the device has none."""
+    able = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if settings.precision == "bfloat16" and not able:
+        raise UserError(
+            "train.precision is bfloat16, and no GPU here computes in it",
+            hint="--set train.precision=auto takes what the device has",
+        )
+    return able and settings.precision != "float32"
 
 
 def require_one_device() -> None:
