@@ -6,15 +6,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heal.cli.console import echo, one_file, read_recipe
-from heal.cli.options import Adopt, AllowCode, ConfigFile, Overrides, RecipeFile
-from heal.cli.run import run_until
+from heal.cli.options import (
+    Adopt,
+    AllowCode,
+    ConfigFile,
+    JsonFile,
+    Overrides,
+    RecipeFile,
+    RespectMarks,
+    Yes,
+)
+from heal.cli.run import Choices, respecting, run_until
 
 if TYPE_CHECKING:
     from heal.before.machine import Machine
     from heal.config import Config
 
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show steps, time, memory and an example; train nothing.")
+    bool, typer.Option("--dry-run", help="Say what is redone, and what training takes; then stop.")
 ]
 Gpus = Annotated[
     str | None,
@@ -27,17 +36,22 @@ def train(
     config: ConfigFile = None,
     overrides: Overrides = [],  # noqa: B006
     adopt: Adopt = False,
+    allow_code: AllowCode = False,
+    marks: RespectMarks = False,
     dry_run: DryRun = False,
     gpus: Gpus = None,
-    allow_code: AllowCode = False,
+    yes: Yes = False,
+    json_file: JsonFile = None,
 ) -> None:
     """… and train the students."""
-    recipe = one_file(file, config)
-    if dry_run:
-        _foresee(read_recipe(recipe, overrides, allow_code), recipe, gpus)
+    recipe, settings = one_file(file, config), [*overrides, *respecting(marks)]
+    choices = Choices(adopt, allow_code, dry_run, yes, json_file)
+    if not dry_run:
+        _only_for_a_dry_run(gpus)
+        run_until("train", recipe, settings, choices)
         return
-    _only_for_a_dry_run(gpus)
-    run_until("train", recipe, overrides, adopt, allow_code)
+    run_until("train", recipe, settings, choices)
+    _foresee(read_recipe(recipe, settings, allow_code), recipe, gpus)
 
 
 def _foresee(config: "Config", file: Path, gpus: str | None) -> None:
@@ -48,6 +62,7 @@ def _foresee(config: "Config", file: Path, gpus: str | None) -> None:
 
     if config.student is None:
         raise UserError(f"{file}: no student, so nothing is trained", hint="--set student.model=…")
+    echo("")
     machine = look() if gpus is None else _machine(gpus)
     for line in training.lines_of(config, machine, training.foresee(config)):
         echo(line)
