@@ -130,3 +130,21 @@ def test_a_terminal_is_asked_before_paid_work_is_redone(
     assert shell("heal run recipe.yaml")[0] == 0  # unchanged: nothing to ask
     assert shell("heal run recipe.yaml --set gear.hint=answer --yes")[0] == 0
     assert len(asked) == 1
+
+
+def test_the_demo_writes_its_recipe_where_none_is_and_runs_it(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes: list[Path] = []
+    monkeypatch.setattr("heal.cli.demo.run_until", lambda _, out, *__: recipes.append(out))
+    code, out, _ = shell("heal demo -o mine.yaml")
+    assert (code, out, recipes) == (0, "recipe    mine.yaml\n", [Path("mine.yaml")])
+    Path("mine.yaml").write_text("run: own\n", "utf-8")
+    assert shell("heal demo -o mine.yaml")[:2] == (0, "")
+    assert Path("mine.yaml").read_text("utf-8") == "run: own\n"
+
+
+def test_the_shipped_demo_is_the_recipe_of_the_folder() -> None:
+    shipped = Path(__file__).parent.parent / "src" / "heal" / "lab" / "recipe.yaml"
+    folder = Path(__file__).parent.parent / "recipes" / "lab.yaml"
+    assert folder.read_bytes() == shipped.read_bytes()

@@ -16,6 +16,7 @@ from heal.cli import (
     audit,
     check,
     config,
+    demo,
     doctor,
     eval,
     export,
@@ -64,6 +65,7 @@ def options(version: Version = False) -> None:
 app.command()(run.run)
 for _stage in stages.HELP:
     app.command(name=_stage)(train.train if _stage == "train" else stages.up_to(_stage))
+app.command()(demo.demo)
 app.command()(init.init)
 app.command()(problems.problems)
 app.command()(check.check)
