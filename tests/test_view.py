@@ -131,6 +131,16 @@ def test_a_later_pass_takes_in_what_changed_and_moves_nothing_else(tmp_path: Pat
     assert state.version == 2
 
 
+def test_a_pass_that_finds_nothing_new_says_so(tmp_path: Path) -> None:
+    folder = lab_run(tmp_path / "run", problems=4, held_out=0)
+    index = read(folder)
+    version = index.state.version
+    assert index.refresh().version == version
+    with Store.open(folder) as store:
+        list(store.query("UPDATE traces SET answer='9' WHERE verdict='correct'"))
+    assert index.refresh().version == version + 1
+
+
 def test_a_pass_that_broke_off_is_made_good_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,7 @@ class State:
     """How far the index is."""
 
     version: int
+    """Another whenever a pass has found something new."""
     traces: int
     problems: int
     seconds: float
@@ -153,8 +154,9 @@ class Index:
         self.state = State(0, 0, 0, 0.0, None, False)
 
     def close(self) -> None:
-        """Forget everything."""
-        self._table.close()
+        """Forget everything, once no pass is going on."""
+        with self._passing, self._lock:
+            self._table.close()
 
     # ── passes over the store ───────────────────────────────────────────────────────────────────
 
@@ -164,13 +166,14 @@ class Index:
             started, stamp = time.monotonic(), _stamp(self._folder)
             with Store.open(self._folder, write=False) as store, store.moment():
                 arm = Config.model_construct(**(store.meta("config") or {})).main_arm
-                self._take_in(_problems(store, arm))
+                changed = self._take_in(_problems(store, arm))
                 busy = store.is_busy()
             seconds = time.monotonic() - started
             self._stamp, self._next = stamp, time.monotonic() + max(_LEAST_REST_S, _REST * seconds)
             with self._lock:
                 ((traces,),) = self._table.execute("SELECT COUNT(*) FROM entries")
-                version = self.state.version + 1
+                is_new = changed or (arm, busy) != (self.state.arm, self.state.is_busy)
+                version = self.state.version + is_new
                 self.state = State(version, traces, len(self._seen), seconds, arm, busy)
                 self._counted.clear()
             return self.state
@@ -190,7 +193,8 @@ class Index:
             with self._lock:
                 self.state = replace(self.state, trouble=str(error))
 
-    def _take_in(self, problems: Iterable[tuple[str, list[_Row]]]) -> None:
+    def _take_in(self, problems: Iterable[tuple[str, list[_Row]]]) -> bool:
+        """Whether anything has changed."""
         is_first, gone = not self._seen, set(self._seen)
         changed: dict[str, list[_Row]] = {}
         for problem, rows in problems:
@@ -206,6 +210,7 @@ class Index:
         if is_first:
             with self._lock:
                 self._table.executescript(_SORT)
+        return bool(is_first or changed or gone)
 
     def _write(self, changed: Mapping[str, list[_Row]], replaced: Iterable[str]) -> None:
         marks = self._marks
