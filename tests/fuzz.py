@@ -104,7 +104,7 @@ def damaged_tree(dice: random.Random, tree: Any) -> Any:
                 del node[key]
                 break
             else:
-                node[key] = dice.choice(VALUES)
+                node[key] = copy.deepcopy(dice.choice(VALUES))
                 break
     return tree
 
