@@ -93,7 +93,9 @@ def test_a_stopped_server_takes_all_it_started_along(tmp_path: Path, pids: Path)
 def test_a_killed_parent_leaves_no_server(tmp_path: Path, pids: Path, number: int) -> None:
     """The parent is a process of its own, killed while its server serves."""
     code = (
-        "import sys, time; from pathlib import Path; from heal.config import Serve;"
+        "import signal, sys, time; from pathlib import Path; from heal.config import Serve;"
+        # a shell that starts tests in the background has them ignore Ctrl-C
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from tests.test_managed_servers import serve, start;"
         "s = start(serve(Path(sys.argv[1])), Path(sys.argv[2])); "
         "time.sleep(600)"
@@ -106,7 +108,7 @@ def test_a_killed_parent_leaves_no_server(tmp_path: Path, pids: Path, number: in
     assert soon(lambda: len(processes(pids)) == 2)
     started = processes(pids)
     parent.send_signal(number)
-    parent.wait()
+    parent.wait(60)
     assert soon(lambda: not [pid for pid in started if is_alive(pid)])
 
 
