@@ -14,10 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from heal.engines.base import Scored, ScoreRequest
 from heal.engines.local.model import Memory, Start, assemble, distribution
 from heal.engines.local.siblings import Family
+
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+"""What transformers calls a model's cache; it was renamed in 5.24."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class StandardModel:
         for prompt in prompts:
             ids = torch.tensor([prompt], device=self.device)
             out = self.module(input_ids=ids, use_cache=True, logits_to_keep=1)
-            starts.append(_Cached(out.past_key_values, out.logits[0, -1].float(), len(prompt)))
+            starts.append(_Cached(out[CACHE], out.logits[0, -1].float(), len(prompt)))
         return starts
 
     @torch.inference_mode()
@@ -108,8 +112,8 @@ class StandardModel:
             out = self.module(
                 input_ids=ids[:, None],
                 position_ids=positions.to(self.device),
-                past_key_values=part.cache,
                 use_cache=True,
+                **{CACHE: part.cache},
             )
             part.length += 1
             logits.append(out.logits[:, -1].float())
