@@ -194,3 +194,18 @@ def test_the_mildest_setting_that_fits_is_named(tmp_path: Path) -> None:
     whole = memory_of(shape, settings).total
     assert helping(shape, settings, whole) == {"forward_tokens": 4096}
     assert helping(shape, settings, 1.0) == {}
+
+
+def test_several_gpus_share_a_student_that_none_holds(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--dry-run", "-c", recipe, "--gpus", "8x24"]
+    assert heal(monkeypatch, *words) == 2
+    hint = capsys.readouterr().err.split("→")[1].split()
+    sets = ["--set", "train.launch.processes=8", "--set", "train.launch.config=fsdp2"]
+    assert hint[:4] == sets
+    assert not any("lora" in word for word in hint)
+    assert heal(monkeypatch, *words, *hint) == 0
+    said = capsys.readouterr().out
+    assert "parameters         2.01 GB" in said
+    assert "each holds 1/8 of weights" in said

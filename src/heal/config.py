@@ -339,6 +339,17 @@ class Pace(Section):
         return shares
 
 
+class Launch(Section):
+    """Training on several GPUs of this machine: HEAL calls `accelerate launch`."""
+
+    processes: int = Field(ge=1)
+    """One for each GPU. They share each of the plan's batches, so that their number changes neither
+    the steps nor, but for rounding, the student. Without a GPU they share the cores."""
+    config: str = "ddp"
+    """`ddp`: each holds the whole student; `fsdp2`, `zero3` (needs the deepspeed package): each
+    holds a part of it; or a file that `accelerate config` wrote."""
+
+
 class Train(Section):
     """TRL's `SFTTrainer`, three chained runs, loss on the assistant's tokens only."""
 
@@ -371,6 +382,8 @@ class Train(Section):
     forward_tokens: int = Field(16_384, ge=16)
     """Padded tokens per forward pass. A larger batch goes through in parts whose gradients add up
     to the same step, so this bounds memory and changes nothing else."""
+    launch: Launch | None = None
+    """None trains in this process, on one device."""
     checkpoint_every: int | None = Field(200, ge=1)
     """Optimizer steps from one checkpoint to the next. A killed run goes on from the last, with the
     losses and weights of an undisturbed one. The newest alone is kept, 12 bytes per trained weight,

@@ -152,9 +152,7 @@ def _ready(config: Config, target: Target, prompt: int) -> None:
     """Whether it has room for the rows, and one device to train on."""
     target.findings.append(_room(config, prompt))
     try:
-        from heal.students.trainer import require_one_device
-
-        require_one_device()
+        _require_devices(config)
     except HealError as error:
         target.findings.append(Finding("training", Outcome.FAILED, str(error), error.hint))
 
@@ -166,3 +164,15 @@ def _room(config: Config, prompt: int) -> Finding:
         return Finding("room", Outcome.OK, f"train.max_length, {limit:,}, holds any repair")
     words = f"a repair may take {plural(needed, 'token')}; more than {limit:,} are not trained on"
     return Finding("room", Outcome.NOTE, words, f"--set train.max_length={needed}")
+
+
+def _require_devices(config: Config) -> None:
+    """Whether training has the devices it asks for. Raises: UserError."""
+    if config.train.launch is not None:
+        from heal.students.launch import require_devices
+
+        require_devices(config.train.launch)
+        return
+    from heal.students.trainer import require_one_device
+
+    require_one_device()

@@ -12,7 +12,7 @@ from typing import Any
 
 from heal.before.estimate import clock
 from heal.before.machine import GB, Machine
-from heal.config import Config
+from heal.config import Config, Train
 from heal.data.problems import read_problems
 from heal.engines import read_tokenizer, resolve_model
 from heal.errors import UserError
@@ -21,6 +21,7 @@ from heal.prompts import fill
 from heal.records import Example, Split, TrainResult
 from heal.store import DATABASE, Store
 from heal.students import arms
+from heal.students.launch import sharded
 from heal.students.memory import RESERVED, Memory, Shape, helping, memory_of, shape_of
 from heal.students.rendering import Refusal, Rendered, Renderer
 from heal.students.rendering import read_tokenizer as read_plain_tokenizer
@@ -112,7 +113,7 @@ def lines_of(config: Config, machine: Machine, seen: Foresight) -> Iterator[str]
     yield from _example_lines(config, seen)
     yield ""
     shape = shape_of(config_of(config.student.model))
-    needed = memory_of(shape, config.train)
+    needed = memory_of(shape, config.train, shards=_shards(config.train))
     yield from memory_lines(config, shape, needed, machine)
     _require_room(config, shape, needed, machine)
 
@@ -206,6 +207,8 @@ def memory_lines(config: Config, shape: Shape, needed: Memory, machine: Machine)
     tokens = max(config.train.forward_tokens, config.train.max_length)
     what = "all weights" if config.train.lora_rank is None else f"LoRA of {config.train.lora_rank}"
     yield f"Memory of each device, at most ({shape.parameters / 1e9:,.2f} G parameters, {what},"
+    if _shards(config.train) > 1:
+        yield f"each holds 1/{_shards(config.train)} of weights, gradients and optimizer,"
     yield f"{tokens:,} tokens at once; docs/training.md has the formula):"
     for name, size in needed.parts().items():
         yield f"  {name:<12} {size / GB:>10,.2f} GB"
@@ -224,12 +227,29 @@ def _device(machine: Machine) -> str:
 
 
 def _require_room(config: Config, shape: Shape, needed: Memory, machine: Machine) -> None:
-    room = room_of(machine)
+    room, train = room_of(machine), config.train
     if needed.total <= room:
         return
-    helps = helping(shape, config.train, room)
-    sets = " ".join(f"--set train.{name}={str(value).lower()}" for name, value in helps.items())
+    sets = [f"train.{name}={str(value).lower()}" for name, value in _helping(shape, train, machine)]
     raise UserError(
         f"training needs {needed.total / GB:,.1f} GB on a device and may fill {room / GB:,.1f} GB",
-        hint=sets or "no setting of train makes it fit: take a smaller student, or a larger device",
+        hint=" ".join(f"--set {setting}" for setting in sets)
+        or "no setting of train makes it fit: take a smaller student, or a larger device",
     )
+
+
+def _helping(shape: Shape, train: Train, machine: Machine) -> list[tuple[str, Any]]:
+    """Settings that make it fit. Sharing it out comes before training less than all weights."""
+    room, gpus = room_of(machine), len(machine.gpus)
+    alone = helping(shape, train, room, shards=_shards(train))
+    if gpus < 2 or _shards(train) > 1 or (alone and "lora_rank" not in alone):
+        return [*alone.items()]
+    launch = [("launch.processes", gpus), ("launch.config", "fsdp2")]
+    if memory_of(shape, train, shards=gpus).total <= room:
+        return launch
+    more = helping(shape, train, room, shards=gpus)
+    return [*launch, *more.items()] if more else [*alone.items()]
+
+
+def _shards(train: Train) -> int:
+    return train.launch.processes if train.launch and sharded(train.launch) else 1

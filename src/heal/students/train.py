@@ -28,15 +28,15 @@ from heal.keys import content_key, seed_for
 from heal.records import Example, StagePlan, TrainResult
 from heal.store import sync_files
 from heal.students.checkpoints import Checkpoint, Checkpoints, Note
+from heal.students.launch import ADAPTER, Job, layout
+from heal.students.launch import run as run_launched
 from heal.students.rendering import Rendered, Renderer, read_tokenizer
 
 __all__ = ["Opener", "Progress", "read_model", "train_arm"]
 
 log = logging.getLogger("heal.students")
 
-DONE = "done.json"
-ADAPTER = "adapter"
-"""A stage's own adapters, where there are any, before they were merged."""
+DONE, PART = "done.json", ".part"
 ENDS = 10
 """First and last loss are means over this many steps at either end (fewer in a short stage)."""
 
@@ -218,7 +218,7 @@ def _drop_weights(home: Path) -> None:
 
 def _checkpoints(home: Path, key: str, settings: Train) -> Checkpoints:
     folder = home.with_name(home.name + ".checkpoints")
-    return Checkpoints(folder, key, settings.checkpoint_every)
+    return Checkpoints(folder, key, settings.checkpoint_every, layout(settings.launch))
 
 
 def _reporter(
@@ -242,7 +242,7 @@ def _train_stage(
     note: Note,
 ) -> None:
     """Train one stage beside its home and move it there whole."""
-    part = stage.home.with_name(stage.home.name + ".part")
+    part = stage.home.with_name(stage.home.name + PART)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     checkpoints = _checkpoints(stage.home, stage.key, settings)
@@ -251,7 +251,7 @@ def _train_stage(
     checkpoints = replace(checkpoints, before_s=before_s)
     started = time.monotonic()
     peak = settings.learning_rate * stage.plan.lr_scale
-    with _quiet(), _threads(settings.threads):
+    with quiet(), threads(settings.threads):
         losses = _fit_and_save(stage, peak, seed, settings, part, (checkpoints, start), report)
     shown = [trace for batch in stage.plan.batches for trace in batch]
     result = TrainResult(
@@ -286,34 +286,45 @@ def _fit_and_save(
     report: Report,
 ) -> list[float]:
     """Losses by step. A stage without batches passes its weights on."""
-    from heal.students.trainer import fit
-
-    model, tokenizer = stage.opener.model(stage.source), stage.opener.tokenizer(stage.source)
-    _unmark_gguf(model)
+    tokenizer = stage.opener.tokenizer(stage.source)
     end_id = Renderer(tokenizer, settings.max_length).end_id
     places = {trace: i for i, trace in enumerate(stage.rendered)}
-    losses: list[float] = []
-    if stage.plan.batches:
-        model, losses = fit(
-            model,
-            tokenizer,
-            list(stage.rendered.values()),
-            [[places[trace] for trace in batch] for batch in stage.plan.batches],
-            learning_rate=peak,
-            seed=seed_for(seed, "train", stage.plan.index),
-            settings=settings,
-            checkpoints=resuming[0],
-            start=resuming[1],
-            adapter=part / ADAPTER,
-            on_loss=report,
-        )
+    job = Job(
+        stage.source,
+        part,
+        list(stage.rendered.values()),
+        [[places[trace] for trace in batch] for batch in stage.plan.batches],
+        peak,
+        seed_for(seed, "train", stage.plan.index),
+        settings,
+        *resuming,
+    )
+    model, losses = _trained(job, stage.opener, tokenizer, report)
     _stop_at(model, end_id)
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)
     return losses
 
 
-def _unmark_gguf(model: Any) -> None:
+def _trained(job: Job, opener: Opener, tokenizer: Any, report: Report) -> tuple[Any, list[float]]:
+    """The model, in this process or by those that `train.launch` starts."""
+    from heal.students.trainer import fit, merged
+
+    launch = job.settings.launch
+    if launch is not None and job.batches:
+        folder = job.out.with_name(job.out.name.removesuffix(PART) + ".launch")
+        shutil.rmtree(folder, ignore_errors=True)
+        losses = run_launched(job, launch, folder, report)
+        shutil.rmtree(folder)
+        if job.settings.lora_rank is None:
+            return read_model(job.out), losses
+        return merged(opener.model(job.source), job.adapter), losses
+    model = opener.model(job.source)
+    unmark_gguf(model)
+    return fit(model, tokenizer, job, report) if job.batches else (model, [])
+
+
+def unmark_gguf(model: Any) -> None:
     """Weights read from a GGUF are float32 by now, but transformers would not train them."""
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is not None and quantizer.quantization_config.quant_method == "gguf":
@@ -333,7 +344,7 @@ def _mean(losses: Sequence[float]) -> float:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars, no notes from transformers, nor peft's use of an old name; errors show."""
     from transformers.utils import logging
 
@@ -351,7 +362,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def threads(count: int | None) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()

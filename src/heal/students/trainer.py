@@ -8,6 +8,7 @@ imports torch and TRL.
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from trl import SFTConfig, SFTTrainer
 
 from heal.config import Train
 from heal.errors import UserError
-from heal.students.checkpoints import Checkpoint, Checkpoints
-from heal.students.rendering import IGNORED, Rendered
+from heal.students.launch import Job
+from heal.students.rendering import IGNORED
 
 LOGITS_BYTES = 1 << 28
 """Float32 logits up to this size are built in full. TRL's fused head never builds them, but
@@ -34,43 +35,52 @@ class PlanTrainer(SFTTrainer):
 
     def __init__(
         self,
-        batches: Sequence[list[int]],
-        forward_tokens: int,
+        job: Job,
         on_loss: OnLoss,
-        checkpoints: Checkpoints,
-        start: Checkpoint | None,
         **options: Any,
     ) -> None:
-        self.losses: list[float] = list(start.losses) if start else []
-        self._checkpoints = checkpoints
+        self.losses: list[float] = list(job.start.losses) if job.start else []
+        self._job, self._on_loss = job, on_loss
         self._started = time.monotonic()
-        self._batches = batches
-        self._forward_tokens = forward_tokens
-        self._on_loss = on_loss
         super().__init__(**options)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The plan's batches. Not prepared by accelerate, which may split or repeat batches."""
         return DataLoader(
-            self.train_dataset, batch_sampler=self._batches, collate_fn=self.data_collator
+            self.train_dataset, batch_sampler=self._job.batches, collate_fn=self.data_collator
         )
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """Forward and backward of one batch, in parts of at most `forward_tokens`.
+        """Forward and backward of this process's share of one batch, in parts.
 
-        Each part's loss is its sum over the whole batch's count, so the parts add up to the same
-        gradient. Raises: UserError when the loss is not finite.
+        Each part's loss is its sum over the whole batch's count, so the parts of all processes add
+        up to the same gradient. Raises: UserError when the loss is not finite.
         """
         taught = (inputs["labels"][:, 1:] != IGNORED).sum()
-        parts = _parts(inputs, self._forward_tokens)
-        loss = sum(super(PlanTrainer, self).training_step(model, p, taught) for p in parts)
-        self.losses.append(float(loss))
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        parts = shares(inputs, self._job.settings.forward_tokens, world)[rank]
+        loss = sum(
+            self._part(model, part, taught, last=i == len(parts) - 1)
+            for i, part in enumerate(parts)
+        )
+        # a share counts as often as there are processes, for their gradients are averaged
+        total = self.accelerator.reduce(loss, "sum") / world if world > 1 else loss
+        self.losses.append(float(total))
         if not math.isfinite(self.losses[-1]):
             raise UserError(
                 f"the loss is {self.losses[-1]} at step {len(self.losses)}: training diverged",
                 hint="lower it with --set train.learning_rate=…",
             )
         self._on_loss(len(self.losses), self.losses[-1])
+        return loss
+
+    def _part(self, model: Any, part: Any, taught: Any, *, last: bool) -> Any:
+        """Gradients are exchanged behind the last part alone."""
+        state = self.accelerator.gradient_state
+        state._set_sync_gradients(last)  # DeepSpeed steps by it
+        with nullcontext() if last else self.accelerator.no_sync(model):
+            loss = super().training_step(model, part, taught)
+        state._set_sync_gradients(True)
         return loss
 
     def compute_loss(
@@ -83,7 +93,8 @@ class PlanTrainer(SFTTrainer):
         """The model's own loss while its logits are small, else TRL's fused one: equal values."""
         logits_bytes = 4 * inputs["labels"].numel() * self.model.config.get_text_config().vocab_size
         if self.model_accepts_loss_kwargs and logits_bytes <= LOGITS_BYTES:
-            return model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch).loss
+            loss = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch).loss
+            return loss * self.accelerator.num_processes
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -92,7 +103,7 @@ class PlanTrainer(SFTTrainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             written = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            self._checkpoints.seal(written, self.losses, time.monotonic() - self._started)
+            self._job.checkpoints.seal(written, self.losses, time.monotonic() - self._started)
         self.accelerator.wait_for_everyone()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -102,58 +113,60 @@ class PlanTrainer(SFTTrainer):
         """Nothing leaves the machine."""
 
 
-def fit(
-    model: Any,
-    tokenizer: Any,
-    rendered: Sequence[Rendered],
-    batches: Sequence[list[int]],
-    *,
-    learning_rate: float,
-    seed: int,
-    settings: Train,
-    checkpoints: Checkpoints,
-    start: Checkpoint | None,
-    adapter: Path,
-    on_loss: OnLoss,
-) -> tuple[Any, list[float]]:
-    """Train on batches of positions in `rendered`; the model, adapters merged, and the losses.
+def fit(model: Any, tokenizer: Any, job: Job, on_loss: OnLoss) -> tuple[Any, list[float]]:
+    """Train in this process; the model, adapters merged, and the losses of all steps.
 
-    `learning_rate` is the peak; `start` is where to go on, None: at the first batch. The losses
-    include those before `start`. Adapters are also saved by themselves, in `adapter`.
+    Adapters are also saved by themselves, in `job.adapter`. Raises: UserError.
     """
     require_one_device()
-    _require_targets(model, settings)
-    columns = {
-        "input_ids": [list(r.ids) for r in rendered],
-        "labels": [r.labels for r in rendered],
-    }
-    trainer = PlanTrainer(
-        batches,
-        settings.forward_tokens,
-        on_loss,
-        checkpoints,
-        start,
-        model=model,
-        args=_arguments(len(batches), learning_rate, seed, settings, checkpoints),
-        train_dataset=Dataset.from_dict(columns),
-        processing_class=tokenizer,
-        peft_config=_adapters(settings),
-    )
-    trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
-    if settings.lora_rank is None:
+    trainer = trained(model, tokenizer, job, on_loss)
+    if job.settings.lora_rank is None:
         return trainer.model, trainer.losses
-    trainer.model.save_pretrained(adapter)
+    trainer.model.save_pretrained(job.adapter)
     return trainer.model.merge_and_unload(), trainer.losses
 
 
-def _arguments(
-    steps: int, learning_rate: float, seed: int, settings: Train, checkpoints: Checkpoints
-) -> SFTConfig:
+def trained(model: Any, tokenizer: Any, job: Job, on_loss: OnLoss) -> PlanTrainer:
+    """A trainer that has trained the job, in this process or as one of several that share it."""
+    _require_targets(model, job.settings)
+    columns = {
+        "input_ids": [list(r.ids) for r in job.rendered],
+        "labels": [r.labels for r in job.rendered],
+    }
+    trainer = PlanTrainer(
+        job,
+        on_loss,
+        model=model,
+        args=_arguments(job),
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=tokenizer,
+        peft_config=_adapters(job.settings),
+    )
+    trainer.train(resume_from_checkpoint=str(job.start.folder) if job.start else None)
+    return trainer
+
+
+def save_shared(trainer: PlanTrainer, job: Job) -> None:
+    """What several processes trained, put together: the weights, or the adapters by themselves."""
+    trainer.save_model(str(job.out if job.settings.lora_rank is None else job.adapter))
+    trainer.accelerator.wait_for_everyone()
+
+
+def merged(model: Any, adapter: Path) -> Any:
+    """A model with adapters that were saved by themselves."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+
+
+def _arguments(job: Job) -> SFTConfig:
+    settings, checkpoints = job.settings, job.checkpoints
     return SFTConfig(
         output_dir=str(checkpoints.writing),
-        max_steps=steps,
-        seed=seed,
-        learning_rate=learning_rate,
+        max_steps=len(job.batches),
+        seed=job.seed,
+        learning_rate=job.learning_rate,
+        use_cpu=not torch.cuda.is_available(),
         # the plain cosine_with_min_lr spends the first step at a learning rate of zero
         lr_scheduler_type="cosine_warmup_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": settings.min_lr},
@@ -224,25 +237,44 @@ def require_one_device() -> None:
 
     Raises: UserError.
     """
-    if torch.cuda.device_count() > 1:
+    if (found := torch.cuda.device_count()) > 1:
         raise UserError(
-            f"training uses one GPU, but {torch.cuda.device_count()} are visible",
-            hint="CUDA_VISIBLE_DEVICES=0 heal run …",
+            f"training in this process uses one GPU, but {found} are visible",
+            hint=f"--set train.launch.processes={found} uses all; CUDA_VISIBLE_DEVICES=0 the first",
         )
 
 
-def _parts(inputs: dict[str, torch.Tensor], forward_tokens: int) -> list[dict[str, torch.Tensor]]:
-    """Rows grouped by length so that no part's padded size exceeds `forward_tokens`.
+def shares(
+    inputs: dict[str, torch.Tensor], forward_tokens: int, world: int
+) -> list[list[dict[str, torch.Tensor]]]:
+    """A batch's parts for each of `world` processes, equally many for all.
+
+    Each row stands in one part once. A process without a row for its turn goes through the shortest
+    one without loss: all must take part when gradients are exchanged.
+    """
+    if world == 1 and inputs["input_ids"].numel() <= forward_tokens:
+        return [[inputs]]
+    lengths = inputs["attention_mask"].sum(1)
+    order = lengths.argsort(descending=True, stable=True).tolist()
+    dealt = [_groups(order[rank::world], lengths, forward_tokens) for rank in range(world)]
+    turns = max(map(len, dealt))
+    idle = {k: v[order[-1:], : lengths[order[-1]]] for k, v in inputs.items()}
+    idle["labels"] = torch.full_like(idle["labels"], IGNORED)
+    return [
+        [{k: v[rows, : lengths[rows[0]]] for k, v in inputs.items()} for rows in groups]
+        + [idle] * (turns - len(groups))
+        for groups in dealt
+    ]
+
+
+def _groups(order: Sequence[int], lengths: torch.Tensor, forward_tokens: int) -> list[list[int]]:
+    """Rows, longest first, so that no group's padded size exceeds `forward_tokens`.
 
     A single row may exceed it.
     """
-    if inputs["input_ids"].numel() <= forward_tokens:
-        return [inputs]
-    lengths = inputs["attention_mask"].sum(1)
     groups: list[list[int]] = []
-    for row in lengths.argsort(descending=True).tolist():
-        full = not groups or (len(groups[-1]) + 1) * lengths[groups[-1][0]] > forward_tokens
-        if full:
+    for row in order:
+        if not groups or (len(groups[-1]) + 1) * lengths[groups[-1][0]] > forward_tokens:
             groups.append([])
         groups[-1].append(row)
-    return [{k: v[rows, : lengths[rows[0]]] for k, v in inputs.items()} for rows in groups]
+    return groups
