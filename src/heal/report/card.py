@@ -51,7 +51,8 @@ def _draw(view: RunView, exhibit: Exhibit, c: Palette) -> "Figure":
     _text(axes, _LEFT, 76, f"Problem: {asked}   Answer: {answer}", c.muted, 11)
     _failed(axes, exhibit, c)
     _repaired(axes, exhibit, c)
-    _text(axes, _LEFT, _HEIGHT - 34, _ceiling(view), c.ink, 13, bold=True)
+    for row, said in enumerate(_ceiling(view)):
+        _text(axes, _LEFT, _HEIGHT - 52 + row * _ROW, said, c.ink, 13, bold=True)
     return figure
 
 
@@ -64,8 +65,8 @@ def _failed(axes: "Axes", exhibit: Exhibit, c: Palette) -> None:
     for line in _fitting(exhibit.failed, exhibit.case.cut.step):
         if line.mark == "cut":
             axes.plot([_LEFT, top], [y - 10, y - 10], color=c.broken, ls=(0, (5, 3)), lw=1.4)
-            _text(axes, top, y + 2, "cut here", c.broken, 9, bold=True, right=True)
-            y += 12
+            _text(axes, top, y - 18, "cut here", c.broken, 9, bold=True, right=True)
+            y += 8
         colour = c.muted if line.kept else c.ink
         if line.level is not None:
             _bar(axes, top, y, line.level, line.note, c.second if line.kept else c.broken)
@@ -128,13 +129,14 @@ def _bar(axes: "Axes", right: float, y: float, level: float, note: str, colour: 
     _text(axes, right - _BAR - 6, y, note, colour, 9, right=True)
 
 
-def _ceiling(view: RunView) -> str:
+def _ceiling(view: RunView) -> tuple[str, ...]:
+    """Before and after, a line each."""
     if not view.extreme.problems:
-        return "No problem was beyond the teacher's reach."
+        return ("No problem was beyond the teacher's reach.",)
     before, after = numbers.ceiling_before(view), numbers.ceiling_after(view)
     return (
-        f"Hardest problems with a correct trace: {share_text(before)} by sampling alone, "
-        f"{share_text(after)} after {sentences.arm_title(view)}"
+        f"Hardest problems with a correct trace: {share_text(before)} by sampling alone,",
+        f"{share_text(after)} after {sentences.arm_title(view)}",
     )
 
 
