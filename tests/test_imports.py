@@ -17,7 +17,7 @@ LEVELS = [
     ("stages",),
     ("session", "runner", "students", "report", "before"),
     ("export", "view"),
-    ("run", "marking"),
+    ("run", "marking", "importing"),
     ("pipeline",),
     ("execute",),
     ("api", "examine"),

@@ -34,6 +34,18 @@ ArmName = Literal[
 """`base` is the untouched student; `heal.method.arms` says what the others are."""
 
 
+TraceFormat = Literal[
+    "auto",
+    "generic",
+    "open-r1",
+    "nemo-skills",
+    "ms-swift",
+    "openthoughts",
+    "verifiers",
+    "inspect",
+]
+"""`heal.data.trace_formats` says what each looks like."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
 SHARE_ERROR = 1e-3
@@ -82,8 +94,48 @@ class Fields(Section):
     it out."""
 
 
+class TraceFields(Section):
+    """Which column of a trace file holds what; None means: as its format has it."""
+
+    problem: str | None = None
+    """For `generic`, None tries the names of `problems.fields.problem`."""
+    answer: str | None = None
+    """The gold answer; for `generic`, None tries the names of `problems.fields.answer`."""
+    generation: str | None = None
+    """The trace, or a list of traces. For `generic`, None tries `generations`, `generation`,
+    `completions`, `completion`, `responses`, `response`, `traces`, `trace`, `samples`."""
+    finish_reason: str | None = None
+    """Why each trace ended, as servers say it. None tries `finish_reasons`, `finish_reason`,
+    `stop_reason`."""
+    verdict: str | None = None
+    """The file's own word on each trace: true, false, or 1 and 0. None tries `correct`,
+    `is_correct`, `correctness`, `reward`."""
+    id: str | None = None
+    """A column with the ids that HEAL gives problems (`problem_id` in its training rows): traces
+    are joined by it instead of by the problem's text. None joins by text."""
+
+
+class Traces(Section):
+    """Traces that are there already, and enter as if the teacher had just been sampled."""
+
+    path: str
+    """A file, a folder of such files, or a pattern such as `out/output-rs*.jsonl`."""
+    format: TraceFormat = "auto"
+    """`auto` tells it by the columns of the first rows."""
+    fields: TraceFields = TraceFields()
+    finish: Literal["derive", "stop", "length"] = "derive"
+    """How a trace ended of which the file does not say so. `derive`: by itself if its thinking is
+    closed and it states a final answer, else it was cut off. `stop`, `length`: all alike."""
+    max_tokens: int | None = Field(None, ge=1)
+    """The token limit they were sampled with: whoever reaches it, and has no finish reason, was cut
+    off. None: unknown."""
+    top_up: bool = False
+    """Let the teacher draw what a problem lacks of `sampling.n` traces. Otherwise the imported
+    traces are all there is of it."""
+
+
 class Problems(Section):
-    """Where the problems come from: exactly one of `path`, `hub`, `gym`, `source`."""
+    """Where the problems come from: one of `path`, `hub`, `gym`, `source`, or else `traces`."""
 
     path: str | None = None
     """JSONL, JSON, CSV, TSV (each may be packed: `.gz`, `.zst`, `.xz`, `.bz2`) or Parquet; a folder
@@ -99,6 +151,9 @@ class Problems(Section):
     """`module:function` returning dicts with `problem` and `answer`; the lab uses this."""
     args: dict[str, Any] = {}
     """Keyword arguments of `source`."""
+    traces: Traces | None = None
+    """Traces that were sampled elsewhere. With a source beside it they are joined to its problems;
+    alone, the trace file gives problems and answers too. None: the teacher samples."""
     fields: Fields = Fields()
     unusable: Literal["skip", "refuse"] = "skip"
     """Rows without a usable problem and answer (empty, null, `notfound`, a proof, two different
@@ -127,6 +182,10 @@ class Problems(Section):
     def _one_source(self) -> "Problems":
         names = ("path", "hub", "gym", "source")
         given = [n for n in names if getattr(self, n) is not None]
+        if self.traces is not None and not given:
+            if self.fields != Fields():
+                raise ValueError("problems.fields is of a problem file; set problems.traces.fields")
+            return self
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(names)}; found {given or 'none'}")
         return self
@@ -590,7 +649,9 @@ class Config(Section):
     """`default` follows our own evidence: `pure.selection` is `surprisal` and
     `pure.measure_uncertainty` is false. With `paper` every default is the one shown here."""
     problems: Problems
-    teacher: ModelRef
+    teacher: ModelRef | None
+    """null: only what imported traces (`problems.traces`) need no model for: verdicts, strata, D1
+    and students trained on it."""
     scorer: ModelRef | None = None
     """Scores for GEAR and PURE when the teacher's engine cannot; None uses the teacher."""
     student: Student | None = None
@@ -614,6 +675,18 @@ class Config(Section):
     def _a_cut_by_a_checker_has_one(self) -> "Config":
         if self.gear.breakpoint is Breakpoint.CHECKER and self.steps.checker is None:
             raise ValueError("gear.breakpoint 'checker' needs a steps.checker; try: arithmetic")
+        return self
+
+    @model_validator(mode="after")
+    def _without_a_teacher(self) -> "Config":
+        traces = self.problems.traces
+        if self.teacher is not None:
+            return self
+        if traces is None or traces.top_up or self.scorer is not None:
+            raise ValueError("teacher: null needs problems.traces, no top_up and no scorer")
+        drawing = [arm for arm in self.arms if arm in ("rft_more", "star")]
+        if drawing:
+            raise ValueError(f"teacher: null, and the arm {drawing[0]} samples one")
         return self
 
     @property

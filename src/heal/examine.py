@@ -80,6 +80,7 @@ def _claim(store: Store, config: Config, name: str) -> None:
     """Raises: UserError for a folder of another exam."""
     # More samples are more of the same exam, and how a model is reached decides no answer.
     given = config.model_dump(mode="json", exclude={"run", "engine", "limits", "evaluate"})
+    assert config.teacher is not None, "an exam's recipe names what is examined"
     own = {"name": name, "files": model_files(config.teacher.model), "settings": given}
     before = store.meta("exam")
     if before is not None and before != own:
@@ -120,6 +121,7 @@ def _attempts(session: Session, name: str) -> list[AttemptRow]:
 
 def _exam(config: Config, name: str, model: Callable[[], Engine]) -> Exam:
     c, teacher = config.evaluate, config.teacher
+    assert teacher is not None, "an exam's recipe names what is examined"
     room = c.max_new_tokens or config.sampling.max_new_tokens
     own = model_files(teacher.model)
     if teacher.engine in ("http", "ray"):

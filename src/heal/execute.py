@@ -22,6 +22,7 @@ from heal.engines import model_files
 from heal.errors import HealError, UserError
 from heal.figures import as_json
 from heal.functions import functions_allowed
+from heal.importing import bring_in, compare_verdicts
 from heal.keys import content_key
 from heal.method.arms import (
     breakpoints,
@@ -29,12 +30,12 @@ from heal.method.arms import (
     wants_uncertainty,
     wants_worst_result,
 )
-from heal.pipeline import OF_ALL, OF_EACH_PROBLEM
+from heal.pipeline import OF_ALL, OF_EACH_PROBLEM, WITHOUT_A_TEACHER
 from heal.report.lines import stage_lines
 from heal.report.load import load_view
 from heal.report.told import told
 from heal.report.view import RunView
-from heal.run import Noting, Run, ask_each, count_early, to_judge_again
+from heal.run import Noting, Run, ask_each, count_early, count_unrepaired, to_judge_again
 from heal.session import SERVERS, Observer, Session
 from heal.stages import calibrate, match_budget
 from heal.steps import checker_edition
@@ -53,6 +54,7 @@ IDENTITY = (
     "problems.hub",
     "problems.gym.task",
     "problems.source",
+    "problems.traces.path",
     "teacher.model",
 )
 """Settings that make a run another run; a folder is not shared between two values of them."""
@@ -255,15 +257,20 @@ def ask_all(session: Session, until: str | None = None) -> Run:
     """Ask each problem through its stages, up to and including `until`."""
     run, names = Run(session), [stage.name for stage in OF_EACH_PROBLEM]
     session.store.set_problems(session.problem_set.problems)
-    wanted = OF_EACH_PROBLEM[: names.index(until) + 1] if until in names else OF_EACH_PROBLEM
+    with _timed(session, "import"):
+        bring_in(session)
+    possible = OF_EACH_PROBLEM if session.config.teacher is not None else WITHOUT_A_TEACHER
+    wanted = possible[: names.index(until) + 1] if until in names else possible
     with _timed(session, "problems"):
-        asked, before = ask_each(run, wanted, _settings(session), whole=wanted == OF_EACH_PROBLEM)
+        asked, before = ask_each(run, wanted, _settings(session), whole=wanted == possible)
     line = f"{asked:,} asked" + (f", {before:,} finished before" if before else "")
     session.observer.end("problems", line)
     early = count_early(session)
     for name, line in stage_lines(session.store, session.config, early):
         if name in {stage.name for stage in wanted}:
             session.observer.end(name, line)
+    compare_verdicts(session)
+    count_unrepaired(session)
     return run
 
 
@@ -271,7 +278,7 @@ def _run_stages(session: Session, until: str | None) -> None:
     session.store.set_meta("stopped", "it was interrupted")
     _problem_facts(session)
     session.store.set_meta("facts", dict(session.facts))
-    if until not in ("sample", "verify"):
+    if until not in ("sample", "verify") and session.config.teacher is not None:
         session.require_scores()
     run = ask_all(session, until)
     single = until in {stage.name for stage in OF_EACH_PROBLEM}
@@ -313,6 +320,7 @@ def _settings(session: Session) -> str:
     own = {k: v for k, v in flat.items() if k not in BY_EFFECT and first_stage(k) in stages}
     own["breakpoints"] = [str(kind) for kind in breakpoints(config)]
     asked = (wants_uncertainty, wants_reliance, wants_worst_result)
+    own["imported"] = session.imports
     own["measured"] = [wants(config) for wants in asked]
     refs = (config.teacher, config.scorer)
     files = [model_files(ref.model) for ref in refs if ref is not None]
@@ -458,4 +466,7 @@ def _stamp(session: Session) -> str:
     judge, numerics = edition(config.problems.verifier), config.engine.local.numerics
     checker = checker_edition(config.steps.checker)
     marks = sorted(bad_marks(session.store.folder)) if config.pace.respect_marks else []
-    return content_key(settings, judge, checker, numerics, problems, files, versions(), marks)
+    imports = session.imports
+    return content_key(
+        settings, judge, checker, numerics, problems, files, imports, versions(), marks
+    )

@@ -31,10 +31,15 @@ OF_EACH_PROBLEM = (
     Stage("score", score.owes, score.conclude),
 )
 
+WITHOUT_A_TEACHER = OF_EACH_PROBLEM[:2]
+"""What imported traces need no model for."""
+
 
 def calibrate(run: Run) -> str:
     """§3: score honest traces, and draw PURE's lines by them."""
     s, setup = run.session, run.setup
+    if s.config.teacher is None:
+        return "no teacher to score them"
     if not wants_calibration(s.config):
         return "no selection asks for it"
     honest = calibrating.choose(s.store, setup)

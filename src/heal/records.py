@@ -216,6 +216,21 @@ class Trace:
 
 
 @dataclass(frozen=True)
+class Imported:
+    """A problem's imported traces, in the order of their file; the traces are stored as sampled."""
+
+    key: str
+    """Names the import: the file's content, its settings, and the tokenizer."""
+    problem_id: str
+    traces: list[str]
+    """Keys."""
+    places: list[str]
+    """`file:line` of each."""
+    said: list[bool | None]
+    """The file's own verdict on each; None: it has none."""
+
+
+@dataclass(frozen=True)
 class Check:
     """A verifier's word on one trace."""
 

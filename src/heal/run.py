@@ -275,6 +275,17 @@ def count_early(session: Session) -> int | None:
     return len(found)
 
 
+def count_unrepaired(session: Session) -> None:
+    """Count what a teacher could have repaired, where there is none."""
+    if session.config.teacher is not None:
+        return
+    ((failed,),) = session.store.query(
+        "SELECT COUNT(*) FROM traces t JOIN problems p ON p.problem = t.problem WHERE"
+        " p.split='train' AND p.stratum='extreme' AND t.stage='sample' AND t.verdict='wrong'"
+    )
+    session.fact("failed traces of extreme problems not repaired: there is no teacher", failed)
+
+
 def to_judge_again(store: Store, config: Config) -> set[str]:
     """Problems with verdicts that decided nothing, where these are to be judged once more."""
     if not config.limits.retry_unverifiable:

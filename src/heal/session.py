@@ -15,13 +15,18 @@ from uuid import uuid4
 
 from heal.config import Config, ModelRef
 from heal.data.problems import ProblemSet, read_problems
-from heal.engines import noted, open_absent, open_engine
+from heal.data.trace_files import fingerprint
+from heal.data.traces import TraceFile
+from heal.engines import model_files, noted, open_absent, open_engine
 from heal.engines.base import Engine, Served
 from heal.errors import CapabilityError, NoServerError
+from heal.keys import content_key
 from heal.records import Problem
 from heal.store import Store
 from heal.verifiers import Verifier, edition, open_verifier
 
+IMPORT_RULES = 1
+"""Raised when imported traces would be read otherwise than before: they are then read again."""
 _ENGINES = ("teacher", "scorer")
 SERVERS = "servers"
 """Where servers that were started for a run log to."""
@@ -85,8 +90,28 @@ class Session:
         return {problem.id: problem for problem in self.problem_set.problems}
 
     @cached_property
+    def trace_files(self) -> TraceFile | None:
+        """The traces to be imported. Raises: UserError."""
+        traces = self.config.problems.traces
+        return None if traces is None else TraceFile(traces, Path.cwd())
+
+    @cached_property
+    def imports(self) -> str | None:
+        """Names what is imported, by content; opens no model."""
+        if self.trace_files is None:
+            return None
+        teacher, c = self.config.teacher, self.config
+        tokenizer = None if teacher is None else model_files(teacher.model)
+        content, settings = fingerprint(self.trace_files.files), self.trace_files.settings
+        settings = settings.model_copy(update={"path": "", "top_up": False})
+        asked = (c.prompts.solve, c.prompts.system, self.judge)
+        ids = [problem.id for problem in self.problem_set.problems]
+        return content_key("import", IMPORT_RULES, content, settings, tokenizer, asked, ids)
+
+    @cached_property
     def teacher(self) -> Engine:
         """Opened when the first stage needs it."""
+        assert self.config.teacher is not None, "without a teacher no stage asks for one"
         return self._open("teacher", self.config.teacher)
 
     @cached_property

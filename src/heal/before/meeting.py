@@ -94,7 +94,11 @@ def meet(config: Config) -> Meeting:
     return Meeting(teacher.side, side, target)
 
 
-def _teacher(config: Config, ref: ModelRef, user: str) -> _Teacher:
+def _teacher(config: Config, ref: ModelRef | None, user: str) -> _Teacher:
+    if ref is None:
+        thought = Thought(THINKING, ANSWER)
+        told = "traces are imported, and hold <think> tags where they think"
+        return _Teacher(Side("teacher: none", told, user, canonical(thought)), thought, False)
     name, closes = f"teacher: {ref.model}", config.prompts.think_close is not None
     if ref.engine == "scripted":
         thought = Thought(THINKING if closes else None, ANSWER)

@@ -20,6 +20,7 @@ from heal.cli import (
     doctor,
     eval,
     export,
+    import_traces,
     init,
     lab,
     problems,
@@ -68,6 +69,7 @@ for _stage in stages.HELP:
 app.command()(demo.demo)
 app.command()(init.init)
 app.command()(problems.problems)
+app.command(name="import")(import_traces.import_traces)
 app.command()(check.check)
 app.command(name="eval")(eval.evaluate)
 app.command()(export.export)

@@ -18,6 +18,8 @@ from heal.data.rows import Rows, numbered
 from heal.errors import UserError
 
 _BATCH = 1024
+_FEW = 32
+"""Rows that may hold megabytes each."""
 _LEAST_S = 30.0
 _BYTES_PER_S = 5 << 20
 
@@ -36,11 +38,16 @@ def probe(files: Sequence[tuple[Path, str]]) -> None:
 
 def read_parquet(path: Path, shown: str) -> Rows:
     """Rows of a file that was probed. Raises: UserError."""
+    return numbered(shown, stream_parquet(path, shown, _BATCH))
+
+
+def stream_parquet(path: Path, shown: str, at_once: int = _FEW) -> Iterator[Any]:
+    """Values of a probed file, in the memory of a row group. Raises: UserError."""
     from pyarrow import parquet
 
     with _Readable(shown), parquet.ParquetFile(path) as file:
-        batches = file.iter_batches(batch_size=_BATCH)
-        return numbered(shown, (value for batch in batches for value in batch.to_pylist()))
+        for batch in file.iter_batches(batch_size=at_once):
+            yield from batch.to_pylist()
 
 
 def read_saved(path: Path, shown: str, split: str | None) -> Rows:

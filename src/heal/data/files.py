@@ -8,10 +8,11 @@ their marks; other bytes are refused with the command that converts them.
 import bz2
 import contextlib
 import gzip
+import itertools
 import lzma
 import shlex
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -50,19 +51,32 @@ def most_bytes(packed: int) -> int:
 
 def read_bytes(path: Path, shown: str) -> bytes:
     """A file's content, unpacked where its suffix says it is packed. Raises: UserError."""
-    size, suffix = path.stat().st_size, path.suffix.lower()
-    if suffix not in TOOLS:
-        if size > LARGEST_BYTES:
-            raise _too_large(shown, LARGEST_BYTES)
-        return path.read_bytes()
-    most, total, parts = most_bytes(size), 0, []
-    with contextlib.closing(_open(path)) as stream:
-        while part := _next(stream, shown, suffix):
-            total += len(part)
-            if total > most:
-                raise _too_large(shown, most)
-            parts.append(part)
-    return b"".join(parts)
+    if path.suffix.lower() in TOOLS or path.stat().st_size > LARGEST_BYTES:
+        return b"".join(_bounded_parts(path, shown))
+    return path.read_bytes()  # joining parts would hold it twice
+
+
+def stream_lines(path: Path, shown: str) -> Iterator[tuple[int, str]]:
+    """(number, text) of a text file's lines, in the memory of its longest one. Raises: UserError.
+
+    UTF-16 and UTF-32, whose line ends are not one byte, are read whole.
+    """
+    parts = _bounded_parts(path, shown)
+    first = next(parts, b"")
+    if first.startswith(tuple(mark for mark, _ in _MARKS)) or _unmarked(first):
+        whole = decode(b"".join([first, *parts]), shown)
+        yield from enumerate(whole.split("\n"), 1)
+        return
+    number, pieces = 0, list[bytes]()
+    for part in itertools.chain([first.removeprefix(_UTF8_MARK)], parts):
+        *ended, rest = part.split(b"\n")
+        for line in ended:
+            number += 1
+            yield number, _decoded_line(b"".join([*pieces, line]), shown, number)
+            pieces = []
+        pieces.append(rest)
+    if last := b"".join(pieces):
+        yield number + 1, _decoded_line(last, shown, number + 1)
 
 
 def decode(data: bytes, shown: str) -> str:
@@ -87,6 +101,32 @@ def decode(data: bytes, shown: str) -> str:
         line = data.count(b"\n", 0, at) + 1
         raise UserError(
             f"{shown}:{line}: not UTF-8: byte 0x{data[at]:02x} at offset {at}",
+            hint=_convert("-f LATIN1", shown),
+        ) from None
+
+
+def _bounded_parts(path: Path, shown: str) -> Iterator[bytes]:
+    """A file's content piece by piece, unpacked, and refused beyond what its size allows."""
+    size, suffix, total = path.stat().st_size, path.suffix.lower(), 0
+    packed = suffix in TOOLS
+    most = most_bytes(size) if packed else LARGEST_BYTES
+    stream = _open(path) if packed else path.open("rb")
+    with contextlib.closing(stream):
+        while part := _next(stream, shown, suffix) if packed else stream.read(_CHUNK):
+            total += len(part)
+            if total > most:
+                raise _too_large(shown, most)
+            yield part
+
+
+def _decoded_line(line: bytes, shown: str, number: int) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        with contextlib.suppress(UnicodeDecodeError):
+            return line.decode("utf-8", "surrogatepass")
+        raise UserError(
+            f"{shown}:{number}: not UTF-8: byte 0x{line[error.start]:02x} in this line",
             hint=_convert("-f LATIN1", shown),
         ) from None
 

@@ -22,6 +22,7 @@ from heal.data.reading import LeftOut, Reading, is_nothing, problem_id, read_row
 from heal.data.rows import Rows, listed
 from heal.data.shapes import same_name
 from heal.data.sources import read_function, read_gym, read_path
+from heal.data.traces import read_questions
 from heal.errors import UserError
 from heal.records import Problem, Split
 from heal.wording import plural
@@ -113,7 +114,9 @@ def _read_rows(settings: Problems, base: Path) -> Rows:
         return read_function(settings.source, settings.args)
     if settings.hub is not None:
         return read_hub(settings.hub, settings.subset, settings.split)
-    assert settings.path is not None, "config gives exactly one of path, hub, gym, source"
+    if settings.path is None:
+        assert settings.traces is not None, "config gives one source, or traces alone"
+        return read_questions(settings.traces, base)
     return read_path(_under(base, settings.path), settings.path, settings.split)
 
 

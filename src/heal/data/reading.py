@@ -213,6 +213,12 @@ class Reading:
         return {whole_text(k): whole_text(v) for k, v in meta.items()}
 
 
+def text_asked(value: Any) -> str | None:
+    """A question's text as a problem holds it, whatever surrounds it in a file; None for none."""
+    text = asked(value) or (value if isinstance(value, str) else None)
+    return whole_text(_without_instructions(text)).strip() or None if text else None
+
+
 def _without_instructions(text: str) -> str:
     for before, after in _INSTRUCTIONS:
         bare = text.strip()

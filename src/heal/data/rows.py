@@ -50,7 +50,7 @@ class Rows:
     def add(self, line: int, value: Any) -> None:
         """Take in what should be an object."""
         if isinstance(value, Mapping):
-            self.rows.append(Row(line, _with_whole_names(value), self.name))
+            self.rows.append(Row(line, whole_names(value), self.name))
         elif value is None:
             self.empty.append((line, "expected an object, found null"))
         else:
@@ -118,7 +118,8 @@ def listed(columns: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN_COLUMNS]) + more
 
 
-def _with_whole_names(values: Mapping[Any, Any]) -> Mapping[str, Any]:
+def whole_names(values: Mapping[Any, Any]) -> Mapping[str, Any]:
+    """A row whose column names are text that can be written down."""
     if all(type(name) is str and (name.isascii() or not _LONE.search(name)) for name in values):
         return values
     return {whole_text(str(name)): value for name, value in values.items()}

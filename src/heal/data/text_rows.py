@@ -28,9 +28,9 @@ def read_lines(text: str, shown: str) -> Rows:
         if not content.strip():
             continue
         try:
-            value = _loads(content)
+            value = parse_json(content)
         except (ValueError, RecursionError) as error:
-            found.broken.append((line, f"not valid JSON: {_reason(error)}"))
+            found.broken.append((line, f"not valid JSON: {why_not_json(error)}"))
             continue
         found.add(line, value)
     return found
@@ -39,13 +39,13 @@ def read_lines(text: str, shown: str) -> Rows:
 def read_json(text: str, shown: str) -> Rows:
     """A list of objects, one object, or JSON lines under this name. Raises: UserError."""
     try:
-        value = _loads(text)
+        value = parse_json(text)
     except (ValueError, RecursionError) as error:
         if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
             return read_lines(text, shown)
         line = getattr(error, "lineno", 1)
         raise UserError(
-            f"{shown}:{line}: not valid JSON: {_reason(error)}",
+            f"{shown}:{line}: not valid JSON: {why_not_json(error)}",
             hint=f"python -m json.tool {shlex.quote(shown)}",
         ) from None
     if isinstance(value, list):
@@ -112,7 +112,8 @@ class _TwiceError(ValueError):
     """A name that stands twice in one object: which of the two counts is anybody's guess."""
 
 
-def _loads(text: str) -> Any:
+def parse_json(text: str) -> Any:
+    """What a JSON text holds. Raises: ValueError, RecursionError, told by `why_not_json`."""
     return json.loads(text, object_pairs_hook=_once)
 
 
@@ -126,7 +127,8 @@ def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _reason(error: ValueError | RecursionError) -> str:
+def why_not_json(error: ValueError | RecursionError) -> str:
+    """What is wrong with a JSON text, in words."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
     if isinstance(error, _TwiceError):

@@ -75,6 +75,11 @@ class Models(Protocol):
         ...
 
     @property
+    def imports(self) -> str | None:
+        """Names what was imported (`Imported.key`); None: nothing was."""
+        ...
+
+    @property
     def teacher(self) -> TextModel:
         """Writes."""
         ...
@@ -122,6 +127,11 @@ class Setup:
     def checker(self) -> StepChecker | None:
         """Whoever has a word on the steps of a trace; None: nobody."""
         return open_checker(self.config.steps.checker)
+
+    @cached_property
+    def imports(self) -> str | None:
+        """Names what was imported; None: the teacher samples."""
+        return self._models.imports if self.config.problems.traces is not None else None
 
     @cached_property
     def sampling(self) -> Sampling:

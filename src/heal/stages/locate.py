@@ -47,7 +47,7 @@ def failed_paths(found: Found, setup: Setup) -> list[Trace]:
     """An extreme problem's failed traces worth repairing: complete, wrong, unlike each other."""
 
     def choose() -> list[Trace]:
-        if not sample.is_in(found, setup, Stratum.EXTREME):
+        if setup.config.teacher is None or not sample.is_in(found, setup, Stratum.EXTREME):
             return []
         complete = [t for t in sample.unaided(found, setup) if t.finish is Finish.STOP]
         paths = [_path(trace, verify.check_of(found, setup, trace)) for trace in complete]

@@ -8,6 +8,7 @@ from heal.records import (
     Hint,
     HintDraw,
     HintedScore,
+    Imported,
     Problem,
     PureScore,
     SampledAnswer,
@@ -23,6 +24,7 @@ from heal.records import (
 TRACES = ("sample", "hinted", "repair", "matched")
 KINDS: dict[str, type] = {
     **dict.fromkeys(TRACES, Trace),
+    "import": Imported,
     "check": Check,
     "scores": TokenScores,
     "cut": Cut,

@@ -1,0 +1,124 @@
+"""`heal import`: traces sampled elsewhere, shown as they are read or brought into a run."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from heal.cli.console import echo, outcome, print_view, read_recipe, watched
+from heal.cli.options import Adopt, AllowCode, Overrides
+
+if TYPE_CHECKING:
+    from heal.config import Config
+
+Form = Annotated[
+    str,
+    typer.Argument(
+        metavar="FORMAT",
+        help="auto, generic, open-r1, nemo-skills, ms-swift, openthoughts, verifiers or inspect.",
+    ),
+]
+Where = Annotated[str, typer.Argument(metavar="PATH", help="A file, a folder or a quoted pattern.")]
+File = Annotated[
+    Path | None,
+    typer.Option("-c", "--config", help="The recipe of the run; without one they are only shown."),
+]
+Mapped = Annotated[
+    str | None,
+    typer.Option(
+        "--fields",
+        metavar="A=COLUMN,…",
+        help="Columns: problem, answer, generation, finish_reason, verdict, id.",
+    ),
+]
+
+
+def import_traces(
+    form: Form,
+    path: Where,
+    config: File = None,
+    fields: Mapped = None,
+    overrides: Overrides = [],  # noqa: B006
+    adopt: Adopt = False,
+    allow_code: AllowCode = False,
+) -> None:
+    """Bring traces you have into a run, verified; or show how they are read."""
+    told = _settings(form, path, fields)
+    if config is None:
+        _show([*told, *overrides])
+        return
+    recipe = read_recipe(config, [*overrides, *told], allow_code)
+    from heal.execute import execute
+
+    view = watched(lambda observer: execute(recipe, observer, until="verify", adopt=adopt))
+    print_view(view)
+    report, *_ = outcome(recipe, view)
+    echo(report)
+    for line in _next(recipe, config, [*overrides, *told]):
+        echo(line)
+
+
+def _settings(form: str, path: str, fields: str | None) -> list[str]:
+    """The same as `--set`. Raises: UserError."""
+    import json
+
+    from heal.errors import UserError
+
+    prefix = "problems.traces"
+    told = [f"{prefix}.path={json.dumps(path)}", f"{prefix}.format={json.dumps(form)}"]
+    for pair in fields.split(",") if fields else []:
+        name, equals, column = (part.strip() for part in pair.partition("="))
+        if not (name and equals and column):
+            raise UserError(
+                f"--fields {pair}: expected name=COLUMN",
+                hint="--fields problem=question,generation=response",
+            )
+        told.append(f"{prefix}.fields.{name}={json.dumps(column)}")
+    return told
+
+
+def _show(overrides: list[str]) -> None:
+    from heal.data.trace_preview import lines_of
+    from heal.recipe import load_over
+
+    recipe = load_over({"run": "-", "teacher": None, "arms": ["rft"]}, overrides)
+    for line in lines_of(recipe.problems):
+        echo(line)
+
+
+def _next(recipe: "Config", file: Path, told: list[str]) -> list[str]:
+    """The lines that make the import part of the recipe, and the command that goes on."""
+    from heal.recipe import load
+
+    try:
+        written = load(file).problems.traces
+    except Exception:  # a recipe that is whole only with what was told beside it
+        written = None
+    if written == recipe.problems.traces:
+        return [f"next      heal run {shlex.quote(str(file))}"]
+    flags = " ".join(f"--set {shlex.quote(one)}" for one in told)
+    traces = recipe.problems.traces
+    lines = [] if traces is None else [f"    {k}: {v}" for k, v in _chosen(traces.model_dump())]
+    return [
+        f"add to {file}:",
+        "",
+        "problems:",
+        "  traces:",
+        *lines,
+        "",
+        f"next      heal run {shlex.quote(str(file))}, or now: "
+        f"heal run {shlex.quote(str(file))} {flags}",
+    ]
+
+
+def _chosen(tree: dict[str, object]) -> list[tuple[str, object]]:
+    import yaml
+
+    from heal.config import Traces
+
+    plain = Traces(path="").model_dump()
+    kept = {k: v for k, v in tree.items() if v != plain[k]}
+    if isinstance(inner := kept.get("fields"), dict):
+        kept["fields"] = {k: v for k, v in inner.items() if v is not None}
+    return [(k, yaml.safe_dump(v, default_flow_style=True).strip()) for k, v in kept.items()]
