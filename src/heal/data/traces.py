@@ -8,7 +8,6 @@ name a column. Nothing is kept in memory but keys: files may be of any size.
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -32,19 +31,15 @@ ENDS = (
     *("<｜end▁of▁sentence｜>", "<end_of_turn>", "</s>", "<|eom_id|>"),
 )
 """What models end a turn with; a text that ends so ended by itself."""
+_OPENED, _CLOSED = TAGS.opens + TAGS.inside, TAGS.inside + TAGS.closes + TAGS.after
 _SPELLINGS = (
-    (r"\s*<\|begin_of_thought\|>\s*", "<think>\n"),
-    (r"\s*<\|end_of_thought\|>\s*(?:<\|begin_of_solution\|>\s*)?", "\n</think>\n\n"),
-    (r"\s*<\|end_of_solution\|>\s*", ""),
-    *(
-        (rf"\s*{re.escape(mark)}\s*", tag)
-        for form in (CHANNELS, BRACKETS)
-        for mark, tag in (
-            (form.closes, f"{TAGS.inside}{TAGS.closes}{TAGS.after}"),
-            (form.opens, f"{TAGS.opens}{TAGS.inside}"),
-            *([(form.bare, "")] if form.bare else []),
-        )
-    ),
+    ("<|begin_of_thought|>", _OPENED),
+    ("<|end_of_thought|>", _CLOSED),
+    ("<|begin_of_solution|>", "\n\n"),
+    ("<|end_of_solution|>", ""),
+    *((form.closes, _CLOSED) for form in (CHANNELS, BRACKETS)),
+    *((form.opens, _OPENED) for form in (CHANNELS, BRACKETS)),
+    (CHANNELS.bare, ""),
 )
 """How other files set thinking apart, and the canonical form of it."""
 _STOPPED = frozenset({"stop", "eos", "eos_token", "end_turn", "stop_sequence", "completed"})
@@ -168,8 +163,10 @@ class Ending:
 
     def _in_tags(self, text: str) -> str:
         found = text
-        for spelling, tag in _SPELLINGS if "<|" in text or "[" in text else ():
-            found = re.sub(spelling, tag, found)
+        for mark, tag in _SPELLINGS:
+            if mark in found:
+                first, *parts = found.split(mark)
+                found = tag.join([first.rstrip(), *(part.strip() for part in parts)])
         if found != text:
             self.counted["imported traces whose thinking was put in <think> tags"] += 1
         return found

@@ -53,7 +53,7 @@ def _load(store: Store, gallery: int) -> RunView:
         name=str(config.get("run", store.folder.name)),
         date=store.meta("date") or "",
         seed=int(config.get("seed", 0)),
-        teacher=config.get("teacher", {}).get("model", ""),
+        teacher=(config.get("teacher") or {}).get("model", "none"),
         student=(config.get("student") or {}).get("model"),
         main_arm=main_arm,
         config_yaml=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
