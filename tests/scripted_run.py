@@ -504,7 +504,11 @@ def _plain(row: Row) -> tuple[Any, ...]:
 
 def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` on top of `under`, section by section."""
-    both = {k: merge(under[k], v) for k, v in over.items() if isinstance(under.get(k), dict)}
+    both = {
+        k: merge(under[k], v)
+        for k, v in over.items()
+        if isinstance(under.get(k), dict) and isinstance(v, dict)
+    }
     return {**under, **over, **both}
 
 

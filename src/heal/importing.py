@@ -123,6 +123,7 @@ class _Work:
     finishes: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     counted: Counter[str] = field(default_factory=Counter)
+    tokens: int = 0
     _batch: list[Stored] = field(default_factory=list)
     _prompt_tokens: dict[str, int] = field(default_factory=dict)
 
@@ -173,8 +174,9 @@ class _Work:
             **{f"traces not imported: {why}": n for why, n in self.left_out.most_common()},
             **self._ending.counted,
         }
+        facts["tokens of imported traces, which the ledger counts as sampled"] = self.tokens
         if self._teacher is None:
-            facts["imported traces without token counts: there is no teacher's tokenizer"] = traces
+            facts["imported traces without token counts, as there is no teacher"] = traces
         return {text: count for text, count in facts.items() if count}
 
     def _take(self, problem: Problem, given: Given, place: str) -> None:
@@ -205,6 +207,7 @@ class _Work:
             self.counted["imported traces that repeat another of their problem word for word"] += 1
         self._seen[name] += 1
         self.finishes[_WORDS[finish]] += 1
+        self.tokens += len(ids)
         if key not in self._stored:
             index, asked = len(listed.traces), self._tokens_asked(problem)
             trace = Trace(key, problem.id, Origin.UNAIDED, index, ids, text, finish, asked)

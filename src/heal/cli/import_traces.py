@@ -61,12 +61,10 @@ def import_traces(
 
 def _settings(form: str, path: str, fields: str | None) -> list[str]:
     """The same as `--set`. Raises: UserError."""
-    import json
-
     from heal.errors import UserError
 
     prefix = "problems.traces"
-    told = [f"{prefix}.path={json.dumps(path)}", f"{prefix}.format={json.dumps(form)}"]
+    told = [f"{prefix}.path={_scalar(path)}", f"{prefix}.format={_scalar(form)}"]
     for pair in fields.split(",") if fields else []:
         name, equals, column = (part.strip() for part in pair.partition("="))
         if not (name and equals and column):
@@ -74,51 +72,70 @@ def _settings(form: str, path: str, fields: str | None) -> list[str]:
                 f"--fields {pair}: expected name=COLUMN",
                 hint="--fields problem=question,generation=response",
             )
-        told.append(f"{prefix}.fields.{name}={json.dumps(column)}")
+        told.append(f"{prefix}.fields.{name}={_scalar(column)}")
     return told
+
+
+_ALONE: dict[str, object] = {
+    "run": "-",
+    "problems": {"held_out": 0.0},
+    "teacher": None,
+    "arms": ["rft"],
+}
+"""What stands for a recipe where there is none."""
 
 
 def _show(overrides: list[str]) -> None:
     from heal.data.trace_preview import lines_of
     from heal.recipe import load_over
 
-    recipe = load_over({"run": "-", "teacher": None, "arms": ["rft"]}, overrides)
+    recipe = load_over(_ALONE, overrides)
     for line in lines_of(recipe.problems):
         echo(line)
 
 
 def _next(recipe: "Config", file: Path, told: list[str]) -> list[str]:
     """The lines that make the import part of the recipe, and the command that goes on."""
+    from heal.errors import HealError
     from heal.recipe import load
 
     try:
         written = load(file).problems.traces
-    except Exception:  # a recipe that is whole only with what was told beside it
+    except HealError:  # a recipe that is whole only with what was told beside it
         written = None
     if written == recipe.problems.traces:
         return [f"next      heal run {shlex.quote(str(file))}"]
     flags = " ".join(f"--set {shlex.quote(one)}" for one in told)
-    traces = recipe.problems.traces
-    lines = [] if traces is None else [f"    {k}: {v}" for k, v in _chosen(traces.model_dump())]
     return [
-        f"add to {file}:",
         "",
-        "problems:",
-        "  traces:",
-        *lines,
+        f"to make it part of the recipe, add to {file}:",
         "",
-        f"next      heal run {shlex.quote(str(file))}, or now: "
-        f"heal run {shlex.quote(str(file))} {flags}",
+        *_shown(recipe),
+        "",
+        f"next      heal run {shlex.quote(str(file))}",
+        "or as the recipe is:",
+        f"          heal run {shlex.quote(str(file))} {flags}",
     ]
 
 
-def _chosen(tree: dict[str, object]) -> list[tuple[str, object]]:
+def _shown(recipe: "Config") -> list[str]:
+    """The settings of the traces that are not the default, as they stand in a recipe."""
     import yaml
 
-    from heal.config import Traces
+    traces = recipe.problems.traces
+    assert traces is not None, "the verb names a file"
+    chosen = {"problems": {"traces": traces.model_dump(exclude_defaults=True)}}
+    return yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True).splitlines()
 
-    plain = Traces(path="").model_dump()
-    kept = {k: v for k, v in tree.items() if v != plain[k]}
-    if isinstance(inner := kept.get("fields"), dict):
-        kept["fields"] = {k: v for k, v in inner.items() if v is not None}
-    return [(k, yaml.safe_dump(v, default_flow_style=True).strip()) for k, v in kept.items()]
+
+def _scalar(text: str) -> str:
+    """Text as `--set` reads it back."""
+    import json
+
+    import yaml
+
+    try:
+        plain = yaml.safe_load(text) == text
+    except yaml.YAMLError:
+        plain = False
+    return text if plain else json.dumps(text)

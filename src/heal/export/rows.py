@@ -5,12 +5,14 @@ row's text holds one closed `<think>` block or none: what the teacher's prompt h
 again, and anything else is refused.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from heal.before.offline import CHARACTERS
 from heal.errors import UserError
 from heal.method.pace import POOLS
 from heal.method.thinking import Malformed, canonical, read_thought
@@ -57,7 +59,7 @@ class Row:
     """What the teacher was told; the student is not."""
     parent: Trace | None
     tokens: int
-    """As the student reads it; without a student, as the teacher does."""
+    """As the student reads it; without a student, as the teacher does; with neither, estimated."""
 
     @property
     def prompt(self) -> list[dict[str, str]]:
@@ -133,9 +135,8 @@ class Rows:
             problem.meta.get("family"), stratum,
         )  # fmt: skip
         told = hint.text if hint else None
-        return Row(
-            shown.system, shown.user, text, lineage, problem.answer, told, parent, int(tokens)
-        )
+        tokens = int(tokens) or math.ceil(len(text) / CHARACTERS)
+        return Row(shown.system, shown.user, text, lineage, problem.answer, told, parent, tokens)
 
     def _cut_step(self, problem: str, cut: str | None) -> int | None:
         query = "SELECT step FROM cuts WHERE problem = ? AND key = ?"
