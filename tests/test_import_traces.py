@@ -1,8 +1,10 @@
 """Traces that were sampled elsewhere: every form read, joined, verified, repaired, and counted."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -364,6 +366,27 @@ def test_an_import_that_was_killed_goes_on_and_ends_alike(tmp_path: Path) -> Non
     killed.go(until="verify")
     assert killed.live() == whole.live()
     assert killed.meta("facts") == whole.meta("facts")
+
+
+def test_a_large_file_takes_the_memory_of_its_keys(tmp_path: Path) -> None:
+    run = with_traces(tmp_path, [], **NO_TEACHER)
+    with (tmp_path / "traces.jsonl").open("w") as file:
+        for i in range(6_000):
+            text = f"Way {i}. " + "I go on and on. " * 640 + f"\\boxed{{{ANSWER}}}"
+            told = {**row("apples"), "generations": [text], "finish_reasons": ["stop"]}
+            file.write(json.dumps(told) + "\n")
+    size = (tmp_path / "traces.jsonl").stat().st_size
+    assert size > 60 << 20
+    tool, root = Path(__file__).parent / "import_memory.py", Path(__file__).parent.parent
+    paths = os.pathsep.join([str(root / "src"), str(root)])
+    done = subprocess.run(
+        [sys.executable, str(tool), str(run.home)],
+        capture_output=True, text=True, timeout=200, env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert "6,000 traces: 6,000 complete" in told["line"]
+    assert (told["peak_kib"]["import"] - told["before_kib"]) << 10 < size / 2
 
 
 # ── what is wrong with a file ───────────────────────────────────────────────────────────────────
