@@ -1,4 +1,4 @@
-"""A trace file is imported in a process of its own; prints its peak memory: `import_memory.py HOME`.
+"""Imports a trace file in a process of its own and prints its peak memory: `import_memory.py HOME`.
 
 In: HOME of a `ScriptedRun` without a teacher, whose `traces.jsonl` is there. Out: one JSON object.
 """
