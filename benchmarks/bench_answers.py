@@ -21,6 +21,7 @@ from typing import Any
 
 from heal.config import Problems
 from heal.method.final_answers import extract_answer
+from heal.method.intervals import wilson
 from heal.records import Finish, Problem, Verdict
 from heal.verifiers import open_verifier
 from heal.verifiers.alone import OPENER
@@ -112,9 +113,17 @@ def line(who: str, verifier: str, judged: list[Judged], rate: float) -> dict[str
     }
 
 
+def share(k: int, n: int) -> str:
+    """`57/86 (56 to 75 %)`, the 95 % Wilson interval; a dash where there is nothing."""
+    if not n:
+        return "–"
+    found = wilson(k, n)
+    return f"{k}/{n} ({100 * found.low:.0f} to {100 * found.high:.0f} %)"
+
+
 def show(figures: dict[str, Any]) -> str:
-    found = f"{figures['right_found']}/{figures['right']}"
-    false = f"{figures['wrong_called_correct']}/{figures['wrong']}"
+    found = share(figures["right_found"], figures["right"])
+    false = share(figures["wrong_called_correct"], figures["wrong"])
     return (
         f"| {figures['who']} | {figures['verifier']} | {found} | {false} "
         f"| {figures['unverifiable']} | {figures['answers_per_s']:,} |"
