@@ -55,6 +55,10 @@ def test_json_of_every_verb_stands_alone_on_standard_output(shell: Shell) -> Non
     assert told("heal config recipe.yaml")["sampling"]["n"] == 40
     assert told("heal verify-answer 1/2 0.5")["verdict"] == "correct"
     assert told("heal export trl run")["files"]
+    checked = told("heal check recipe.yaml --offline")
+    assert not checked["failed"] and checked["checked"][0]["name"] == "problems"
+    code, out, _ = shell("heal check recipe.yaml --json -")  # a script cannot answer every probe
+    assert (code, json.loads(out)["failed"]) == (2, True)
     assert told("heal problems recipe.yaml")["problems"] == 3
 
 

@@ -117,14 +117,17 @@ def print_view(view: Any, *, aside: bool = False) -> None:
     print_table(view, Console(stderr=aside))
 
 
-def print_side_by_side(meeting: Any) -> None:
-    """Teacher and student on one page, what bears loss in reverse where the terminal has colour."""
+def print_side_by_side(meeting: Any, *, aside: bool = False) -> None:
+    """Teacher and student on one page, what bears loss in reverse where the terminal has colour.
+
+    aside: on standard error.
+    """
     from rich.console import Console
     from rich.text import Text
 
     from heal.before.side_by_side import lines_of
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=aside)
     colour = console.is_terminal and console.color_system is not None and not console.no_color
     for line in lines_of(meeting, colour=colour):
         runs = [(text, "reverse" if bears and colour else "") for text, bears in line]
