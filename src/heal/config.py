@@ -686,7 +686,7 @@ class Config(Section):
             raise ValueError("teacher: null needs problems.traces, no top_up and no scorer")
         drawing = [arm for arm in self.arms if arm in ("rft_more", "star")]
         if drawing:
-            raise ValueError(f"teacher: null, and the arm {drawing[0]} samples one")
+            raise ValueError(f"teacher: null, and the arm {drawing[0]} needs one to sample")
         return self
 
     @property

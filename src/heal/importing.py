@@ -64,7 +64,7 @@ def compare_verdicts(session: Session) -> None:
     for line in named[:NAMED]:
         session.observer.say(line)
     if len(named) > NAMED:
-        session.observer.say(f"… and {len(named) - NAMED:,} more verdicts that differ")
+        session.observer.say(f"… and {plural(len(named) - NAMED, 'other verdict')} not shared")
 
 
 _SAME = "imported traces on which our verifier agrees with their file"

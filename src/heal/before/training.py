@@ -158,7 +158,8 @@ def _example_lines(config: Config, seen: Foresight) -> Iterator[str]:
         yield f"The first example is one the student refuses: {found.value}"
         return
     taught = len(found.ids) - found.prompt_tokens
-    yield f"The first example ({found.prompt_tokens:,} tokens read, {taught:,} taught):"
+    read = plural(found.prompt_tokens, "token")
+    yield f"The first example ({read} read, {taught:,} taught):"
     if seen.stand_in:
         yield "  no trace is there yet: the gold answer stands in its place"
     yield "  tokens  loss  text"
@@ -208,8 +209,9 @@ def memory_lines(config: Config, shape: Shape, needed: Memory, machine: Machine)
     what = "all weights" if config.train.lora_rank is None else f"LoRA of {config.train.lora_rank}"
     yield f"Memory of each device, at most ({shape.parameters / 1e9:,.2f} G parameters, {what},"
     if _shards(config.train) > 1:
-        yield f"each holds 1/{_shards(config.train)} of weights, gradients and optimizer,"
-    yield f"{tokens:,} tokens at once; docs/training.md has the formula):"
+        held = "of weights, gradients and optimizer"
+        yield f"each holds 1/{_shards(config.train)} {held},"
+    yield f"{plural(tokens, 'token')} at once; docs/training.md has the formula):"
     for name, size in needed.parts().items():
         yield f"  {name:<12} {size / GB:>10,.2f} GB"
     yield f"  {'in all':<12} {needed.total / GB:>10,.2f} GB of {_device(machine)}"

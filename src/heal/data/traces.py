@@ -103,7 +103,8 @@ def read_questions(settings: Traces, base: Path) -> Rows:
     golds = any(len(row.values.keys() - {"problem"}) for row in found.rows)
     if found.rows and not golds and file.form:
         raise UserError(
-            f"{settings.path}: {file.form.name} traces without gold answers, which verdicts need",
+            f"{settings.path}: traces of the form {file.form.name}, without the gold answers "
+            "that verdicts need",
             hint="name the problems they were sampled on: --set problems.path=FILE",
         )
     return found

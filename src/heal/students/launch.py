@@ -24,6 +24,7 @@ from heal.engines.http import supervisor
 from heal.errors import UserError
 from heal.students.checkpoints import Checkpoint, Checkpoints
 from heal.students.rendering import Rendered
+from heal.wording import plural
 
 __all__ = ["SHIPPED", "Job", "config_file", "layout", "run", "sharded"]
 
@@ -133,7 +134,11 @@ def sharded(launch: Launch) -> bool:
 
 def layout(launch: Launch | None) -> str:
     """Which processes share the work, in words: a checkpoint of others is not theirs."""
-    return "one process" if launch is None else f"{launch.processes} processes ({launch.config})"
+    return (
+        "one process"
+        if launch is None
+        else f"{plural(launch.processes, 'process', 'processes')} ({launch.config})"
+    )
 
 
 def run(
@@ -174,7 +179,7 @@ def require_devices(launch: Launch) -> None:
     found = torch.cuda.device_count()
     if found and launch.processes > found:
         raise UserError(
-            f"train.launch asks for {launch.processes} processes, and there are {found} GPUs",
+            f"train.launch.processes is {launch.processes}, and there are {found} GPUs",
             hint=f"--set train.launch.processes={found}",
         )
     if not found and sharded(launch):
