@@ -310,6 +310,27 @@ def test_without_a_teacher_there_are_strata_and_d1_and_an_export(
     assert any((tmp_path / "sft").rglob("*.jsonl"))
 
 
+def test_the_report_and_the_card_say_what_was_imported(
+    imported: ScriptedRun, tmp_path: Path
+) -> None:
+    from heal.export.formats import export
+    from heal.report.sentences import teacher_sentences
+
+    alone = with_traces(tmp_path / "alone", rows_of(THREE), **NO_TEACHER)
+    alone.go("arms=[rft, heal]")
+    views = [run.view for run in (imported, alone) if run.view is not None]
+    told = [" ".join(teacher_sentences(view)) for view in views]
+    assert all(text.startswith("The imported traces solve 2 of 3 problems") for text in told)
+    assert "HEAL repaired 1 of those 2" in told[0]
+    assert "Nothing was repaired, as there is no teacher" in told[1]
+    for run, words in ((imported, "Teacher, which repaired them"), (alone, "There is no teacher")):
+        export(run.folder, "datasets", tmp_path / words, None)
+        card = (tmp_path / words / "README.md").read_text()
+        assert "Unaided traces were imported from `traces.jsonl`" in card
+        assert words in card
+        assert "40 traces per problem" not in card
+
+
 def test_the_teacher_draws_only_what_is_missing(tmp_path: Path) -> None:
     run = with_traces(tmp_path, rows_of(THREE), **importing(top_up=True))
     run.go("sampling.n=6", "sampling.adaptive=false", until="verify")

@@ -55,6 +55,8 @@ def costs(config: Config, problems: Iterable[Problem], a: Assumed) -> list[Cost]
     train = [p for p in listed if p.split is Split.TRAIN]
     held_out = len(listed) - len(train) if config.student is not None else 0
     sampled = len(train) * config.sampling.n + held_out * config.evaluate.teacher_n
+    if config.problems.traces is not None and not config.problems.traces.top_up:
+        sampled = 0
     most = _UpperBound(config, train, a)
     own = [most.locate(), most.guide(), most.repair(), most.hinted(), most.score()]
     honest = most.honest()

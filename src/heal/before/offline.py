@@ -97,6 +97,8 @@ def _fit(config: Config, role: str, facts: ModelFacts, prompt: int) -> Iterator[
 
 def tokens_at_most(config: Config, trace_tokens: float | None, a: tuple[float, float]) -> list[str]:
     """What the run writes and reads at most, in tokens; `a`: shares of extreme and hard ones."""
+    if config.teacher is None:
+        return ["No model is asked before a student is trained: traces are imported."]
     problems = read_problems(config.problems, Path.cwd()).problems
     prompt = max(len(fill(config.prompts.solve, problem=p.problem)) for p in problems)
     length = trace_tokens or config.sampling.max_new_tokens / 2

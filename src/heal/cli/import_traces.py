@@ -55,7 +55,7 @@ def import_traces(
     print_view(view)
     report, *_ = outcome(recipe, view)
     echo(report)
-    for line in _next(recipe, config, [*overrides, *told]):
+    for line in _next(recipe, config, overrides, told):
         echo(line)
 
 
@@ -94,28 +94,32 @@ def _show(overrides: list[str]) -> None:
         echo(line)
 
 
-def _next(recipe: "Config", file: Path, told: list[str]) -> list[str]:
+def _next(recipe: "Config", file: Path, own: list[str], told: list[str]) -> list[str]:
     """The lines that make the import part of the recipe, and the command that goes on."""
     from heal.errors import HealError
     from heal.recipe import load
 
     try:
-        written = load(file).problems.traces
+        written = load(file, own).problems.traces
     except HealError:  # a recipe that is whole only with what was told beside it
         written = None
+    run = f"heal run {shlex.join([str(file), *_flags(own)])}"
     if written == recipe.problems.traces:
-        return [f"next      heal run {shlex.quote(str(file))}"]
-    flags = " ".join(f"--set {shlex.quote(one)}" for one in told)
+        return [f"next      {run}"]
     return [
         "",
         f"to make it part of the recipe, add to {file}:",
         "",
         *_shown(recipe),
         "",
-        f"next      heal run {shlex.quote(str(file))}",
+        f"next      {run}",
         "or as the recipe is:",
-        f"          heal run {shlex.quote(str(file))} {flags}",
+        f"          {run} {shlex.join(_flags(told))}",
     ]
+
+
+def _flags(overrides: list[str]) -> list[str]:
+    return [word for one in overrides for word in ("--set", one)]
 
 
 def _shown(recipe: "Config") -> list[str]:

@@ -35,12 +35,11 @@ def card(view: RunView, config: Mapping[str, Any], arm: str, rows: Mapping[str, 
             }
         ],
     }
-    sampling, teacher = config.get("sampling", {}), view.teacher
     verifier = config.get("problems", {}).get("verifier", "?")
     selection = config.get("pure", {}).get("selection", "?")
     parts = [
         f"---\n{yaml.safe_dump(meta, sort_keys=False)}---\n",
-        f"# Reasoning traces of {_name(teacher)}, repaired by HEAL",
+        f"# {_title(view)}",
         f"Made by HEAL ({sentences.PROVENANCE}), arm `{arm}`, on"
         f" {view.date[:10] or 'an unknown day'}.",
         "## What is in it",
@@ -52,7 +51,7 @@ def card(view: RunView, config: Mapping[str, Any], arm: str, rows: Mapping[str, 
         "## Yield",
         "\n".join(f"- {line}" for line in _yield(view)),
         "## How it was made",
-        f"- Teacher: `{teacher}`; {_sampled(sampling)}.\n"
+        f"- {_origin(view, config)}.\n"
         f"- Verified by `{verifier}`; PURE by `{selection}`; run seed {view.seed}.\n"
         f"- Problems: `{_problems(config)}`, held-out ones left out.\n"
         "- Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(view.versions.items())) + ".",
@@ -69,6 +68,28 @@ def card(view: RunView, config: Mapping[str, Any], arm: str, rows: Mapping[str, 
         " teacher's terms. HEAL does not know either; fill them in before you publish.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _title(view: RunView) -> str:
+    if not view.teacher:
+        return "Imported reasoning traces, verified by HEAL"
+    return f"Reasoning traces of {_name(view.teacher)}, repaired by HEAL"
+
+
+def _origin(view: RunView, config: Mapping[str, Any]) -> str:
+    """Who wrote the traces, as far as the run's settings tell."""
+    sampling = dict(config.get("sampling", {}))
+    traces = (config.get("problems") or {}).get("traces")
+    if not traces:
+        return f"Teacher: `{view.teacher}`; {_sampled(sampling)}"
+    imported = f"Unaided traces were imported from `{traces['path']}`; HEAL does not know how they"
+    imported += " were sampled"
+    if not view.teacher:
+        return f"{imported}. There is no teacher"
+    if not traces["top_up"]:
+        del sampling["n"]
+    more = "Teacher, which repaired them" + (" and drew more" if traces["top_up"] else "")
+    return f"{imported}. {more}: `{view.teacher}`; {_sampled(sampling)}"
 
 
 def _sampled(sampling: Mapping[str, Any]) -> str:
@@ -99,4 +120,10 @@ def _name(model: str) -> str:
 def _problems(config: Mapping[str, Any]) -> str:
     problems = config.get("problems", {})
     gym = (problems.get("gym") or {}).get("task")
-    return str(problems.get("hub") or problems.get("path") or gym or problems.get("source"))
+    return str(
+        problems.get("hub")
+        or problems.get("path")
+        or gym
+        or problems.get("source")
+        or (problems.get("traces") or {}).get("path")
+    )

@@ -53,7 +53,8 @@ def _load(store: Store, gallery: int) -> RunView:
         name=str(config.get("run", store.folder.name)),
         date=store.meta("date") or "",
         seed=int(config.get("seed", 0)),
-        teacher=(config.get("teacher") or {}).get("model", "none"),
+        teacher=(config.get("teacher") or {}).get("model", ""),
+        imported=is_imported(config),
         student=(config.get("student") or {}).get("model"),
         main_arm=main_arm,
         config_yaml=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
@@ -84,6 +85,12 @@ def _load(store: Store, gallery: int) -> RunView:
         servers=_servers(store),
         timings=store.meta("timings") or {},
     )
+
+
+def is_imported(config: Mapping[str, Any]) -> bool:
+    """Whether a run's unaided traces were all sampled elsewhere."""
+    traces = (config.get("problems") or {}).get("traces")
+    return traces is not None and not traces.get("top_up")
 
 
 def _breakpoint(arm: str | None) -> str | None:

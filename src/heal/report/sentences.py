@@ -105,18 +105,18 @@ def teacher_sentences(view: RunView) -> tuple[str, ...]:
             f"none of the {plural(total, 'problem')}" if total > 1 else "not the one problem it has"
         )
         return (
-            f"The teacher alone solved {of}, so there is nothing to teach a student first.",
+            f"{_who_solved(view)} {of}, so there is nothing to teach a student first.",
             _why_nothing_solved(view),
         )
-    alone = f"The teacher alone solved {count(solved)} of {plural(total, 'problem')}"
+    alone = f"{_who_solved(view)} {count(solved)} of {plural(total, 'problem')}"
     extreme = view.extreme.problems
     if extreme == 0:
         nothing = f", so {arm_title(view)} had nothing to repair" if view.shows_heal else ""
         return (
-            f"{alone}; none was beyond its reach{nothing}.",
+            f"{alone}; none was beyond {_whose(view)} reach{nothing}.",
             "Harder problems, or a weaker teacher, would show what it can do.",
         )
-    reach = f"{plural(extreme, 'was', 'were')} almost out of its reach ({_reach(view)})."
+    reach = f"{plural(extreme, 'was', 'were')} almost out of {_whose(view)} reach ({_reach(view)})."
     return (f"{alone}; {reach}", *(_repair_sentences(view) if view.shows_heal else ()))
 
 
@@ -263,7 +263,17 @@ def reading(interval: Interval) -> str:
     return "the interval includes zero: no difference shown at this size"
 
 
+def _who_solved(view: RunView) -> str:
+    return "The imported traces solve" if view.imported else "The teacher alone solved"
+
+
+def _whose(view: RunView) -> str:
+    return "their" if view.imported else "its"
+
+
 def _repair_sentences(view: RunView) -> tuple[str, ...]:
+    if not view.teacher:
+        return ("Nothing was repaired, as there is no teacher (teacher: null); name one for that.",)
     share = numbers.repaired_share(view)
     if share.hits:
         return (f"{arm_title(view)} repaired {_of_those(share)}.",)
@@ -295,4 +305,4 @@ def _why_nothing_solved(view: RunView) -> str:
         Verdict.UNVERIFIABLE: "could not be checked: look at problems.verifier and its timeout",
     }.get(worst, "were wrong: take easier problems or a stronger teacher, or check the verifier")
     total = sum(counts.values())
-    return f"{count(counts[worst])} of its {plural(total, 'trace')} {reason}."
+    return f"{count(counts[worst])} of {_whose(view)} {plural(total, 'trace')} {reason}."

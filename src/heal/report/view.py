@@ -228,10 +228,13 @@ class RunView:
     """ISO 8601, when the run was last worked on."""
     seed: int
     teacher: str
+    """Empty: there is none."""
     config_yaml: str
     """The resolved configuration."""
     student: str | None = None
     """None: the run produces data only."""
+    imported: bool = False
+    """Whether all unaided traces were sampled elsewhere."""
     main_arm: str | None = "heal"
     """The arm whose data is shown in full; None: no arm is trained."""
     versions: Mapping[str, str] = field(default_factory=dict)
