@@ -443,6 +443,16 @@ class Train(Section):
     to the same step, so this bounds memory and changes nothing else."""
     launch: Launch | None = None
     """None trains in this process, on one device."""
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """Who else is told each step's loss, gradient norm and learning rate. TensorBoard's files lie
+    in `students/ARM-seedN/logs/`; trackio and wandb follow their own environment variables and
+    may send what they are told to their servers."""
+    validation: int = Field(0, ge=0)
+    """After each stage, the student's loss on so many correct teacher traces of held-out problems,
+    which it is never trained on. 0: on none."""
+    watch: int = Field(0, ge=0)
+    """After each stage, an exam on so many held-out problems, `evaluate.samples` attempts each; of
+    the last stage they count for the evaluation too. 0: none."""
     checkpoint_every: int | None = Field(200, ge=1)
     """Optimizer steps from one checkpoint to the next. A killed run goes on from the last, with the
     losses and weights of an undisturbed one. The newest alone is kept, 12 bytes per trained weight,

@@ -31,8 +31,10 @@ from heal.method.arms import (
     wants_worst_result,
 )
 from heal.pipeline import OF_ALL, OF_EACH_PROBLEM, WITHOUT_A_TEACHER
+from heal.records import TrainResult
 from heal.report.lines import stage_lines
 from heal.report.load import load_view
+from heal.report.student_card import student_card
 from heal.report.told import told
 from heal.report.view import RunView
 from heal.run import Noting, Run, ask_each, count_early, count_unrepaired, to_judge_again
@@ -208,7 +210,21 @@ def write_report(store: Store) -> RunView:
     view = load_view(store)
     store.write_text("report.html", render_html(view))
     store.write_text("report.json", as_json(told(view)))
+    _write_student_cards(store, view)
     return view
+
+
+def _write_student_cards(store: Store, view: RunView) -> None:
+    """README.md beside the weights of each trained student."""
+    config = store.meta("config") or {}
+    by_student: dict[tuple[str, int], list[TrainResult]] = {}
+    for result in view.training:
+        by_student.setdefault((result.arm, result.seed), []).append(result)
+    for stages in by_student.values():
+        own = sorted(stages, key=lambda result: result.stage)
+        folder = own[-1].folder
+        if (store.folder / folder / "config.json").is_file():
+            store.write_text(f"{folder}/README.md", student_card(view, config, own))
 
 
 def overview(store: Store) -> Iterator[str]:

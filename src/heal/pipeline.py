@@ -106,6 +106,7 @@ def train(run: Run) -> str:
         s.store.put("train", result.key, "", result)
         run.names[result.arm, result.seed] = result.key
         results.append(result)
+        run.watch(result)
     s.store.set_live("train", [(result.key, "") for result in results])
     arms = plural(len({arm for arm, _ in plans}), "arm")
     lead = f"{arms} × {plural(len(c.seeds), 'seed')}"

@@ -542,6 +542,9 @@ class TrainResult:
     loss_last: float
     learning_rate: float
     seconds: float
+    validation_loss: float | None = None
+    """Per taught token of traces it was not trained on; None: it was not asked for."""
+    validation_traces: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from heal.functions import edition as function_edition
 from heal.keys import seed_for
 from heal.method.arms import Arm, trained
 from heal.method.pace import POOLS, budget_tokens, schedule
-from heal.records import Drop, Example, Problem, StagePlan, Trace, TrainResult
+from heal.records import Drop, Example, Problem, Split, StagePlan, Trace, TrainResult, Verdict
 from heal.stages.select import example
 from heal.store import Store
 from heal.students.checkpoints import Note
@@ -111,6 +111,12 @@ def train(
     assert config.student is not None
     examples = StoredExamples(store, config, problems)
     opener = Opener(read_weights, read_tokenizer)
+    validation, wanted = [*unseen_examples(store, config, problems)], config.train.validation
+    if len(validation) < wanted:
+        on_note(
+            f"train.validation: {len(validation):,} of {wanted:,}; the teacher solved no more of"
+            " the held-out problems"
+        )
     too_long = dict(
         store.query("SELECT arm, COUNT(*) FROM selected WHERE \"drop\"=? GROUP BY arm",
                     (Drop.TOO_LONG,))
@@ -129,7 +135,24 @@ def train(
             refused_long=too_long.get(arm, 0),
             opener=opener,
             on_note=on_note,
+            validation=validation,
         )
+
+
+def unseen_examples(
+    store: Store, config: Config, problems: Mapping[str, Problem]
+) -> Iterator[Example]:
+    """Correct teacher traces of held-out problems, one of each before a second of any."""
+    rows = store.query(
+        "SELECT t.key, t.problem FROM traces t JOIN problems p ON p.problem = t.problem"
+        " WHERE t.stage = 'sample' AND t.verdict = ? AND p.split = ?"
+        " ORDER BY t.seed_index, p.place LIMIT ?",
+        (Verdict.CORRECT, Split.HELD_OUT, config.train.validation),
+    )
+    for key, problem in rows:
+        found = store.get("sample", key, problem, Trace)
+        assert found is not None, "columns name only what is stored"
+        yield example(found, problems[problem], config.prompts)
 
 
 def folder_of(arm: str, seed: int) -> str:
@@ -149,6 +172,14 @@ def to_examine(
         folder = home / folder_of(arm, seed) / f"stage{len(plans[arm, seed])}"
         found.append(Student(arm, seed, name, str(folder)))
     return found
+
+
+def watched(config: Config, home: Path, result: TrainResult) -> Student | None:
+    """The student a stage has just made; None where its weights are gone, as it was made before."""
+    folder = home / result.folder
+    if not any(folder.glob("*.safetensors")):
+        return None
+    return Student(result.arm, result.seed, result.key, str(folder))
 
 
 def exam_of(config: Config, student: Student) -> Exam:

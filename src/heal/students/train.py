@@ -31,6 +31,8 @@ from heal.students.checkpoints import Checkpoint, Checkpoints, Note
 from heal.students.launch import ADAPTER, Job, layout
 from heal.students.launch import run as run_launched
 from heal.students.rendering import Rendered, Renderer, read_tokenizer
+from heal.students.reporting import logs_in, require_packages
+from heal.wording import plural
 
 __all__ = ["Opener", "Progress", "read_model", "train_arm"]
 
@@ -80,6 +82,8 @@ class _Stage:
     opener: Opener
     source: Path
     home: Path
+    unseen: tuple[Rendered, ...] = ()
+    """Its loss is measured when the stage is trained."""
 
 
 def train_arm(
@@ -96,6 +100,7 @@ def train_arm(
     refused_long: int = 0,
     opener: Opener | None = None,
     on_note: Note = log.warning,
+    validation: Sequence[Example] = (),
 ) -> Iterator[TrainResult]:
     """Train one arm's stages into `folder`/stage1, stage2, …, each from the one before.
 
@@ -103,12 +108,16 @@ def train_arm(
     plan's `lr_scale`. Nothing random depends on the arm. When all stages are done, only the last
     keeps its weights. A result's `folder` is relative to `run_folder` (None: to `folder`),
     `tokens` counts prompts too, `refused_long` is passed on. `opener` None reads a transformers
-    folder. `on_note` is told of checkpoints that cannot be used. Raises: UserError when a plan
-    names an example that is missing or must be refused.
+    folder. `validation` is never trained on: each stage ends with its loss on what the student can
+    be taught of it. `on_note` is told of checkpoints that cannot be used. Raises: UserError when a
+    plan names an example that is missing or must be refused.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     opener = opener or Opener()
-    rendered = _render(plans, examples, opener.tokenizer(student), settings.max_length)
+    require_packages(settings.report_to)
+    tokenizer = opener.tokenizer(student)
+    rendered = _render(plans, examples, tokenizer, settings.max_length)
+    unseen = _unseen(validation, tokenizer, settings.max_length, on_note)
     keys = _stage_keys(arm, seed, plans, rendered, student, settings)
     homes = [folder / f"stage{plan.index}" for plan in plans]
     finished = _finished(homes, keys)
@@ -117,7 +126,8 @@ def train_arm(
         if i >= finished:
             first = i == 0
             source = student if first else homes[i - 1]
-            stage = _Stage(plan, keys[i], rendered, opener if first else Opener(), source, homes[i])
+            own = opener if first else Opener()
+            stage = _Stage(plan, keys[i], rendered, own, source, homes[i], unseen)
             report = _reporter(on_progress, before, total)
             place = str(homes[i].relative_to(run_folder or folder))
             _train_stage(stage, arm, seed, settings, place, refused_long, report, on_note)
@@ -144,6 +154,21 @@ def _render(
             )
         rendered[key] = found
     return rendered
+
+
+def _unseen(
+    examples: Sequence[Example], tokenizer: Any, max_length: int, note: Note
+) -> tuple[Rendered, ...]:
+    """Those the student can be taught; how many cannot is told."""
+    if not examples:
+        return ()
+    renderer = Renderer(tokenizer, max_length)
+    found = [renderer.render(example) for example in examples]
+    usable = tuple(row for row in found if isinstance(row, Rendered))
+    if len(usable) < len(found):
+        left = plural(len(found) - len(usable), "validation trace")
+        note(f"{left} of {len(found):,} left out: the student must refuse them")
+    return usable
 
 
 def _stage_keys(
@@ -252,7 +277,9 @@ def _train_stage(
     started = time.monotonic()
     peak = settings.learning_rate * stage.plan.lr_scale
     with quiet(), threads(settings.threads):
-        losses = _fit_and_save(stage, peak, seed, settings, part, (checkpoints, start), report)
+        losses, validated = _fit_and_save(
+            stage, peak, seed, settings, part, (checkpoints, start), report
+        )
     shown = [trace for batch in stage.plan.batches for trace in batch]
     result = TrainResult(
         key=stage.key,
@@ -269,6 +296,8 @@ def _train_stage(
         loss_last=_mean(losses[-ENDS:]),
         learning_rate=peak,
         seconds=before_s + time.monotonic() - started,
+        validation_loss=validated,
+        validation_traces=len(stage.unseen),
     )
     (part / DONE).write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
     sync_files(part)  # or a power cut leaves a stage that is said to be done without its weights
@@ -284,8 +313,10 @@ def _fit_and_save(
     part: Path,
     resuming: tuple[Checkpoints, Checkpoint | None],
     report: Report,
-) -> list[float]:
-    """Losses by step. A stage without batches passes its weights on."""
+) -> tuple[list[float], float | None]:
+    """Losses by step, and that on unseen traces. A stage without batches passes its weights on."""
+    from heal.students.trainer import mean_loss
+
     tokenizer = stage.opener.tokenizer(stage.source)
     end_id = Renderer(tokenizer, settings.max_length).end_id
     places = {trace: i for i, trace in enumerate(stage.rendered)}
@@ -299,11 +330,12 @@ def _fit_and_save(
         settings,
         *resuming,
     )
-    model, losses = _trained(job, stage.opener, tokenizer, report)
+    with logs_in(stage.home.parent / "logs" / stage.home.name):
+        model, losses = _trained(job, stage.opener, tokenizer, report)
     _stop_at(model, end_id)
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)
-    return losses
+    return losses, mean_loss(model, stage.unseen) if stage.unseen else None
 
 
 def _trained(job: Job, opener: Opener, tokenizer: Any, report: Report) -> tuple[Any, list[float]]:

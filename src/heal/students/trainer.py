@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
+from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from heal.config import Train
 from heal.errors import UserError
 from heal.students.launch import Job
-from heal.students.rendering import IGNORED
+from heal.students.rendering import IGNORED, Rendered
 
 LOGITS_BYTES = 1 << 28
 """Float32 logits up to this size are built in full. TRL's fused head never builds them, but
@@ -107,7 +108,9 @@ class PlanTrainer(SFTTrainer):
         self.accelerator.wait_for_everyone()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Nothing: progress goes through `on_loss`."""
+        """Only to whom `train.report_to` names: progress goes through `on_loss`."""
+        if self._job.settings.report_to:
+            super().log(logs, start_time)
 
     def _send_telemetry(self) -> None:
         """Nothing leaves the machine."""
@@ -142,8 +145,27 @@ def trained(model: Any, tokenizer: Any, job: Job, on_loss: OnLoss) -> PlanTraine
         processing_class=tokenizer,
         peft_config=_adapters(job.settings),
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(job.start.folder) if job.start else None)
     return trainer
+
+
+def mean_loss(model: Any, rendered: Sequence[Rendered]) -> float:
+    """Nats per taught token, all of them alike; row by row, as the model is."""
+    device, total, taught = next(model.parameters()).device, 0.0, 0
+    model.eval()
+    with torch.inference_mode():
+        for row in rendered:
+            ids = torch.tensor([row.ids], device=device)
+            # logits of what is taught alone: those of a long prompt would fill a GPU
+            kept = len(row.ids) - row.prompt_tokens + 1
+            logits = model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits[0, :-1]
+            wanted = ids[0, row.prompt_tokens :]
+            total += float(
+                torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="sum")
+            )
+            taught += len(wanted)
+    return total / taught
 
 
 def save_shared(trainer: PlanTrainer, job: Job) -> None:
@@ -179,11 +201,13 @@ def _arguments(job: Job) -> SFTConfig:
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=False,
+        logging_steps=1,
         save_strategy="steps" if checkpoints.every else "no",
         save_steps=checkpoints.every or 500,
-        logging_strategy="no",
+        logging_strategy="steps" if settings.report_to else "no",
         logging_nan_inf_filter=False,
-        report_to="none",
+        report_to=list(settings.report_to) or "none",
+        run_name=job.out.name.removesuffix(".part"),
         disable_tqdm=True,
     )
 
