@@ -18,7 +18,8 @@ __all__ = ["Memory", "Shape", "helping", "memory_of", "shape_of"]
 FLOAT = 4
 """Bytes of a number: weights, gradients and optimizer are float32 whatever `train.precision` is."""
 LOGITS_BYTES = 1 << 28
-"""Float32 logits up to this size are built in full; beyond, the head's loss goes in pieces."""
+"""Float32 logits up to this size are built in full. TRL's fused head never builds them, but
+computes them twice and adds metrics: 1.6 times the whole step for a student of the lab."""
 RESERVED = 0.08
 """Share of a device that is left to the driver, the allocator's gaps and the libraries."""
 RANK = 16

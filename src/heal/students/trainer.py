@@ -21,11 +21,8 @@ from trl import SFTConfig, SFTTrainer
 from heal.config import Train
 from heal.errors import UserError
 from heal.students.launch import Job
+from heal.students.memory import LOGITS_BYTES
 from heal.students.rendering import IGNORED, Rendered
-
-LOGITS_BYTES = 1 << 28
-"""Float32 logits up to this size are built in full. TRL's fused head never builds them, but
-computes them twice and adds metrics: 1.6 times the whole step for a student of the lab."""
 
 OnLoss = Callable[[int, float], None]
 """Told each step's number (from 1) and loss."""
