@@ -436,8 +436,8 @@ class Train(Section):
     """Of products; weights, gradients and optimizer are float32. `auto` is bfloat16 on a GPU that
     has it, else float32."""
     gradient_checkpointing: bool = False
-    """Keep each layer's input alone and compute the rest twice: less memory, about a third more
-    time, the same student."""
+    """Keep each layer's input alone and compute the rest twice: less memory, more
+    time (docs/training.md), the same student."""
     forward_tokens: int = Field(16_384, ge=16)
     """Padded tokens per forward pass. A larger batch goes through in parts whose gradients add up
     to the same step, so this bounds memory and changes nothing else."""
