@@ -450,7 +450,7 @@ def test_a_damaged_file_is_told_with_its_place_and_a_command(
     [
         ({"teacher": None}, "teacher: null needs problems.traces"),
         ({**importing(top_up=True), "teacher": None}, "teacher: null needs problems.traces"),
-        ({**importing(), "teacher": None, "arms": ["star"]}, "the arm star samples one"),
+        ({**importing(), "teacher": None, "arms": ["star"]}, "the arm star needs one to sample"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
