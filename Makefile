@@ -36,7 +36,7 @@ test-faults: $(READY)
 	$(BIN)/python -m tests.test_hostile_answers --texts 10000
 	$(BIN)/python -m pytest tests/test_power_cut.py tests/test_resume.py tests/test_secrets.py \
 	  tests/test_store_disk.py tests/test_doctor.py tests/test_doctor_cut_off.py \
-	  tests/test_pages_in_browser.py tests/test_managed_servers.py
+	  tests/test_pages_in_browser.py tests/test_view_in_browser.py tests/test_managed_servers.py
 
 # The same, small: minutes.
 test-faults-quick: $(READY)

@@ -48,6 +48,7 @@ COLUMNS: Mapping[type[Row], tuple[str, ...]] = {
 LEFT_OUT = {"settled"}
 """Names settings and versions, which two runs to be compared may differ in."""
 BODIES: Mapping[str, type] = {
+    "import": records.Imported,
     "sample": records.Trace,
     "hinted": records.Trace,
     "repair": records.Trace,
