@@ -69,9 +69,9 @@ def test_time_to_read_programs_grows_with_the_length_alone() -> None:
     for piece in ("```python\n", "```\n", "`" * 50 + "\n", "~~~ a\n```\n", "</think>```py\n", "`"):
         taken = []
         for times in (20_000, 80_000):
-            started = time.perf_counter()
+            started = time.process_time()
             last_program(piece * times)
-            taken.append(time.perf_counter() - started)
+            taken.append(time.process_time() - started)
         assert taken[1] < 0.5 + 8 * taken[0]
 
 

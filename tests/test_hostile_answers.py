@@ -112,9 +112,9 @@ def attack(texts: int, seed: int) -> dict[str, Any]:
     made = [hostile(chance) for _ in range(texts)]
     for text in made:
         for read in (extract_answer, count_final_answers, last_program, without_programs):
-            started = time.perf_counter()
+            started = time.process_time()
             read(text)
-            slowest = max(slowest, time.perf_counter() - started)
+            slowest = max(slowest, time.process_time() - started)
     verdicts, seconds = dict[str, dict[str, int]](), dict[str, float]()
     for name, golds in GOLDS.items():
         started = time.monotonic()

@@ -86,10 +86,10 @@ def test_wrong_answers_vote_together_however_they_are_written(wrong):
 
 
 def test_maj_at_k_of_many_attempts_is_quick():
-    started = time.perf_counter()
+    started = time.process_time()
     answers = [str(i % 9) for i in range(64)]
     assert 0 < maj_at_k(answers, [a == "0" for a in answers], 32) < 1
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("verdict", [v for v in Verdict if v is not Verdict.CORRECT])
@@ -298,9 +298,9 @@ def test_intervals_are_as_wide_as_the_estimate_varies(seeds, seed_spread):
 def test_the_bootstrap_is_quick():
     rng = np.random.default_rng(0)
     a, b = make(rng.random((3, 200))), make(rng.random((3, 200)))
-    started = time.perf_counter()
+    started = time.process_time()
     paired_difference(a, b, resamples=10_000, seed=0)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @given(st.integers(1, 200), st.data())
