@@ -1,13 +1,13 @@
 """The arithmetic checker says what its table says, and of random equations the truth."""
 
 import json
-import time
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.timing import cpu_seconds
 
 from heal.errors import UserError
 from heal.records import Outcome, StepWord
@@ -133,9 +133,7 @@ def test_any_heap_of_signs_is_read_without_an_error(text):
 )
 def test_time_is_linear_in_the_text(unit):
     def seconds(n):
-        start = time.process_time()
-        check_text(unit * n)
-        return time.process_time() - start
+        return cpu_seconds(lambda: check_text(unit * n))
 
     # taken in turns, for a neighbour slows down whatever runs just then
     taken = [(seconds(3000), seconds(24_000)) for _ in range(5)]

@@ -1,12 +1,12 @@
 """Whatever a model writes, reading it takes time in proportion to its length, and one verdict."""
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.timing import cpu_seconds
 
 from heal.config import Problems
 from heal.method.answers import mention, mention_spans, plain, states_answer
@@ -104,9 +104,7 @@ def growing_fences() -> str:
 
 
 def assert_linear(reader: Callable[[str], Any], text: str) -> None:
-    start = time.process_time()
-    reader(text)
-    taken = time.process_time() - start
+    taken = cpu_seconds(lambda: reader(text))
     assert taken <= FIXED_S + PER_CHARACTER_S * len(text), f"{taken:.1f} s"
 
 
