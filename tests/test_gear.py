@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from heal.config import Gear
@@ -168,6 +168,7 @@ def test_bounds_of_the_statistic_contain_it(seed, kind, slack):
         assert (low[2:] <= value[2:] + 1e-9).all() and (value[2:] <= high[2:] + 1e-9).all()
 
 
+@example(27286, 11, Breakpoint.CUSUM, 0.25)  # an excursion that may break off, and begin again
 @given(st.integers(0, 100_000), st.integers(2, 24), st.sampled_from(ENTROPIC), st.floats(0, 0.3))
 def test_a_decided_break_survives_every_entropy_within_the_bounds(seed, steps, kind, slack):
     rng = np.random.default_rng(seed)

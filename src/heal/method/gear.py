@@ -138,9 +138,12 @@ def _largest_surge(
 
     # b = 2 is also what no surge at all would give, so it never needs to rise above zero itself
     same = leads_to[inside - 1] == b
+    if kind is Breakpoint.CUSUM and rises:
+        # where the excursion may break off, what comes after may be one of its own
+        same &= np.array([bool((low[b - 1 : k] > 0).all()) for k in inside])
     own = [*low[inside[same] - 1], *([0.0] if b == 2 else [])]
     rivals = [*high[inside[~same] - 1], *([0.0] if b != 2 else [])]
-    margin = float(max(own) - max(rivals, default=0.0))
+    margin = float(max(own, default=0.0) - max(rivals, default=0.0))
     unsure = kind is Breakpoint.CUSUM and rises and not _certain_start(low, high, b, peak)
 
     surge = np.full(len(lo), np.nan, np.float32)
