@@ -170,7 +170,7 @@ def test_an_absolute_path_is_taken_as_it_is(write: Write) -> None:
 
 
 def test_documented_column_names_are_the_ones_tried() -> None:
-    source = (ROOT / "src" / "heal" / "config.py").read_text()
+    source = (ROOT / "src" / "heal" / "config" / "problems.py").read_text()
     fields = source[source.index("class Fields(") : source.index("class Problems(")]
     for names in ALIASES.values():
         assert ", ".join(f"`{n}`" for n in names) in " ".join(fields.split())

@@ -1,0 +1,101 @@
+"""The whole tree."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from heal.config.engines import Engines
+from heal.config.method import Gear, Pace, Pure, SamplingSettings, Steps
+from heal.config.models import ModelRef, Student
+from heal.config.problems import Problems
+from heal.config.section import Section
+from heal.config.training import Evaluate, Train
+from heal.prompts import Prompts
+from heal.records import Breakpoint
+
+ArmName = Literal[
+    "base",
+    "rft",
+    "rft_more",
+    "star",
+    "heal",
+    "heal-shuffled",
+    "heal-reverse",
+    "heal-random-cut",
+    "heal-restart",
+    "heal-no-pure",
+    "heal-random-drop",
+    "heal-ratio",
+    "heal-calibrated",
+]
+"""`base` is the untouched student; `heal.method.arms` says what the others are."""
+
+
+class Limits(Section):
+    """Hard caps. A run that reaches one stops cleanly and says so; what it drew stays stored."""
+
+    teacher_tokens: int | None = Field(None, ge=1)
+    """Sampled teacher tokens; None: no cap. Training data is written after the last token is drawn:
+    a run stopped here writes none until the cap is raised and the same command is run again."""
+    failed_share: float = Field(0.5, gt=0, le=1)
+    """A stage in which more than this share of at least 20 items failed stops the run."""
+    retry_unverifiable: bool = False
+    """Judge again, once in each process, what is stored as `unverifiable`: a checker that took too
+    long on a busy machine, or crashed, may decide on another day."""
+
+
+class Config(Section):
+    """The whole tree: one YAML file."""
+
+    run: str
+    """The run folder."""
+    seed: int = 0
+    preset: Literal["default", "paper"] = "default"
+    """`default` follows our own evidence: `pure.selection` is `surprisal` and
+    `pure.measure_uncertainty` is false. With `paper` every default is the one shown here."""
+    problems: Problems
+    teacher: ModelRef | None
+    """null: only what imported traces (`problems.traces`) need no model for: verdicts, strata, D1
+    and students trained on it."""
+    scorer: ModelRef | None = None
+    """Scores for GEAR and PURE when the teacher's engine cannot; None uses the teacher."""
+    student: Student | None = None
+    """None produces data only: no training, no evaluation."""
+    arms: tuple[ArmName, ...] = ("base", "rft", "heal")
+    """What is trained and compared."""
+    seeds: tuple[int, ...] = (0,)
+    """Training seeds."""
+    prompts: Prompts = Prompts()
+    sampling: SamplingSettings = SamplingSettings()
+    gear: Gear = Gear()
+    steps: Steps = Steps()
+    pure: Pure = Pure()
+    pace: Pace = Pace()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    engine: Engines = Engines()
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _a_cut_by_a_checker_has_one(self) -> "Config":
+        if self.gear.breakpoint is Breakpoint.CHECKER and self.steps.checker is None:
+            raise ValueError("gear.breakpoint 'checker' needs a steps.checker; try: arithmetic")
+        return self
+
+    @model_validator(mode="after")
+    def _without_a_teacher(self) -> "Config":
+        traces = self.problems.traces
+        if self.teacher is not None:
+            return self
+        if traces is None or traces.top_up or self.scorer is not None:
+            raise ValueError("teacher: null needs problems.traces, no top_up and no scorer")
+        drawing = [arm for arm in self.arms if arm in ("rft_more", "star")]
+        if drawing:
+            raise ValueError(f"teacher: null, and the arm {drawing[0]} needs one to sample")
+        return self
+
+    @property
+    def main_arm(self) -> ArmName | None:
+        """The arm a report shows in full: `heal`, or the first that is trained."""
+        trained = [arm for arm in self.arms if arm != "base"]
+        return "heal" if "heal" in trained else next(iter(trained), None)

@@ -1,0 +1,83 @@
+"""What PACE chooses, what a student is shown, and how it fares."""
+
+from dataclasses import dataclass
+
+from heal.records.outcomes import Drop, Finish
+
+
+@dataclass(frozen=True)
+class Selected:
+    """PACE's decision on one candidate trace."""
+
+    trace: str
+    problem_id: str
+    pool: str
+    """`D1`, `D2` or `D3`."""
+    drop: Drop
+    score: float | None = None
+    """PURE's S = max ℓ_k over the steps that count; None for D1."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the student is shown: the problem without any hint, and a whole trace."""
+
+    trace: str
+    problem_id: str
+    pool: str
+    user: str
+    """The user turn, as the solve prompt renders it."""
+    assistant: str
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One training stage as explicit presentations: what is shown, in which order and batch."""
+
+    index: int
+    """1 foundation, 2 bridge, 3 frontier."""
+    batches: tuple[tuple[str, ...], ...]
+    """Trace keys of each optimizer step."""
+    lr_scale: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """One stage of one arm's training."""
+
+    key: str
+    arm: str
+    seed: int
+    stage: int
+    folder: str
+    """Relative to the run folder."""
+    steps: int
+    tokens: int
+    presentations: int
+    distinct: int
+    refused_long: int
+    loss_first: float
+    loss_last: float
+    learning_rate: float
+    seconds: float
+    validation_loss: float | None = None
+    """Per taught token of traces it was not trained on; None: it was not asked for."""
+    validation_traces: int = 0
+
+
+@dataclass(frozen=True)
+class EvalTrace:
+    """One held-out attempt of one arm; the text is kept so that anyone can look."""
+
+    key: str
+    problem_id: str
+    arm: str
+    seed: int
+    """Training seed (0 for an arm that is not trained)."""
+    seed_index: int
+    finish: Finish
+    tokens: int
+    text: str
+    error: str | None = None
+    """Why the engine failed; such an attempt says nothing about the student."""
