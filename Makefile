@@ -24,7 +24,7 @@ demo: $(READY)
 	$(BIN)/heal run -c recipes/lab.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8 --dist loadfile
 
 test-all: $(READY)
 	$(BIN)/python -m pytest
