@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from tests.tiny_models import make_tokenizer
 
+from heal.children import supervisor
 from heal.cli import main
 from heal.config import HttpEngine, ModelRef, Serve
-from heal.engines.http import managed, supervisor
+from heal.engines.http import managed
 from heal.engines.http.managed import command_of, open_managed
 from heal.errors import UserError
 
@@ -85,7 +86,7 @@ def test_a_stopped_server_takes_all_it_started_along(tmp_path: Path, pids: Path)
     assert soon(lambda: is_up(server))
     started = processes(pids)
     assert len(started) == 2
-    server.stop()
+    managed.stop_all([server])
     assert not [pid for pid in started if is_alive(pid)]
 
 
@@ -115,18 +116,18 @@ def test_a_killed_parent_leaves_no_server(tmp_path: Path, pids: Path, number: in
 def test_a_killed_supervisor_leaves_no_server(tmp_path: Path, pids: Path) -> None:
     server = start(serve(pids), tmp_path / "log")
     assert soon(lambda: is_up(server))
-    server.supervisor.kill()
+    server.child.supervisor.kill()
     assert soon(lambda: not is_alive(processes(pids)[0]))
-    server.stop()
+    managed.stop_all([server])
 
 
 def test_a_server_that_ends_is_started_again_so_often(tmp_path: Path, pids: Path) -> None:
     server = start(serve(pids, "dies", restarts=2), tmp_path / "log")
-    assert soon(lambda: is_up(server) or server.supervisor.poll() is not None, 40)
-    assert soon(lambda: (is_up(server), server.supervisor.poll() is not None)[1], 40)
-    server.stop()
-    assert server.supervisor.returncode == supervisor.GAVE_UP
-    log = server.log.read_text()
+    assert soon(lambda: is_up(server) or server.child.supervisor.poll() is not None, 40)
+    assert soon(lambda: (is_up(server), server.child.supervisor.poll() is not None)[1], 40)
+    managed.stop_all([server])
+    assert server.child.supervisor.returncode == supervisor.GAVE_UP
+    log = server.child.log.read_text()
     assert log.count("supervisor: ended with code 7") == 3
     assert "started again (2 of 2)" in log
     assert not [pid for pid in processes(pids) if is_alive(pid)]

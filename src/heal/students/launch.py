@@ -7,20 +7,17 @@ back through a file. Whatever way this process ends, the workers end with it.
 
 import json
 import os
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from heal.children import Child, free_port, start
 from heal.config import Launch, Train
-from heal.engines.http import supervisor
 from heal.errors import UserError
 from heal.students.checkpoints import Checkpoint, Checkpoints
 from heal.students.rendering import Rendered
@@ -37,8 +34,6 @@ WORK, TEXTS, LOSSES, FINISHED, REFUSED = (
     "job.json", "rendered.npz", "losses.jsonl", "finished", "refused.json",
 )  # fmt: skip
 POLL_S = 0.2
-TAIL = 12
-"""Lines of a log that an error quotes."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +147,10 @@ def run(
     job.write(folder)
     told = folder.parent / f"{folder.name}.log"
     losses = list(job.start.losses) if job.start else []
-    with _workers(launch, folder, told, job.settings.threads) as process, _follow(folder) as fresh:
+    with _workers(launch, folder, told, job.settings.threads) as workers, _follow(folder) as fresh:
         over = False
         while not over:
-            over = process.poll() is not None
+            over = workers.ended()
             for loss in fresh():
                 losses.append(loss)
                 on_loss(len(losses), loss)
@@ -165,7 +160,7 @@ def run(
         raise UserError(**json.loads((folder / REFUSED).read_text(encoding="utf-8")))
     if not (folder / FINISHED).is_file():
         raise UserError(
-            f"the training processes ended before they were done; {told} ends:\n{_tail(told)}",
+            f"the training processes ended before they were done; {told} ends:\n{workers.tail()}",
             hint="the same command goes on from the last checkpoint",
         )
     told.unlink()
@@ -196,36 +191,23 @@ def command(launch: Launch, folder: Path) -> list[str]:
         *(sys.executable, "-m", "accelerate.commands.launch"),
         *("--config_file", str(config_file(launch))),
         *("--num_processes", str(launch.processes), "--num_machines", "1"),
-        *("--main_process_port", str(_free_port())),
+        *("--main_process_port", str(free_port())),
         *("-m", "heal.students.worker", str(folder)),
     ]
 
 
 @contextmanager
-def _workers(
-    launch: Launch, folder: Path, told: Path, threads: int | None
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """The processes, under a supervisor that ends them when its input ends: in any case."""
-    process = subprocess.Popen(
-        [sys.executable, supervisor.__file__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    assert process.stdin is not None
+def _workers(launch: Launch, folder: Path, told: Path, threads: int | None) -> Iterator[Child]:
+    """The processes, which end with this block in any case."""
     told.unlink(missing_ok=True)
     env = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     env |= {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "HF_HUB_OFFLINE": "1"}
-    words: dict[str, Any] = {"command": command(launch, folder), "env": env}
-    words |= {"log": str(told), "restarts": 0}
+    workers = start(command(launch, folder), env, told)
     try:
-        process.stdin.write(json.dumps(words).encode() + b"\n")
-        process.stdin.flush()
-        yield process
+        yield workers
     finally:
-        process.stdin.close()
-        process.wait()
+        workers.end()
+        workers.wait()
 
 
 @contextmanager
@@ -240,14 +222,3 @@ def _follow(folder: Path) -> Iterator[Callable[[], Iterator[float]]]:
             yield from (json.loads(line) for line in whole)
 
         yield fresh
-
-
-def _free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
-
-
-def _tail(file: Path) -> str:
-    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    return "\n".join(f"  {line}" for line in text.splitlines()[-TAIL:])

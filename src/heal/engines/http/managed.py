@@ -1,16 +1,12 @@
 """Servers of our own: started for an engine, watched while they load, ended with it.
 
 In: what a recipe says under `serve`. Out: an `HttpEngine` over the servers, which ends them when it
-is closed. Each server has a supervisor (`supervisor.py`) that ends it on every way out, a kill of
-this process included. Servers listen on loopback only, unless their command says otherwise.
+is closed. They end on every way out of this process, a kill included
+(`heal.children`). Servers listen on loopback only, unless their command says otherwise.
 """
 
-import json
 import os
 import shlex
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -19,39 +15,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from heal.children import LOOPBACK, Child, free_port, start
 from heal.config import HttpEndpoint, ModelRef, Serve
 from heal.config import HttpEngine as Settings
 from heal.engines import model_files
-from heal.engines.http import supervisor
 from heal.engines.http.engine import HttpEngine, open_http
 from heal.engines.local.loading import locate
 from heal.errors import UserError
 from heal.redaction import redact
 
-HOST = "127.0.0.1"
 DEVICES = "CUDA_VISIBLE_DEVICES"
 POLL_S = 0.5
-TAIL_LINES = 15
 
 
 @dataclass(frozen=True)
 class Server:
-    """One server and the process that looks after it."""
+    """One server: where it is, and its process."""
 
     url: str
-    log: Path
-    supervisor: "subprocess.Popen[bytes]"
-
-    def stop(self) -> None:
-        """End it and all it started; returns when they are gone."""
-        assert self.supervisor.stdin is not None
-        self.supervisor.stdin.close()
-        self.supervisor.wait()
-
-    def tail(self) -> str:
-        """The end of its log."""
-        lines = self.log.read_text("utf-8", errors="replace").splitlines()
-        return redact("\n".join(f"  | {line}" for line in lines[-TAIL_LINES:]))
+    child: Child
 
 
 def open_managed(ref: ModelRef, settings: Settings, name: str, logs: Path | None) -> HttpEngine:
@@ -82,12 +64,11 @@ def open_managed(ref: ModelRef, settings: Settings, name: str, logs: Path | None
 
 
 def stop_all(servers: Sequence[Server]) -> None:
-    """End them side by side: closing all inputs first, then waiting."""
+    """End them side by side; returns when they and all they started are gone."""
     for server in servers:
-        assert server.supervisor.stdin is not None
-        server.supervisor.stdin.close()
+        server.child.end()
     for server in servers:
-        server.supervisor.wait()
+        server.child.wait()
 
 
 def command_of(serve: Serve, model: str, port: int) -> list[str]:
@@ -103,7 +84,7 @@ def command_of(serve: Serve, model: str, port: int) -> list[str]:
             f"serve.command has no {{host}}: {serve.command}; some servers then let everybody in",
             hint="add --host {host}, which is this machine alone, or the address you want",
         )
-    filled = {"{model}": model, "{port}": str(port), "{host}": HOST}
+    filled = {"{model}": model, "{port}": str(port), "{host}": LOOPBACK}
     for mark, value in filled.items():
         words = [word.replace(mark, value) for word in words]
     return words
@@ -111,23 +92,11 @@ def command_of(serve: Serve, model: str, port: int) -> list[str]:
 
 def _start(ref: ModelRef, serve: Serve, log: Path, devices: str | None) -> Server:
     model = serve.model or str(locate(ref.model).path)
-    port = _free_port()
+    port = free_port()
     command = command_of(serve, model, port)
     log.write_text(f"$ {redact(shlex.join(command))}\n", "utf-8")
     env = dict(serve.env) | ({DEVICES: devices} if devices is not None else {})
-    process = subprocess.Popen(
-        [sys.executable, supervisor.__file__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        # Ctrl-C is ours to handle: the server ends when its engine is closed, not in mid-request.
-        start_new_session=True,
-    )
-    assert process.stdin is not None
-    told = {"command": command, "env": env, "log": str(log), "restarts": serve.restarts}
-    process.stdin.write(json.dumps(told).encode() + b"\n")
-    process.stdin.flush()
-    return Server(f"http://{HOST}:{port}", log, process)
+    return Server(f"http://{LOOPBACK}:{port}", start(command, env, log, serve.restarts))
 
 
 def _wait_for(servers: Sequence[Server], serve: Serve) -> None:
@@ -135,16 +104,17 @@ def _wait_for(servers: Sequence[Server], serve: Serve) -> None:
     waiting = list(servers)
     while waiting:
         for server in waiting:
-            if server.supervisor.poll() is not None:
+            if server.child.ended():
                 raise UserError(
-                    f"the server ended before it was ready; {server.log} ends:\n{server.tail()}",
+                    f"the server ended before it was ready; {server.child.log} ends:\n"
+                    f"{server.child.tail()}",
                     hint="mend serve.command, then run the same command again",
                 )
         waiting = [server for server in waiting if not _is_healthy(server, serve)]
         if waiting and time.monotonic() > deadline:
             raise UserError(
                 f"{waiting[0].url}: not healthy after {serve.startup_s:.0f} s; "
-                f"{waiting[0].log} ends with\n{waiting[0].tail()}",
+                f"{waiting[0].child.log} ends with\n{waiting[0].child.tail()}",
                 hint="give it longer with serve.startup_s, or look into the log",
             )
         if waiting:
@@ -173,9 +143,3 @@ def _devices(serve: Serve) -> list[str | None]:
         )
     size = serve.devices
     return [",".join(there[n * size : (n + 1) * size]) for n in range(serve.replicas)]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
