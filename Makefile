@@ -6,7 +6,7 @@ VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-real docs audit test-faults test-faults-quick wheel clean
+.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-real bench-student docs audit test-faults test-faults-quick wheel clean
 
 setup: $(READY)
 
@@ -72,6 +72,11 @@ check: $(READY)
 bench-real: $(READY)
 	$(BIN)/python -m benchmarks.real_model --teacher "$(TEACHER)" $(if $(STUDENT),--student "$(STUDENT)") \
 	  --out runs/real-model$(if $(QUICK),-quick --quick)
+
+# SmolLM2-135M before and after training on worked problems, and a training run that is killed: an hour
+# of one core. It resumes.
+bench-student: $(READY)
+	$(BIN)/python -m benchmarks.real_student --out runs/real-student
 
 bench: bench-engine bench-method bench-scale
 
