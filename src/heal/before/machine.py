@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from heal.before.gguf_header import read_settings
 from heal.bounded import read_json_object
 from heal.engines import resolve_model
 from heal.errors import UserError
 
 GB = 1e9
 _ASK_S = 10.0
+THINKING = "<think>"
 _TEMPLATES = ("chat_template.jinja", "tokenizer_config.json")
 
 
@@ -60,11 +62,21 @@ def model_facts(model: str) -> ModelFacts:
     if not (folder / "tokenizer.json").is_file() or any(folder.glob("*.safetensors")):
         folder = resolve_model(model)
     if folder.is_file():
-        return ModelFacts(folder.stat().st_size / GB, None, thinks=False)
+        return _gguf_facts(folder)
     weights = [f for kind in ("*.safetensors", "pytorch_model*.bin") for f in folder.glob(kind)]
     config = read_json_object(folder / "config.json") if _has(folder, "config.json") else {}
     return ModelFacts(
-        sum(f.stat().st_size for f in weights) / GB, _context(config), "<think>" in _told(folder)
+        sum(f.stat().st_size for f in weights) / GB, _context(config), THINKING in _told(folder)
+    )
+
+
+def _gguf_facts(file: Path) -> ModelFacts:
+    found = read_settings(file)
+    context = found.get(f"{found.get('general.architecture')}.context_length")
+    return ModelFacts(
+        file.stat().st_size / GB,
+        context if isinstance(context, int) and context > 0 else None,
+        THINKING in str(found.get("tokenizer.chat_template", "")),
     )
 
 
