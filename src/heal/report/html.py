@@ -12,7 +12,7 @@ nothing else runs.
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from heal.report import figures, numbers, pure_words, sentences, tables, words
 from heal.report.charts import Drawing
 from heal.report.exhibits import Exhibit, Line, clip, exhibit
 from heal.report.tables import Table
+from heal.report.templates import templates
 from heal.report.view import RunView
 from heal.wording import count, plural
 
@@ -105,14 +106,7 @@ def _told(view: RunView) -> dict[str, Any]:
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "brief": lambda text: clip(text, OPEN_CHARS),
         "clip": clip,
         "config": lambda text: clip(text, MAX_CONFIG_CHARS),
@@ -122,7 +116,7 @@ def _environment() -> jinja2.Environment:
         "plural": plural,
         "problem": lambda text: clip(text, MAX_PROBLEM_CHARS),
     }
-    return environment
+    return templates(Path(__file__).parent, filters)
 
 
 def _hashed(source: str) -> str:

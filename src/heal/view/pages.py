@@ -5,7 +5,7 @@ escaped, and what would act in a page (control characters, direction overrides) 
 No page has a script, a style or an address of its own: those stand in two files beside it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ import jinja2
 
 from heal.records import Problem
 from heal.redaction import visible
+from heal.report.templates import templates
 from heal.report.words import excerpt
 from heal.store.marks import MAX_NOTE_CHARS, Marked
 from heal.view import heat, words
@@ -138,19 +139,13 @@ def _render(template: str, **told: Any) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "count": count,
         "excerpt": excerpt,
         "number": number,
         "plural": plural,
         "shown": lambda value, facet: words.name_of(facet, value or ""),
     }
+    environment = templates(Path(__file__).parent, filters)
     environment.globals |= {"address": address, "GATES": words.GATES, "DROPS": words.DROPS}
     return environment
