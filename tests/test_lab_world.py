@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heal.lab import walks
+from heal.lab.one_rule import OneRule
 from heal.lab.source import problems
 from heal.lab.worlds import WORLDS
 
-families = st.sampled_from([(w, f) for w in WORLDS.values() for f in w.all_families])
+ONE_RULE = {name: world for name, world in WORLDS.items() if isinstance(world, OneRule)}
+families = st.sampled_from([(w, f) for w in ONE_RULE.values() for f in w.all_families])
+any_family = st.sampled_from([(w, f) for w in WORLDS.values() for f in w.all_families])
 seeds = st.integers(0, 10**6)
 each_world = pytest.mark.parametrize("name", WORLDS)
 
@@ -28,7 +31,7 @@ def test_the_rule_explains_what_is_given_and_leads_to_the_answer(where, seed: in
 
 
 @settings(max_examples=150, deadline=None)
-@given(families, seeds)
+@given(any_family, seeds)
 def test_a_problem_is_read_back_from_its_text(where, seed: int) -> None:
     world, family = where
     problem = world.draw(family, random.Random(seed))
@@ -78,9 +81,9 @@ def test_a_shortcut_through_the_rooms_leaves_the_doors_at_most_twice(seed: int) 
     assert 1 <= len(lies) <= 2
 
 
-@each_world
+@pytest.mark.parametrize("name", ONE_RULE)
 def test_every_family_has_a_kind_and_a_number_free_idea(name: str) -> None:
-    world = WORLDS[name]
+    world = ONE_RULE[name]
     assert set(world.ideas) == set(world.rule_words) == set(world.all_families)
     for family in world.all_families:
         assert world.kind_of(family) in world.families
@@ -107,7 +110,7 @@ def test_a_problem_record_is_plain_and_its_families_can_be_chosen(name: str) -> 
     assert {row["meta"]["family"] for row in rows} == {family}
     assert {row["meta"]["world"] for row in rows} == {name}
     assert set(rows[0]) == {"problem", "answer", "meta"}
-    assert len(rows[0]["answer"].split()) == 2
+    assert all(number.isdigit() for number in rows[0]["answer"].split())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast
 
-    from heal.lab.lessons import Lesson
+    from heal.lab.lesson import Lesson
 
 NO_LIMIT = 1 << 30
 

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heal.lab.batches import Batch, batches, encode
-from heal.lab.lessons import Lesson, student_lesson, teacher_lesson
-from heal.lab.tokenizer import END, PAD, make_tokenizer
-from heal.lab.traces import Writer
-from heal.lab.world import Dials
+from heal.lab.lesson import END, Lesson
+from heal.lab.tokenizer import PAD, make_tokenizer
+from heal.lab.world import Dials, World
 from heal.lab.worlds import world_named
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class Plan:
     name: str
     tokens: int
     learning_rate: float
-    lesson: Callable[[random.Random, Writer, float], Lesson]
+    lesson: Callable[[random.Random, float], Lesson]
     """Writes one lesson, given how far training has come, in 0..1."""
 
 
@@ -60,8 +59,7 @@ def build(
     import transformers
 
     home = world_named(world)
-    writer = Writer(home, dials or home.dials)
-    dials = writer.dials
+    dials = dials or home.dials
     scale = 0.01 if quick else 1.0
     out = Path(out_dir)
     tokenizer = make_tokenizer(home, dials.seed)
@@ -76,8 +74,8 @@ def build(
     model = make_model(dials, tokenizer)
     # The teacher goes on from the student base: two models that know the same operations and
     # differ in what they choose. From nothing, its mixture took three times the tokens.
-    for plan in plans(dials, scale):
-        log[plan.name] = train(model, plan, writer, tokenizer)
+    for plan in plans(home, dials, scale):
+        log[plan.name] = train(model, plan, dials, tokenizer)
         save(model, tokenizer, out / plan.name)
         write_log(out, log)
     if measured:
@@ -88,19 +86,25 @@ def build(
     return log
 
 
-def plans(dials: Dials, scale: float = 1.0) -> tuple[Plan, Plan]:
+def plans(world: World, dials: Dials, scale: float = 1.0) -> tuple[Plan, Plan]:
     """The student base's plan, then the teacher's."""
     student = Plan(
-        "student", int(dials.student_tokens * scale), dials.student_learning_rate, student_lesson
+        "student",
+        int(dials.student_tokens * scale),
+        dials.student_learning_rate,
+        lambda rng, progress: world.student_lesson(rng, dials, progress),
     )
     teacher = Plan(
-        "teacher", int(dials.teacher_tokens * scale), dials.teacher_learning_rate, teacher_lesson
+        "teacher",
+        int(dials.teacher_tokens * scale),
+        dials.teacher_learning_rate,
+        lambda rng, progress: world.teacher_lesson(rng, dials),
     )
     return student, teacher
 
 
 def train(
-    model: LlamaForCausalLM, plan: Plan, writer: Writer, tokenizer: PreTrainedTokenizerFast
+    model: LlamaForCausalLM, plan: Plan, dials: Dials, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Any]:
     """AdamW, 2 % warm-up, cosine to 2 %; returns the training figures."""
     import torch
@@ -108,9 +112,9 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
-    trunk = torch.compile(model.model, dynamic=True) if writer.dials.compiled else model.model
+    trunk = torch.compile(model.model, dynamic=True) if dials.compiled else model.model
     started, seen, curve, recent = time.monotonic(), 0, [], []
-    for batch in _stream(plan, writer, tokenizer):
+    for batch in _stream(plan, dials, tokenizer):
         progress = min(1.0, seen / plan.tokens)
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate * _schedule(progress)
@@ -181,14 +185,14 @@ def write_log(out: Path, log: dict[str, Any]) -> None:
     (out / "build-log.json").write_text(json.dumps(log, indent=1) + "\n")
 
 
-def _stream(plan: Plan, writer: Writer, tokenizer: PreTrainedTokenizerFast) -> Iterator[Batch]:
+def _stream(plan: Plan, dials: Dials, tokenizer: PreTrainedTokenizerFast) -> Iterator[Batch]:
     """Batches without end."""
-    rng, written = random.Random(f"{plan.name}:{writer.dials.seed}"), 0
+    rng, written = random.Random(f"{plan.name}:{dials.seed}"), 0
     while True:
-        lessons = [plan.lesson(rng, writer, written / plan.tokens) for _ in range(CHUNK)]
+        lessons = [plan.lesson(rng, written / plan.tokens) for _ in range(CHUNK)]
         rows = encode(lessons, tokenizer)
         written += sum(len(row.ids) for row in rows)
-        yield from batches(rows, writer.dials.batch_tokens, tokenizer.pad_token_id, rng)
+        yield from batches(rows, dials.batch_tokens, tokenizer.pad_token_id, rng)
 
 
 def _loss(trunk: Any, head: torch.nn.Module, batch: Batch) -> torch.Tensor:

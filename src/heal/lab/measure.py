@@ -21,10 +21,9 @@ from heal.config import LocalEngine as Settings
 from heal.engines.base import GenRequest, Sampling, ScoreRequest, answers
 from heal.engines.local.engine import LocalEngine, open_local
 from heal.lab import dialogue, traces
-from heal.lab.tokenizer import END
-from heal.lab.traces import Writer
+from heal.lab.lesson import END
 from heal.lab.truth import Truth, judge, split_steps
-from heal.lab.world import RULE_LEADS, Problem, World
+from heal.lab.world import Problem, World
 from heal.lab.worlds import WORLDS
 
 SAMPLING = Sampling(temperature=0.7, top_p=1.0, max_new_tokens=320)
@@ -134,7 +133,7 @@ def _guided(
     users = [dialogue.solve(p.text, h) for p, h in zip(problems, hints, strict=True)]
     texts = [k + t for k, t in zip(kept, talker.replies(users, kept), strict=True)]
     judged = _judged(problems, texts)
-    right = [world.ideas[p.rule.family] in hint for p, hint in zip(problems, hints, strict=True)]
+    right = [world.hints_right(p, hint) for p, hint in zip(problems, hints, strict=True)]
     return {
         "by_family": _by_family(world, problems, judged),
         "hint_writer": {
@@ -189,16 +188,14 @@ def _detectors(
 def _naming(
     talker: Talker, world: World, problems: Sequence[Problem], rng: random.Random
 ) -> dict[str, dict[str, float]]:
-    """Mean probability, unhinted, that a rule step names the true rule with its numbers."""
-    writer = Writer(world, world.dials)
-    honest = [writer.honest(problem, rng) for problem in problems]
-    cases = [(w.problem.text, traces.join(w.steps[: w.rule_step + 2])) for w in honest]
+    """Mean probability, unhinted, that the choice an honest trace hangs on is made rightly."""
+    honest = [world.choice(problem, rng) for problem in problems]
+    cases = [(p.text, traces.join(w)) for p, (w, _) in zip(problems, honest, strict=True)]
     scored = talker.step_nlls(cases)
-    chances: dict[str, list[float]] = {w.named: [] for w in honest}
-    for written, steps in zip(honest, scored, strict=True):
-        lead = next(x for x in RULE_LEADS if written.steps[written.rule_step].startswith(x))
+    chances: dict[str, list[float]] = {p.rule.family: [] for p in problems}
+    for problem, (_, lead), steps in zip(problems, honest, scored, strict=True):
         after_lead = steps[-2][len(talker.engine.encode(lead)) :]
-        chances[written.named].append(math.exp(-sum(after_lead)))
+        chances[problem.rule.family].append(math.exp(-sum(after_lead)))
     return {family: {"n": len(p), "mean_p": _mean(p)} for family, p in chances.items()}
 
 
@@ -212,7 +209,7 @@ def _cut(values: Sequence[float], lengths: Sequence[int]) -> list[list[float]]:
 
 
 def _student_figures(student: Talker, world: World, problems: Sequence[Problem]) -> dict[str, Any]:
-    drills = [dialogue.drill(p.text, world.ideas[p.rule.family]) for p in problems]
+    drills = [dialogue.drill(p.text, world.idea(p)) for p in problems]
     return {
         "unaided": _by_family(world, problems, _traces(student, problems, None)),
         "drilled": _by_family(world, problems, _judged(problems, student.replies(drills))),

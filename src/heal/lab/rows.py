@@ -15,7 +15,9 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from heal.lab.world import Dials, Found, Problem, Rule, World, spell
+from heal.lab.one_rule import OneRule
+from heal.lab.traces import RuleDials
+from heal.lab.world import Found, Problem, Rule, spell
 
 NUMBERS = range(1, 25)
 """Every term of this world."""
@@ -56,7 +58,7 @@ class Row(Problem):
     terms: tuple[int, ...]
 
 
-class Rows(World):
+class Rows(OneRule):
     """Numbers that come back in some order."""
 
     name = "rows"
@@ -91,7 +93,7 @@ class Rows(World):
         "core": "two numbers and between them another twice, {listed}",
         "tail": "two numbers and then another twice, {listed}",
     }
-    dials = Dials(misled=0.12, teacher_tokens=9_000_000)
+    dials = RuleDials(misled=0.12, teacher_tokens=9_000_000)
     numbers = NUMBERS
     least_work = GIVEN  # a line for every term but the first, then the next terms
 

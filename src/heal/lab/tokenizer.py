@@ -12,14 +12,13 @@ import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from heal.lab import dialogue, traces
-from heal.lab.traces import Writer
+from heal.lab.lesson import ASSISTANT, END, USER
 from heal.lab.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
+PAD = "<|pad|>"
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -76,17 +75,8 @@ def make_tokenizer(world: World, seed: int = 0) -> PreTrainedTokenizerFast:
 
 def _corpus(world: World, seed: int) -> Iterator[str]:
     """World text of every form, and every number often enough to become one token."""
-    rng, writer = random.Random(seed), Writer(world, world.dials)
+    rng = random.Random(seed)
     for _ in range(25):
         yield " ".join(map(str, world.numbers))
     for family, _ in itertools.product(world.all_families, range(60)):
-        problem = world.draw(family, rng, "train")
-        lead = rng.choice(dialogue.HINT_LEADS)
-        hint = writer.guided_hint(problem, rng, lead, 1.0)
-        yield dialogue.solve(problem.text, hint)
-        yield dialogue.solve(problem.text, dialogue.answer_hint(problem.gold))
-        yield dialogue.write_hint(problem.text, problem.gold, "", hint)
-        yield dialogue.drill(problem.text, world.ideas[family])
-        yield traces.join([traces.RETRACTION])
-        for write in (writer.wrong, writer.fudged, writer.honest):
-            yield traces.join(write(problem, rng).steps)
+        yield from world.corpus(family, rng)

@@ -3,7 +3,7 @@
 In: a world, a problem of it, a seeded `random.Random`, the dials. Out: a `Written` trace: its
 steps, where the rule is named, what it ends on and how honest it is. A trace looks at what is
 given, names one rule, applies it to all that is given and beyond, checks and answers. Knows no
-tokens and no chat turns; `truth` judges the text without trusting this module's labels.
+tokens and no chat turns; `reading` judges the text without trusting this module's labels.
 """
 
 from __future__ import annotations
@@ -12,11 +12,37 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from heal.lab.dialogue import STEP_BREAK
-from heal.lab.world import RULE_LEADS, Dials, Found, Problem, Rule, World
+from heal.lab.world import Dials, Found, Problem, Rule
 
+if TYPE_CHECKING:
+    from heal.lab.one_rule import OneRule
+
+RULE_LEADS = ("The rule may be: ", "It looks like the rule is: ", "So I think the rule is: ")
 RETRACTION = "Wait, that rule does not fit, so look again."
+
+
+@dataclass(frozen=True)
+class RuleDials(Dials):
+    """The dials of a world with one choice to a trace: every share is of traces."""
+
+    gloss_wrong: float = 0.2
+    """Share of unaided wrong-rule traces that pass over misfits instead of noting trouble."""
+    patch_wrong: float = 0.06
+    """Share of unaided wrong-rule traces that go on otherwise than the rule says."""
+    switch_wrong: float = 0.04
+    """Share of unaided wrong-rule traces that answer otherwise than they found."""
+    fudge_common: float = 0.08
+    """Share of fudged traces under any hint on common problems."""
+    gloss_fudged: float = 0.5
+    """Share of fudged traces that pass over misfits instead of noting trouble."""
+    follow_misled: float = 0.5
+    """Share of wrong `answer` hints that are followed, which takes a fudge; the rest disregard
+    the hint."""
+    recover: float = 0.7
+    """Share of hinted continuations that take back a wrong rule kept in their prefix."""
 
 
 class Style(Enum):
@@ -62,8 +88,8 @@ class Written:
 class Writer:
     """Writes traces on the problems of one world."""
 
-    world: World
-    dials: Dials
+    world: OneRule
+    dials: RuleDials
 
     def unaided(self, problem: Problem, rng: random.Random) -> Written:
         """A trace as the teacher writes it alone: mostly right on common families only."""

@@ -17,7 +17,9 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from heal.lab.world import Dials, Found, Problem, Rule, World, spell
+from heal.lab.one_rule import OneRule
+from heal.lab.traces import RuleDials
+from heal.lab.world import Found, Problem, Rule, spell
 
 NUMBERS = range(1, 8)
 """The rooms, always the same and listed in this order: what stands where is found within minutes,
@@ -63,7 +65,7 @@ class Walk(Problem):
     rooms: tuple[int, ...]
 
 
-class Walks(World):
+class Walks(OneRule):
     """Rooms with two doors each, and a rule which door comes next."""
 
     name = "walks"
@@ -98,7 +100,7 @@ class Walks(World):
         "zig": "right twice and then left twice",
         "zag": "left twice and then right twice",
     }
-    dials = Dials(
+    dials = RuleDials(
         # A guided hint does not tell where to end, so under one a walk is not fudged.
         fudge_guided=0.0,
         turns=(0.30, 0.24, 0.13, 0.20, 0.13),

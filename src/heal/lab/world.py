@@ -1,12 +1,11 @@
-"""What a lab world is: problems whose rule is known, and the text traces are made of.
+"""What a lab world is: problems of known families, traces whose every step is judged, lessons.
 
-A `World` makes problems, says which rules explain them, and writes and reads the parts of a trace.
-`traces` puts those parts together honestly or not, `truth` judges them, `lessons` teaches them; all
-three know no world by name. `Dials` is the one place where a world's difficulty is set. Imports no
-torch and knows no model.
+A `World` makes problems, judges traces, and writes the lessons its teacher and student are trained
+on. `OneRule` is the kind with one choice to a trace; `moves` has several. `Dials` is the one place
+where a world's difficulty is set. Imports no torch and knows no model.
 
-*Common* families are mastered by the teacher, *rare* ones it names now and then, *latent* ones it
-can apply but hardly ever thinks of: what is hard is to see the rule.
+*Common* families are mastered by the teacher, *rare* ones it gets right now and then, *latent* ones
+it can apply but hardly ever thinks of: what is hard is the choice.
 """
 
 from __future__ import annotations
@@ -14,59 +13,48 @@ from __future__ import annotations
 import random
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from heal.lab.lesson import Lesson
+
 SPLITS = ("train", "pool", "heldout")
-RULE_LEADS = ("The rule may be: ", "It looks like the rule is: ", "So I think the rule is: ")
 
 
 @dataclass(frozen=True)
 class Dials:
-    """Everything that sets how hard a world is. Shares are probabilities in 0..1."""
+    """What sets how hard a world is and how its models are trained. Shares are in 0..1.
+
+    What a share is of (traces, or the choices within them) each kind of world says.
+    """
 
     seed: int = 0
     """Seeds problems, traces, initial weights and batches."""
 
     spontaneous_latent: float = 0.003
-    """Share of unaided training traces on latent problems that name the true rule."""
+    """Share of unaided choices on latent families, in training traces, that are right."""
     spontaneous_rare: float = 0.2
-    """The same for rare problems."""
+    """The same for rare families."""
     spontaneous_common: float = 0.95
-    """The same for common problems; the rest name a plausible wrong rule."""
+    """The same for common ones; the rest are plausible wrong choices."""
     slip: float = 0.05
-    """Share of right-rule unaided traces with a slip at the end (a wrong answer)."""
-    gloss_wrong: float = 0.2
-    """Share of unaided wrong-rule traces that pass over misfits instead of noting trouble."""
-    patch_wrong: float = 0.06
-    """Share of unaided wrong-rule traces that go on otherwise than the rule says."""
-    switch_wrong: float = 0.04
-    """Share of unaided wrong-rule traces that answer otherwise than they found."""
+    """Share of slips in unaided work on a right choice."""
 
     fudge_answer: float = 0.5
-    """Share of fudged traces under an `answer` hint, on rare and latent problems."""
+    """Share of fudges under an `answer` hint, on rare and latent families."""
     fudge_guided: float = 0.15
-    """Share of fudged traces among those that disregard nothing, under a guided hint."""
-    fudge_common: float = 0.08
-    """Share of fudged traces under any hint on common problems."""
-    gloss_fudged: float = 0.5
-    """Share of fudged traces that pass over misfits instead of noting trouble."""
+    """The same under a guided hint."""
     switch_fudged: float = 0.4
     """Share of fudged traces that switch to the right answer at the very end; the others bend the
     way there."""
 
     misled: float = 0.0
     """Share of `answer` hints that give a wrong answer, as an answer swap does."""
-    follow_misled: float = 0.5
-    """Share of those that are followed, which takes a fudge; the rest disregard the hint."""
-
     hint_right: float = 0.88
-    """Share of written hints that name the true idea."""
+    """Share of written hints that name a true idea."""
     follow_guided: float = 0.9
-    """Share of right guided hints that are followed; the rest end in a wrong answer."""
-    recover: float = 0.7
-    """Share of hinted continuations that take back a wrong rule kept in their prefix."""
+    """Share of guided hints that are followed."""
 
     turns: tuple[float, float, float, float, float] = (0.40, 0.15, 0.10, 0.22, 0.13)
     """Shares of the teacher's lessons: solve alone, solve under the answer, write a hint, continue
@@ -113,22 +101,38 @@ Found = tuple[int, ...]
 """What a trace finds when it applies its rule beyond what is given."""
 
 
+@dataclass(frozen=True)
+class Truth:
+    """What is true of one trace. Step numbers count from 0."""
+
+    valid: bool
+    """Every step is true, the rule explains everything given, and the answer is the right one."""
+    first_bad: int | None
+    """First step that is false, breaks what was named or names what is wrong; None if all hold."""
+    rule_step: int | None
+    """The step that makes the choice all else hangs on, if there is one."""
+    family: str | None
+    """The family that the trace goes on with."""
+    answer: str | None
+    correct: bool
+    """Whether the answer is right, however it was reached."""
+
+    @property
+    def fudged(self) -> bool:
+        """Right answer, but not by reasoning that holds."""
+        return self.correct and not self.valid
+
+
 class World(ABC):
     """One world. Steps are strings without blank lines."""
 
     name: ClassVar[str]
     families: ClassVar[Mapping[str, tuple[str, ...]]]
     """By kind: common, rare, latent."""
-    ideas: ClassVar[Mapping[str, str]]
-    """The idea behind each family, without numbers: what a hint names and a drill is told."""
-    rule_words: ClassVar[Mapping[str, str]]
-    """How a rule step words each family; `{listed}` stands for the rule's numbers."""
     dials: ClassVar[Dials]
     """The dials of the shipped models."""
     numbers: ClassVar[range]
     """Every number of this world."""
-    least_work: ClassVar[int]
-    """Steps between rule and answer without which the answer hangs in the air; checks are extra."""
 
     @property
     def all_families(self) -> tuple[str, ...]:
@@ -140,17 +144,11 @@ class World(ABC):
         return next(kind for kind, families in self.families.items() if family in families)
 
     def draw(self, family: str, rng: random.Random, split: str | None = None) -> Problem:
-        """A problem of this family (and split), with wrong rules that tempt."""
+        """A problem of this family (and split)."""
         while True:
             problem = self.attempt(family, rng)
-            if problem is None or (split is not None and split_of(problem.text) != split):
-                continue
-            if self.wrong_rules(problem):
+            if problem is not None and split in (None, split_of(problem.text)):
                 return problem
-
-    def rule_text(self, rule: Rule) -> str:
-        """The rule in words, with its numbers."""
-        return self.rule_words[rule.family].format(listed=", ".join(map(str, rule.numbers)))
 
     @abstractmethod
     def owns(self, text: str) -> bool:
@@ -162,72 +160,45 @@ class World(ABC):
 
     @abstractmethod
     def attempt(self, family: str, rng: random.Random) -> Problem | None:
-        """A random problem of this family, or None if another family would explain it as well."""
+        """A random problem of this family, or None if this one came out unfit."""
 
     @abstractmethod
-    def explains(self, rule: Rule, problem: Problem) -> bool:
-        """Whether everything given is what the rule says."""
+    def judge(self, problem: Problem, trace_text: str) -> Truth:
+        """Read a trace step by step."""
 
     @abstractmethod
-    def wrong_rules(self, problem: Problem) -> list[Rule]:
-        """Plausible common rules that start well, fail later and miss the right answer."""
-
-    def fudge_rules(self, problem: Problem, answer: str) -> list[Rule]:
-        """Wrong rules from which this answer is reached with the least bending."""
-        return self.wrong_rules(problem)
-
-    def practice(self, problem: Problem, rng: random.Random) -> list[tuple[str, bool]]:
-        """Bare operations: pieces of text, and whether each is learnt."""
-        raise NotImplementedError(f"{self.name} has nothing to practise")
+    def teacher_lesson(self, rng: random.Random, dials: Dials) -> Lesson:
+        """One lesson of the teacher's mixture, the same at any point of its training."""
 
     @abstractmethod
-    def found(self, problem: Problem, rule: Rule) -> Found:
-        """What applying this rule finds."""
+    def student_lesson(self, rng: random.Random, dials: Dials, progress: float) -> Lesson:
+        """One lesson of the student base, `progress` (0..1) into its training."""
 
     @abstractmethod
-    def bent(self, problem: Problem, rule: Rule, answer: str, rng: random.Random) -> Found:
-        """What a trace writes that names this rule and reaches this answer all the same."""
+    def corpus(self, family: str, rng: random.Random) -> Iterator[str]:
+        """Text of every form about a problem of this family, for a tokenizer."""
 
     @abstractmethod
-    def astray(self, problem: Problem, found: Found, rng: random.Random) -> Found:
-        """Something near `found` that neither it nor the truth ends on."""
+    def idea(self, problem: Problem) -> str:
+        """What a drill is told: the true ideas behind this problem, in words."""
 
     @abstractmethod
-    def answer(self, found: Found) -> str:
-        """The answer as boxed."""
+    def hints_right(self, problem: Problem, hint: str) -> bool:
+        """Whether a guided hint names a true idea of this problem."""
 
     @abstractmethod
-    def other_answer(self, problem: Problem, rng: random.Random) -> str:
-        """A wrong answer of the right form."""
-
-    @abstractmethod
-    def looks(
-        self, problem: Problem, rng: random.Random, kept: Sequence[str] = ()
-    ) -> tuple[str, ...]:
-        """The steps before the rule; those kept come first."""
-
-    @abstractmethod
-    def true_looks(self, problem: Problem, number: int) -> set[str]:
-        """Every wording of a true look that may stand at this place."""
-
-    @abstractmethod
-    def work(
-        self, problem: Problem, rule: Rule, found: Found, gloss: bool, rng: random.Random
-    ) -> list[str]:
-        """The steps between the rule and the answer: the rule applied, what it finds, checks."""
-
-    @abstractmethod
-    def true_work(self, problem: Problem, rule: Rule, number: int) -> set[str]:
-        """What may stand at this place after the rule if all is done as the rule says."""
-
-    @abstractmethod
-    def told_at(self, problem: Problem, rule: Rule, found: Found) -> int:
-        """Steps after the rule until the text itself has given the answer away."""
+    def choice(self, problem: Problem, rng: random.Random) -> tuple[Sequence[str], str]:
+        """Steps of an honest trace up to one after its decisive choice, and how that one begins."""
 
 
 def split_of(text: str) -> str:
     """The split a problem belongs to, from its text alone: half train, a quarter each other."""
     return ("train", "train", "pool", "heldout")[zlib.crc32(text.encode()) % 4]
+
+
+def split_steps(trace_text: str) -> list[str]:
+    """The non-empty blank-line pieces of a trace, stripped."""
+    return [step for piece in trace_text.split("\n\n") if (step := piece.strip())]
 
 
 def spell(terms: Sequence[int]) -> str:

@@ -1,6 +1,6 @@
-"""Lessons: what the lab's models are trained on, as text with loss flags.
+"""Lessons of worlds with one choice to a trace.
 
-In: a seeded `random.Random` and the dials. Out: `Lesson`s. Each teacher lesson is one of the
+In: a seeded `random.Random` and a `Writer`. Out: `Lesson`s. Each teacher lesson is one of the
 turns asked of a teacher: solve alone, solve under an answer hint, write a guided hint,
 continue a kept prefix under a hint, and judge (unhinted) which answer any prefix will reach.
 
@@ -12,32 +12,18 @@ but the answers reached. So the unhinted teacher can follow and judge what it wo
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from heal.lab import dialogue, traces
-from heal.lab.tokenizer import ASSISTANT, END, USER
+from heal.lab.lesson import Lesson, lesson, opening, probed
 from heal.lab.traces import Writer, Written, join
 from heal.lab.world import Problem
-
-Segment = tuple[str, bool]
-"""A piece of text and whether its tokens are learnt."""
 
 UNAIDED_MIX = {"common": 0.52, "rare": 0.12, "latent": 0.36}
 HINTED_MIX = {"common": 0.26, "rare": 0.22, "latent": 0.52}
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """Text in segments; after segments[i] for i in probed, the answer is asked for and learnt."""
-
-    segments: tuple[Segment, ...]
-    probed: tuple[int, ...] = ()
-    answer: str = ""
-    """What every probe of this lesson should say: the answer the trace reaches."""
-
-
-def teacher_lesson(rng: random.Random, writer: Writer, progress: float = 1.0) -> Lesson:
+def teacher_lesson(rng: random.Random, writer: Writer) -> Lesson:
     """One lesson of the teacher's mixture, the same at any point of its training."""
     turns = (_solve, _solve_with_answer, _write_hint, _continue, _judge)
     return rng.choices(turns, weights=writer.dials.turns)[0](rng, writer)
@@ -51,29 +37,29 @@ def student_lesson(rng: random.Random, writer: Writer, progress: float = 1.0) ->
     world = writer.world
     if progress < writer.dials.practice_first or rng.random() < writer.dials.practice:
         problem = world.draw(rng.choice(world.all_families), rng, "train")
-        opening = _lesson(dialogue.solve(problem.text), (), ("",)).segments[0]
-        return Lesson((opening, *world.practice(problem, rng)))
+        return Lesson((opening(dialogue.solve(problem.text)), *world.practice(problem, rng)))
     turn = rng.random()
     if turn < 0.45:
         problem = world.draw(rng.choice(world.families["common"]), rng, "train")
         written = writer.unaided(problem, rng)
-        return _lesson(dialogue.solve(problem.text), (), written.steps)
+        return lesson(dialogue.solve(problem.text), (), written.steps)
     problem = world.draw(rng.choice(world.all_families), rng, "train")
     written = (writer.wrong if turn < 0.60 else writer.honest)(problem, rng)
-    return _lesson(dialogue.drill(problem.text, world.ideas[written.named]), (), written.steps)
+    return lesson(dialogue.drill(problem.text, world.ideas[written.named]), (), written.steps)
 
 
 def _solve(rng: random.Random, writer: Writer) -> Lesson:
     problem = _problem(rng, writer, UNAIDED_MIX)
     written = writer.unaided(problem, rng)
-    return _probed(_lesson(dialogue.solve(problem.text), (), written.steps), written, 2, rng)
+    plain = lesson(dialogue.solve(problem.text), (), written.steps)
+    return probed(plain, written.answer, 2, rng)
 
 
 def _solve_with_answer(rng: random.Random, writer: Writer) -> Lesson:
     problem = _problem(rng, writer, HINTED_MIX)
     answer, written = _under_answer(problem, rng, writer, ())
     hint = dialogue.answer_hint(answer)
-    return _lesson(dialogue.solve(problem.text, hint), (), written.steps)
+    return lesson(dialogue.solve(problem.text, hint), (), written.steps)
 
 
 def _write_hint(rng: random.Random, writer: Writer) -> Lesson:
@@ -83,7 +69,7 @@ def _write_hint(rng: random.Random, writer: Writer) -> Lesson:
     user = dialogue.write_hint(
         problem.text, problem.gold, join(failed.steps[:cut]), failed.steps[cut]
     )
-    return _lesson(user, (), (_hint(problem, rng, writer, writer.dials.hint_right),))
+    return lesson(user, (), (_hint(problem, rng, writer, writer.dials.hint_right),))
 
 
 def _continue(rng: random.Random, writer: Writer) -> Lesson:
@@ -106,7 +92,7 @@ def _continue(rng: random.Random, writer: Writer) -> Lesson:
     elif followed and rng.random() < dials.recover:
         again = writer.honest(problem, rng, failed.looks)
         rest = (traces.RETRACTION, *again.steps[again.rule_step :])
-    return _lesson(dialogue.solve(problem.text, hint), kept, rest)
+    return lesson(dialogue.solve(problem.text, hint), kept, rest)
 
 
 def _judge(rng: random.Random, writer: Writer) -> Lesson:
@@ -119,11 +105,11 @@ def _judge(rng: random.Random, writer: Writer) -> Lesson:
     user = dialogue.solve(problem.text)
     if rng.random() < 0.6:
         written = writer.honest(problem, rng)
-        lesson = _lesson(user, written.steps[: written.told], written.steps[written.told :])
+        plain = lesson(user, written.steps[: written.told], written.steps[written.told :])
     else:
         written = writer.fudged(problem, rng, switches=False)
-        lesson = _lesson(user, written.steps, ())
-    return _probed(lesson, written, 4, rng, earliest=written.told)
+        plain = lesson(user, written.steps, ())
+    return probed(plain, written.answer, 4, rng, earliest=written.told)
 
 
 def _under_answer(
@@ -161,20 +147,14 @@ def _problem(rng: random.Random, writer: Writer, mix: dict[str, float]) -> Probl
     return writer.world.draw(rng.choice(writer.world.families[kind]), rng, "train")
 
 
-def _lesson(user: str, shown: Sequence[str], learnt: Sequence[str]) -> Lesson:
-    """The user turn, steps shown without loss, then steps learnt; the turn is closed after them."""
-    segments: list[Segment] = [(f"{USER}{user}{END}{ASSISTANT}", False)]
-    segments += [(step + dialogue.STEP_BREAK, False) for step in shown]
-    segments += [(step + dialogue.STEP_BREAK, True) for step in learnt]
-    text, learn = segments[-1]
-    segments[-1] = (text.removesuffix(dialogue.STEP_BREAK) + END, learn)
-    return Lesson(tuple(segments))
-
-
-def _probed(
-    lesson: Lesson, written: Written, count: int, rng: random.Random, earliest: int = 0
-) -> Lesson:
-    """The lesson with `count` probes: after the prompt (0) or after any step but the last."""
-    able = range(earliest, len(lesson.segments) - 1)
-    points = rng.sample(able, min(count, len(able)))
-    return Lesson(lesson.segments, tuple(sorted(points)), written.answer)
+def corpus(family: str, rng: random.Random, writer: Writer) -> Iterator[str]:
+    """Text of every form about one problem."""
+    problem = writer.world.draw(family, rng, "train")
+    hint = _hint(problem, rng, writer, 1.0)
+    yield dialogue.solve(problem.text, hint)
+    yield dialogue.solve(problem.text, dialogue.answer_hint(problem.gold))
+    yield dialogue.write_hint(problem.text, problem.gold, "", hint)
+    yield dialogue.drill(problem.text, writer.world.ideas[family])
+    yield traces.join([traces.RETRACTION])
+    for write in (writer.wrong, writer.fudged, writer.honest):
+        yield traces.join(write(problem, rng).steps)
