@@ -18,6 +18,7 @@ LEVELS = [
     ("session", "runner", "students", "report", "before"),
     ("export", "view"),
     ("run", "marking", "importing"),
+    ("retention",),
     ("pipeline",),
     ("execute",),
     ("api", "examine"),

@@ -8,15 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heal.config import Pace
-from heal.method.pace import (
-    Order,
-    PoolCandidate,
-    budget_tokens,
-    cap,
-    pools,
-    schedule,
-    stage_steps,
-)
+from heal.method.curriculum import NOTHING, Beside, Order, budget_tokens, schedule, stage_steps
+from heal.method.pace import PoolCandidate, cap, pools
 from heal.records import Drop, Stratum
 
 SETTINGS = Pace()
@@ -119,6 +112,18 @@ def test_a_third_repair_of_one_prefix_is_dropped_by_name():
     assert Counter(drops.values()) == {Drop.KEPT: 2, Drop.PARENT_CAP: 1}
 
 
+def test_fresh_text_keeps_as_alternates_what_the_caps_and_near_duplicates_leave_out():
+    offered = [candidate(f"t{i}") for i in range(6)]
+    offered += [candidate("near", text=words("t0") + " end"), candidate("same", text=words("t0"))]
+    offered += [candidate("other", "D2", text="Well " + words("t0"))]
+    without, drops = decide(offered), decide(offered, fresh_text=True)
+    assert kept(drops) == kept(without) and len(kept(drops)) == SETTINGS.cap_d1
+    alternates = {t for t, d in drops.items() if d is Drop.ALTERNATE}
+    left = {t for t, d in without.items() if d in (Drop.PROBLEM_CAP, Drop.NEAR_DUPLICATE)}
+    assert alternates == left - {"same", "other"} - ({"t0"} - kept(drops))
+    assert drops["other"] is Drop.NEAR_DUPLICATE, "no trace of its own set to take turns with"
+
+
 @given(st.permutations([candidate(f"t{i}", f"D{1 + i % 3}") for i in range(12)]))
 def test_decisions_do_not_depend_on_the_order_of_candidates(candidates):
     ordered = sorted(candidates, key=lambda c: c.trace)
@@ -152,9 +157,17 @@ def shown(plans):
     return Counter(t for plan in plans for batch in plan.batches for t in batch)
 
 
-def plan(pools=POOLS, budget=40_000, batch=400, seed=0, order=Order.CURRICULUM, **settings):
+def plan(
+    pools=POOLS, budget=40_000, batch=400, seed=0, order=Order.CURRICULUM, more=NOTHING, **settings
+):
     return schedule(
-        pools, Pace(**settings), batch_tokens=batch, budget=budget, seed=seed, order=order
+        pools,
+        Pace(**settings),
+        batch_tokens=batch,
+        budget=budget,
+        seed=seed,
+        order=order,
+        beside=more,
     )
 
 
@@ -285,6 +298,45 @@ def test_stage_steps_sum_to_the_budget_and_none_is_empty(budget, batch):
     steps, total = stage_steps(budget, batch, SETTINGS), round(budget / batch)
     assert min(steps) >= 1
     assert sum(steps) == total or total < 4
+
+
+def test_a_visit_shows_another_text_until_all_of_them_were_shown():
+    alternates = {t: {f"{t}/{i}": n for i in range(5)} for t, n in POOLS["D1"].items()}
+    usual, fresh = plan(), plan(more=Beside(alternates=alternates))
+    visits = Counter[str]()
+    for text, count in shown(fresh).items():
+        visits[text.split("/")[0]] += count
+    assert visits == shown(usual), "how often a problem is shown stays as it was"
+    for trace, count in visits.items():
+        texts = [shown(fresh)[t] for t in (trace, *alternates.get(trace, ()))]
+        assert sum(texts) == count and max(texts) - min(texts) <= 1
+
+
+def test_the_students_own_answers_have_their_share_of_every_stage():
+    own = lengths("o", 50)
+    for stage, usual in zip(plan(more=Beside(own=own), own_replay=0.2), plan(), strict=True):
+        size = sum(own[t] * n for t, n in shown([stage]).items() if t in own)
+        whole = sum(tokens(stage, {**POOLS, "own": own}))
+        assert size / whole == pytest.approx(0.2, abs=LONGEST / whole)
+        assert whole == pytest.approx(sum(tokens(usual)), abs=LONGEST)
+
+
+def test_own_answers_are_not_shown_unless_asked_for():
+    assert plan(more=Beside(own=lengths("o", 50))) == plan()
+
+
+def test_the_frontier_may_come_in_with_the_bridge():
+    first, second, third = plan(frontier_from=2)
+    assert {t[0] for t in shown([first])} == {"a"}
+    assert {t[0] for t in shown([second])} == {"a", "b", "c"}
+    assert {t[0] for t in shown([third])} == {"a", "b", "c"}
+
+
+def test_replay_may_be_of_easy_problems_alone():
+    easy = frozenset(list(POOLS["D1"])[:20])
+    for stage, new in zip(plan(replay_easy=True, more=Beside(easy=easy))[1:], "bc", strict=True):
+        assert {t for t in shown([stage]) if t[0] != new} == easy
+    assert plan(replay_easy=True) == plan(), "none is known to be easy: everything earlier"
 
 
 def test_a_trace_longer_than_a_batch_leaves_no_step_empty():

@@ -13,6 +13,7 @@ from heal.marking import marked_bad, tell_left_out
 from heal.method.arms import Extra, trained, wants_calibration
 from heal.records import Split
 from heal.report.lines import scored, tally
+from heal.retention import WATCHED, ask_own, watch
 from heal.run import SO_FAR, Run, Stage
 from heal.stages import calibrate as calibrating
 from heal.stages import guide, locate, match_budget, repair, sample, score, select, words
@@ -97,17 +98,20 @@ def train(run: Run) -> str:
     if c.student is None:
         return "no student: the training data is in data/"
     s.close_engines()
+    ask_own(run)
     plans, empty = students.plan(s.store, c)
     for name in empty:
         s.fact(f"arm {name} not trained: it has no examples", 1)
     run.keep_plans(plans)
-    results = []
+    results, watched = [], list[str]()
     for result in students.train(s.store, c, s.problems, plans, run.trained, s.observer.say):
         s.store.put("train", result.key, "", result)
         run.names[result.arm, result.seed] = result.key
         results.append(result)
-        run.watch(result)
+        key = watch(run, result)
+        watched += [key] if key else []
     s.store.set_live("train", [(result.key, "") for result in results])
+    s.store.set_live(WATCHED, [(key, "") for key in watched])
     arms = plural(len({arm for arm, _ in plans}), "arm")
     lead = f"{arms} × {plural(len(c.seeds), 'seed')}"
     return tally(lead, "stage", {"trained": len(results)})

@@ -16,9 +16,8 @@ from heal.config import Config
 from heal.engines.base import Engine
 from heal.keys import content_key
 from heal.method.arms import Extra
-from heal.method.intervals import wilson
 from heal.method.pure import Calibration
-from heal.records import Cut, Gate, Hint, Problem, Split, StepWords, Stratum, TrainResult, Verdict
+from heal.records import Cut, Gate, Hint, Problem, Split, StepWords, Stratum, Verdict
 from heal.runner import Ask, Done, Limits, Runner, lanes
 from heal.session import SERVERS, Observer, Session
 from heal.stages import locate, match_budget, repair, sample
@@ -165,30 +164,6 @@ class Run:
     def trained(self, step: int, total: int, loss: float) -> None:
         """One optimizer step was made."""
         self.session.observer.advance()
-
-    def watch(self, result: TrainResult) -> None:
-        """Say how a stage went: its loss on unseen traces, and the small exam of `train.watch`.
-
-        The attempts are stored as those of any exam, but stand in no column.
-        """
-        s, told = self.session, f"{result.arm} seed {result.seed} stage {result.stage}"
-        if result.validation_loss is not None:
-            traces = plural(result.validation_traces, "held-out trace")
-            s.observer.say(f"{told}: loss {result.validation_loss:.4f} on {traces}")
-        few = self.problems(Split.HELD_OUT)[: s.config.train.watch]
-        student = students.watched(s.config, s.store.folder, result) if few else None
-        if student is None:
-            return
-        rows = self.attempts(student, few, lambda count: None)
-        hits = sum(row.verdict == Verdict.CORRECT for row in rows)
-        if not rows:
-            return
-        # attempts at one problem are alike: the interval takes the problems as its n
-        range_ = wilson(round(hits / len(rows) * len(few)), len(few))
-        s.observer.say(
-            f"{told}: {hits:,} of {plural(len(rows), 'attempt')} correct on"
-            f" {plural(len(few), 'watched problem')} ({range_.low:.0%} to {range_.high:.0%})"
-        )
 
     def examine(self, student: students.Student, problems: Sequence[Problem]) -> list[AttemptRow]:
         """One student's verified attempts, for the columns too."""

@@ -16,7 +16,7 @@ from heal.config import Config, Train
 from heal.data.problems import read_problems
 from heal.engines import read_tokenizer, resolve_model
 from heal.errors import UserError
-from heal.method.pace import stage_steps
+from heal.method.curriculum import stage_steps
 from heal.prompts import fill
 from heal.records import Example, Split, TrainResult
 from heal.store import DATABASE, Store
@@ -25,6 +25,7 @@ from heal.students.launch import sharded
 from heal.students.memory import RESERVED, Memory, Shape, helping, memory_of, shape_of
 from heal.students.rendering import Refusal, Rendered, Renderer
 from heal.students.rendering import read_tokenizer as read_plain_tokenizer
+from heal.students.sets import StoredExamples, beside, lengths, set_sizes
 from heal.wording import plural
 
 STAGES = ("foundation", "bridge", "frontier")
@@ -87,7 +88,7 @@ def _from_run(store: Store, config: Config, problems: dict[str, Any]) -> Foresig
         return None
     arm = next((name for name, _ in plans if name == config.main_arm), next(iter(plans))[0])
     plan = next(own for (name, _), own in plans.items() if name == arm)
-    sizes = {t: n for traces in arms.set_sizes(store, arm).values() for t, n in traces.items()}
+    sizes = lengths(set_sizes(store, arm), beside(store, config, arm))
     shown = [
         Stage(STAGES[p.index - 1], len(p.batches), sum(sizes[t] for b in p.batches for t in b))
         for p in plan
@@ -96,7 +97,7 @@ def _from_run(store: Store, config: Config, problems: dict[str, Any]) -> Foresig
     seconds = sum(result.seconds for result in earlier)
     speed = sum(result.tokens for result in earlier) / seconds if seconds else None
     first = next(trace for p in plan for batch in p.batches for trace in batch)
-    example = arms.StoredExamples(store, config, problems)[first]
+    example = StoredExamples(store, config, problems)[first]
     return Foresight(tuple(shown), True, len(plans), speed, example, False)
 
 

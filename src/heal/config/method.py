@@ -3,6 +3,8 @@
 The constants of `docs/method-vs-paper.md` are the defaults here, and so of the preset `paper`.
 """
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from heal.config.section import Rate, Section, Share
@@ -148,6 +150,19 @@ class Pace(Section):
     """Floor of that budget, for a run whose D1 is tiny."""
     max_shows: int = Field(8, ge=1)
     """A trace is shown at most so often in one stage; what is left over is replay."""
+    fresh_text: bool = False
+    """Show another of a problem's traces at each visit: those that its caps leave out, and
+    near-duplicates that are not the same text, are shown in turn with those in the sets. How often
+    a problem is shown stays as the caps say."""
+    replay_easy: bool = False
+    """Replay D1 of problems the teacher mostly solves, and no other set; all earlier sets where no
+    such trace is."""
+    frontier_from: Literal[2, 3] = 3
+    """The stage from which D3 is shown: 2 brings it in together with D2."""
+    own_replay: float = Field(0.0, ge=0, lt=1)
+    """Share of every stage's tokens shown from the untouched student's own correct answers to
+    training problems the teacher mostly solves, `evaluate.samples` attempts each, written before
+    training. 0: none is asked."""
 
     @field_validator("stage_share")
     @classmethod

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from heal.config import Config
-from heal.method.pace import POOLS, Order
+from heal.method.curriculum import Order
+from heal.method.pace import POOLS
 from heal.method.pure import LINED
 from heal.records import Breakpoint, Selection
 

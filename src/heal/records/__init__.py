@@ -41,7 +41,9 @@ from heal.records.servers import (
 from heal.records.students import (
     EvalTrace,
     Example,
+    OwnAnswer,
     Selected,
+    StageExam,
     StagePlan,
     TrainResult,
 )
@@ -80,6 +82,7 @@ __all__ = [
     "IntArray",
     "Origin",
     "Outcome",
+    "OwnAnswer",
     "Problem",
     "PureScore",
     "SampledAnswer",
@@ -88,6 +91,7 @@ __all__ = [
     "Selection",
     "ServerFacts",
     "Split",
+    "StageExam",
     "StagePlan",
     "StepEntropy",
     "StepWord",

@@ -154,6 +154,8 @@ class Drop(StrEnum):
     """The student's tokenizer does not give the text back, or reads its own signs in it."""
     THINKING = "thinking"
     """Its thinking is not one closed section, or the student's prompt has closed it already."""
+    ALTERNATE = "alternate"
+    """Not in the set, but shown in turn with what is, as `pace.fresh_text` asks."""
     MARKED = "marked"
     """A reader marked it bad, and `pace.respect_marks` is on."""
 

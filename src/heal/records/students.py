@@ -32,6 +32,20 @@ class Example:
 
 
 @dataclass(frozen=True)
+class OwnAnswer:
+    """A correct answer of the untouched student, which it is shown again against forgetting."""
+
+    key: str
+    """Of the attempt."""
+    problem_id: str
+    text: str
+    tokens: int
+    """Written."""
+    student_tokens: int
+    """Of the example, prompt and end included."""
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """One training stage as explicit presentations: what is shown, in which order and batch."""
 
@@ -64,6 +78,18 @@ class TrainResult:
     validation_loss: float | None = None
     """Per taught token of traces it was not trained on; None: it was not asked for."""
     validation_traces: int = 0
+
+
+@dataclass(frozen=True)
+class StageExam:
+    """What a student made of the watched problems when one of its stages was done."""
+
+    key: str
+    arm: str
+    seed: int
+    stage: int
+    shares: dict[str, float]
+    """Problem → share of its attempts that are correct."""
 
 
 @dataclass(frozen=True)

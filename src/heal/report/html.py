@@ -22,7 +22,7 @@ import jinja2
 from markupsafe import Markup
 
 from heal.method.summary import Difference
-from heal.records import Split
+from heal.records import Split, Stratum
 from heal.redaction import visible
 from heal.report import figures, numbers, pure_words, sentences, tables, words
 from heal.report.charts import Drawing
@@ -92,6 +92,7 @@ def _told(view: RunView) -> dict[str, Any]:
         "strata": _strata(view),
         "differences": _differences(view),
         "arms": _arms(view),
+        "kept": _kept(view),
         "funnels": [tables.funnel(title, rows) for title, rows in numbers.funnels(view)],
         "cases": [_case(it, number) for number, it in enumerate(exhibits, start=1)],
         "extreme": tables.extreme(view.extreme_rows) if view.shows_heal else None,
@@ -181,6 +182,14 @@ def _differences(view: RunView) -> _Differences:
 def _arms(view: RunView) -> Table | None:
     rows = [score for group in figures.by_stratum(view).values() for score in group]
     return tables.arms(view.evaluation, rows) if view.evaluation and rows else None
+
+
+def _kept(view: RunView) -> Table | None:
+    """Easy problems first: what a student can forget."""
+    if view.evaluation is None or not view.retention:
+        return None
+    rows = sorted(view.retention, key=lambda own: own.stratum != Stratum.EASY)
+    return tables.kept(rows, view.evaluation)
 
 
 def _case(it: Exhibit, number: int) -> Case:

@@ -14,14 +14,16 @@ import yaml
 from heal.config import Config, Gear, Pure
 from heal.method.arms import TRAINED
 from heal.method.pure import LINED
+from heal.method.retention import Retained, after_stages, after_training
 from heal.method.summary import EvalSummary, summarise
-from heal.records import ServerFacts, StagePlan, TrainResult
+from heal.records import ServerFacts, StageExam, StagePlan, TrainResult
 from heal.report.counts import Counts
 from heal.report.gallery import Gallery
 from heal.report.ledger import arm_ledger, stage_ledger
 from heal.report.truth import judge_repairs, witness
 from heal.report.view import Fact, Filtering, PlanRow, Progress, RunView, is_heal
 from heal.store import AttemptRow, Store
+from heal.students.sets import pool_of
 
 GALLERY = 3
 """Broken traces that are shown."""
@@ -48,6 +50,7 @@ def _load(store: Store, gallery: int) -> RunView:
     who = witness(config)
     shown, unreadable = Gallery(store, main_arm, own, taken, who).show(gallery)
     running = _running(store)
+    evaluation, retention = _evaluation(store, config)
     facts = {**(store.meta("facts") or {}), "broken trace passed over, unreadable": unreadable}
     return RunView(
         name=str(config.get("run", store.folder.name)),
@@ -78,7 +81,8 @@ def _load(store: Store, gallery: int) -> RunView:
         gallery=shown,
         plan=tuple(_plan_rows(store, config)),
         training=tuple(found for _, found in store.live("train", TrainResult)),
-        evaluation=_evaluation(store, config),
+        evaluation=evaluation,
+        retention=retention,
         stage_ledger=stages,
         arm_ledger=tuple(arm_ledger(store, main_arm, config.get("arms", ()), stages)),
         facts=tuple(Fact(text, count) for text, count in facts.items()),
@@ -139,7 +143,10 @@ def _sum_up(url: str, found: Sequence[ServerFacts]) -> ServerFacts:
     )
 
 
-def _evaluation(store: Store, config: Mapping[str, Any]) -> EvalSummary | None:
+def _evaluation(
+    store: Store, config: Mapping[str, Any]
+) -> tuple[EvalSummary | None, tuple[Retained, ...]]:
+    """How the students fared, and what they kept of what they knew."""
     strata: dict[str, str] = {}
     families: dict[str, str] = {}
     known = "SELECT problem, stratum, n, family FROM problems WHERE split = 'held_out'"
@@ -148,14 +155,25 @@ def _evaluation(store: Store, config: Mapping[str, Any]) -> EvalSummary | None:
             strata[problem] = stratum
         if family is not None:
             families[problem] = family
-    return summarise(
+    resamples = int(config.get("evaluate", {}).get("bootstrap", 10_000))
+    seed = int(config.get("seed", 0))
+    found = summarise(
         store.rows(AttemptRow),
         strata,
         families,
-        resamples=int(config.get("evaluate", {}).get("bootstrap", 10_000)),
-        seed=int(config.get("seed", 0)),
+        resamples=resamples,
+        seed=seed,
         arms=config.get("arms", ()),
     )
+    base = dict(
+        store.query(
+            "SELECT problem, AVG(verdict = 'correct') FROM attempts"
+            " WHERE arm = 'base' AND error IS NULL GROUP BY problem"
+        )
+    )
+    exams = [exam for _, exam in store.live("watched", StageExam)]
+    kept = after_stages(exams, base, strata, families, resamples=resamples, seed=seed)
+    return found, (*kept, *(after_training(found) if found else ()))
 
 
 def _plan_rows(store: Store, config: Mapping[str, Any]) -> Iterator[PlanRow]:
@@ -167,11 +185,7 @@ def _plan_rows(store: Store, config: Mapping[str, Any]) -> Iterator[PlanRow]:
         if name.endswith(first):
             planned.setdefault(name.removesuffix(first), []).append(plan)
     for arm, plans in planned.items():
-        pools = dict(
-            store.query(
-                """SELECT trace, pool FROM selected WHERE arm = ? AND "drop" = 'kept'""", (arm,)
-            )
-        )
+        pools = pool_of(store, arm)
         for plan in plans:
             shown = [trace for batch in plan.batches for trace in batch]
             if not pools.keys() >= set(shown):

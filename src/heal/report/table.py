@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from heal.method.retention import Retained
 from heal.method.summary import HARD_AND_EXTREME, EvalSummary
 from heal.records import Stratum
 from heal.redaction import redact, visible
@@ -38,6 +39,10 @@ def print_table(view: RunView, console: Console) -> None:
         seeds = plural(view.evaluation.seeds, "training seed")
         title = f"Held-out avg@{view.evaluation.k} in % by the teacher's stratum, {seeds}"
         show(console, title, _arms(view.evaluation))
+    if easy := [kept for kept in view.retention if kept.stratum == Stratum.EASY]:
+        n = plural(max(kept.interval.n_problems for kept in easy), "held-out problem")
+        title = f"Easy problems against the untouched student, in points, {n}"
+        show(console, title, _kept(easy))
     costs = [row for row in view.arm_ledger if row.sampled or row.scored]
     if costs:
         show(console, "Teacher tokens", _costs(costs))
@@ -63,6 +68,20 @@ def _arms(summary: EvalSummary) -> Table:
     for arm in dict.fromkeys(score.arm for score in summary.arms):
         table.add_row(arm, *(cells.get((arm, stratum), "–") for stratum in problems))
     table.add_row("n problems", *(count(n) for n in problems.values()))
+    return table
+
+
+def _kept(found: list[Retained]) -> Table:
+    """Arms by stage; a watched stage has fewer problems than the end, so its n stands beside."""
+    own = {(kept.arm, kept.stage): kept.interval for kept in found}
+    stages = sorted({kept.stage for kept in found if kept.stage is not None})
+    table = new_table("arm", *(f"after stage {stage}" for stage in stages), "trained")
+    for arm in dict.fromkeys(kept.arm for kept in reversed(found)):
+        cells = [own.get((arm, stage)) for stage in (*stages, None)]
+        table.add_row(arm, *("–" if i is None else words.whole_points_text(i) for i in cells))
+    if stages:
+        sizes = [max(k.interval.n_problems for k in found if k.stage == s) for s in (*stages, None)]
+        table.add_row("n problems", *map(count, sizes))
     return table
 
 

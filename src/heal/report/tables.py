@@ -7,6 +7,7 @@ interval; one that counts something of this run stands alone.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from heal.method.retention import Retained
 from heal.method.summary import ArmScore, Difference, EvalSummary
 from heal.records import Split, Verdict
 from heal.report import numbers, words
@@ -92,6 +93,27 @@ def compared(caption: str, rows: Iterable[Difference], k: int) -> Table:
             for d in rows
         ),
         texts="problems | metric",
+    )
+
+
+def kept(found: Sequence[Retained], summary: EvalSummary) -> Table:
+    """What students still know of what the untouched one knew."""
+    return table(
+        "What training kept and took: each arm's students against the untouched one, in percentage"
+        f" points, {plural(summary.seeds, 'training seed')}",
+        "arm | after | problems | difference | n | metric",
+        (
+            (
+                own.arm,
+                "training" if own.stage is None else f"stage {own.stage}, watched problems",
+                words.stratum_name(own.stratum),
+                words.points_text(own.interval),
+                count(own.interval.n_problems),
+                f"avg@{summary.k}",
+            )
+            for own in found
+        ),
+        texts="after | problems | metric",
     )
 
 

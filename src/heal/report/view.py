@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from heal.config import Pure
+from heal.method.retention import Retained
 from heal.method.summary import EvalSummary
 from heal.records import Drop, Gate, HintKind, ServerFacts, Split, Stratum, TrainResult, Verdict
 from heal.report.gallery import BrokenTrace
@@ -269,6 +270,8 @@ class RunView:
     plan: tuple[PlanRow, ...] = ()
     training: tuple[TrainResult, ...] = ()
     evaluation: EvalSummary | None = None
+    retention: tuple[Retained, ...] = ()
+    """Against the untouched student, after each watched stage and after training."""
 
     stage_ledger: tuple[LedgerRow, ...] = ()
     """In the order the stages ran."""

@@ -68,6 +68,14 @@ def points_text(interval: Interval) -> str:
     return f"{100 * interval.mean:+.1f} [{bounds}]".replace("-", "−")
 
 
+def whole_points_text(interval: Interval) -> str:
+    """`−23 [−33, −14]` in percentage points, where there is little room."""
+    if not interval.is_known:
+        return "no interval"
+    bounds = ends_text(100 * interval.low, 100 * interval.high, 0, "+", ", ")
+    return f"{100 * interval.mean:+.0f} [{bounds}]".replace("-", "−")
+
+
 def no_interval(interval: Interval) -> str:
     """What stands in place of a figure whose interval nobody knows."""
     return f"no interval (n = {count(interval.n_problems)})"

@@ -371,6 +371,7 @@ class _Opened:
     def row(self, arm: str, x: Selected) -> SelectedRow:
         """What the columns say of a decision."""
         kept = x.drop is Drop.KEPT
+        shown = kept or x.drop is Drop.ALTERNATE
         return SelectedRow(
             arm,
             x.problem_id,
@@ -379,7 +380,7 @@ class _Opened:
             x.drop,
             x.score,
             self._tokens[x.trace],
-            self._seen_as(x.trace).tokens if kept else None,
+            self._seen_as(x.trace).tokens if shown else None,
             doubt_rate(self._trace(x.trace).text) if kept else None,
             self._stages[x.trace],
         )

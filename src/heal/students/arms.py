@@ -1,6 +1,6 @@
 """Every arm's students: their schedules, their training, and what each is examined on.
 
-Plans and examples come from the columns of `select`; a trace's text is opened when it is rendered.
+Plans come from the columns of `select` (`sets.py`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,19 +13,18 @@ from heal.engines.base import Engine, Sampling
 from heal.functions import edition as function_edition
 from heal.keys import seed_for
 from heal.method.arms import Arm, trained
-from heal.method.pace import POOLS, budget_tokens, schedule
+from heal.method.curriculum import NOTHING, Beside, budget_tokens, schedule
 from heal.records import Drop, Example, Problem, Split, StagePlan, Trace, TrainResult, Verdict
 from heal.stages.select import example
 from heal.store import Store
 from heal.students.checkpoints import Note
 from heal.students.exam import Exam
+from heal.students.sets import Sizes, StoredExamples, beside, lengths, set_sizes
 from heal.students.train import Opener, Progress, train_arm
 from heal.verifiers import edition
 
 SERVED = "-served"
 """Marks attempts a server wrote: its numerics are not ours."""
-Sizes = Mapping[str, Mapping[str, int]]
-"""Set → trace → tokens, as the student reads it."""
 Plans = Mapping[tuple[str, int], tuple[StagePlan, ...]]
 """By arm and training seed."""
 
@@ -53,7 +52,8 @@ class Student:
 def plan(store: Store, config: Config) -> tuple[Plans, list[str]]:
     """Every arm's presentations for each training seed, and the arms that have nothing to show."""
     sizes = {name: set_sizes(store, name) for name in trained(config)}
-    shown = [n for pools in sizes.values() for traces in pools.values() for n in traces.values()]
+    more = {name: beside(store, config, name) for name in trained(config)}
+    shown = [n for name in sizes for n in lengths(sizes[name], more[name]).values()]
     longest = max(shown, default=0)
     main = sizes[config.main_arm] if config.main_arm else {}
     budget = matched_budget(main, config.pace, config.train.batch_size, longest)
@@ -64,7 +64,7 @@ def plan(store: Store, config: Config) -> tuple[Plans, list[str]]:
             continue
         for seed in config.seeds:
             dice = seed_for(config.seed, "plan", seed)
-            plans[name, seed] = arm_plan(arm, sizes[name], budget, config.pace, dice)
+            plans[name, seed] = arm_plan(arm, sizes[name], budget, config.pace, dice, more[name])
     return plans, empty
 
 
@@ -83,7 +83,7 @@ def matched_budget(sizes: Sizes, pace: Pace, batch_size: int, longest: int = 0) 
 
 
 def arm_plan(
-    arm: Arm, sizes: Sizes, budget: Budget, pace: Pace, seed: int
+    arm: Arm, sizes: Sizes, budget: Budget, pace: Pace, seed: int, more: Beside = NOTHING
 ) -> tuple[StagePlan, ...]:
     """An arm's three stages. A training seed is this seed: all arms take the same.
 
@@ -96,6 +96,7 @@ def arm_plan(
         budget=budget.tokens,
         seed=seed,
         order=arm.order,
+        beside=more,
     )
 
 
@@ -166,12 +167,18 @@ def to_examine(
     """Every student of a run; `names` of the trained ones' weights by arm and seed."""
     found = []
     if config.student is not None and "base" in config.arms:
-        model = config.student.model
-        found.append(Student("base", 0, model_files(model), model))
+        found.append(untouched(config))
     for (arm, seed), name in names.items():
         folder = home / folder_of(arm, seed) / f"stage{len(plans[arm, seed])}"
         found.append(Student(arm, seed, name, str(folder)))
     return found
+
+
+def untouched(config: Config) -> Student:
+    """The student before any training."""
+    assert config.student is not None
+    model = config.student.model
+    return Student("base", 0, model_files(model), model)
 
 
 def watched(config: Config, home: Path, result: TrainResult) -> Student | None:
@@ -209,39 +216,3 @@ def open_student(config: Config, student: Student, logs: Path) -> Engine:
 
 def _is_served(config: Config) -> bool:
     return config.student is not None and config.student.serve is not None
-
-
-class StoredExamples(Mapping[str, Example]):
-    """What the arms' students are shown, by trace; each opened when it is asked for."""
-
-    def __init__(self, store: Store, config: Config, problems: Mapping[str, Problem]) -> None:
-        self._store, self._prompts, self._problems = store, config.prompts, problems
-        kept = store.query(
-            'SELECT DISTINCT trace, problem, stage FROM selected WHERE "drop"=?', (Drop.KEPT,)
-        )
-        self._places = {trace: (problem, stage) for trace, problem, stage in kept}
-
-    def __getitem__(self, trace: str) -> Example:
-        problem, stage = self._places[trace]
-        found = self._store.get(stage, trace, problem, Trace)
-        assert found is not None, "columns name only what is stored"
-        return example(found, self._problems[problem], self._prompts)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-
-def set_sizes(store: Store, arm: str) -> dict[str, dict[str, int]]:
-    """An arm's sets: set → trace → tokens, as the student reads it."""
-    sizes: dict[str, dict[str, int]] = {pool: {} for pool in POOLS}
-    rows = store.query(
-        'SELECT pool, trace, student_tokens FROM selected WHERE arm=? AND "drop"=?'
-        " ORDER BY problem, pool, trace",
-        (arm, Drop.KEPT),
-    )
-    for pool, trace, tokens in rows:
-        sizes[pool][trace] = tokens
-    return sizes
