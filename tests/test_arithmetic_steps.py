@@ -1,8 +1,10 @@
 """The arithmetic checker says what its table says, and of random equations the truth."""
 
 import json
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -144,7 +146,51 @@ def test_time_is_linear_in_the_text(unit):
 
 def test_the_first_wrong_step_is_named_from_one():
     steps = ["We add 4 + 4 = 8.", "Then 8 × 3 = 25.", "So 25 + 1 = 27."]
-    assert first_wrong_step(steps) == StepWord(Outcome.WRONG_STEP, 2, 2, "8 × 3 = 25")
+    assert first_wrong_step(steps) == StepWord(
+        Outcome.WRONG_STEP, 2, 2, "8 × 3 = 25", "8 × 3 is 24"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "truth"),
+    [
+        ("4 × 387 = 1588", "4 × 387 is 1548"),
+        ("2 + 2 = 3 × 3", "2 + 2 is 4 and 3 × 3 is 9"),
+        ("7 / 8 = 12", "7 / 8 is 0.875"),
+        ("22 / 7 = 12", "22 / 7 is 22/7"),
+    ],
+)
+def test_a_false_equation_is_told_with_what_is_so(text, truth):
+    assert first_wrong_step([f"So {text}."]).truth == truth
+
+
+EXCUSED = (CASES.parent / "step_excuses.jsonl").read_text("utf-8")
+EXCUSES = [json.loads(line) for line in EXCUSED.splitlines()]
+
+
+@pytest.mark.parametrize("row", EXCUSES, ids=lambda row: row["rule"])
+def test_a_false_equation_is_excused_by_what_its_trace_or_problem_says(row):
+    found = first_wrong_step(row["text"].split("\n\n"), row["problem"])
+    assert found.outcome == row["outcome"], found
+
+
+TRUNCATED = ("generate_87", "generate_90")
+"""Templates whose own worked answers cut a sum to a whole number: `62 minus 57 equals 4`."""
+
+
+def test_no_worked_answer_of_a_hundred_templates_is_called_wrong_unless_it_is():
+    found = Counter[str]()
+    for numbers in ("00_49", "50_99"):
+        module = pytest.importorskip(f"reasoning_gym.arithmetic.gsm_symbolic.generators_{numbers}")
+        for name in (n for n in vars(module) if n.startswith("generate_")):
+            for seed in range(5):
+                row = vars(module)[name](Random(seed), 1.0)
+                steps = row["metadata"]["answer_cot"].split("\n")
+                word = first_wrong_step(steps, row["question"])
+                if name not in TRUNCATED:
+                    assert word.outcome is not Outcome.WRONG_STEP, (name, seed, word)
+                found[word.outcome] += 1
+    assert found.total() == 500 and found[Outcome.NONE_FOUND] > 450
 
 
 def test_no_wrong_step_and_nothing_checkable_are_different_words():

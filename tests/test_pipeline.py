@@ -154,10 +154,10 @@ def test_stage_files_are_cumulative_chats_without_a_hint(done: ScriptedRun) -> N
 def test_the_counts_of_every_line_add_up(done: ScriptedRun) -> None:
     lines = done.watch.lines
     assert list(lines) == [
-        *("problems", "sample", "verify", "locate", "guide", "repair", "score"),
+        *("problems", "sample", "verify", "locate", "guide", "repair", "words", "score"),
         *("calibrate", "match", "select", "train", "evaluate"),
     ]
-    for stage in ("sample", "verify", "locate", "guide", "repair", "score", "select"):
+    for stage in ("sample", "verify", "locate", "guide", "repair", "words", "score", "select"):
         total, parts = counts(lines[stage])
         assert total == parts > 0, lines[stage]
     assert counts(lines["sample"])[0] == 120
@@ -188,7 +188,7 @@ def test_show_counts_what_is_stored_and_what_it_took(done: ScriptedRun) -> None:
     assert (counted["sample"], counted["hint_draw"]) == (120, 5)
     traces = all_traces(done).values()
     assert spent == sum(t.new_tokens for t in traces) + 5 * (len(HINT) + 1)
-    received = sum(counted[s] for s in counted.keys() - {"cut", "hint", "problem"})
+    received = sum(counted[s] for s in counted.keys() - {"cut", "hint", "problem", "stepwords"})
     assert answers == f"answers received {received}: {received} kept, 0 thrown away"
     assert drawn == f"teacher tokens drawn and stored: {spent:,}"
     assert lost == "in flight when a process ended, so paid for again at most: 0"

@@ -648,7 +648,8 @@ def refuses_ten_more(problem: str, answer: str, steps: list[str]) -> int | None:
 @pytest.mark.parametrize(
     ("settings", "said", "gate"),
     [
-        ({}, FALSE_SUM, Gate.PASSED),
+        ({"checker": None}, FALSE_SUM, Gate.PASSED),
+        ({}, FALSE_SUM, Gate.WRONG_STEP),
         (ARITHMETIC, FALSE_SUM, Gate.WRONG_STEP),
         (ARITHMETIC, TRUE_SUM, Gate.PASSED),
         (ARITHMETIC, "I say so, and it cannot be told", Gate.PASSED),
@@ -687,7 +688,8 @@ def test_a_whole_trace_and_a_kept_step_are_checked_too() -> None:
 
 def test_a_checker_named_later_judges_what_is_there_and_asks_for_more_repairs() -> None:
     over = {way: [f"Now {FALSE_SUM}.\n\nSo \\boxed{{{ANSWER}}}."] for way in WAYS}
-    desk = Desk(extreme("plums", repairs=over), {"gear": {"target": 5, "candidates": 3}})
+    more = {"gear": {"target": 5, "candidates": 3}, "steps": {"checker": None}}
+    desk = Desk(extreme("plums", repairs=over), more)
     desk.finish(*UP_TO["repair"])
     assert repaired(desk) == {0: 5}
     desk.reopen(steps=ARITHMETIC)

@@ -21,7 +21,12 @@ from heal.redaction import MASK, remember
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # In both worlds of the lab `surprisal` tells fudged from valid better than the plain ratio and
     # `calibrated`: LOG.md, the answer's own surprise.
-    "default": {"pure": {"selection": "surprisal", "measure_uncertainty": False}},
+    # A real teacher's fudged traces went from 33 % to none by the arithmetic checker's gate, which
+    # kept 80 of 84 clean ones: LOG.md, yield of cuts, hints and filters.
+    "default": {
+        "pure": {"selection": "surprisal", "measure_uncertainty": False},
+        "steps": {"checker": "arithmetic"},
+    },
     "paper": {},
 }
 """Settings each preset lays under the file; `paper` takes the field defaults as they are."""

@@ -12,7 +12,7 @@ from typing import Protocol
 from heal.errors import UserError
 from heal.functions import edition, load_function
 from heal.records import Outcome, StepWord
-from heal.steps import arithmetic
+from heal.steps import arithmetic, excuses
 from heal.steps.judge import Truth
 
 NAMES = ("arithmetic",)
@@ -52,14 +52,34 @@ def checker_edition(spec: str | None) -> str | None:
 
 
 def first_wrong_step(steps: Sequence[str], problem: str = "") -> StepWord:
-    """The first step that asserts a false equation; a problem may tell what a letter is."""
-    checked, given = 0, arithmetic.unknown_of(problem)
-    for number, step in enumerate(steps, 1):
-        for equation in arithmetic.check_text(step, given):
-            checked += equation.truth is not Truth.CANNOT_TELL
-            if equation.truth is Truth.FALSE:
-                return StepWord(Outcome.WRONG_STEP, number, checked, equation.text)
+    """The first step that asserts a false equation and does not take it back.
+
+    A problem may tell what a letter is, or that its numbers are no usual ones.
+    """
+    if excuses.counts_otherwise(problem):
+        return StepWord(Outcome.CANNOT_TELL, checked=0, detail="its numbers may mean otherwise")
+    given = arithmetic.unknown_of(problem)
+    told = [
+        (number, equation)
+        for number, step in enumerate(steps, 1)
+        for equation in excuses.outside_code(step, arithmetic.check_text(step, given))
+    ]
+    mended = {_left(e): place for place, (_, e) in enumerate(told) if e.truth is Truth.TRUE}
+    checked = 0
+    for place, (number, equation) in enumerate(told):
+        checked += equation.truth is not Truth.CANNOT_TELL
+        is_mended = equation.gives_number and mended.get(_left(equation), -1) > place
+        if equation.truth is not Truth.FALSE or is_mended:
+            continue
+        beside = "\n\n".join(steps[number - 1 : number + 1])
+        if not excuses.is_taken_back(beside, equation.start, equation.end):
+            said = equation.text, equation.correction
+            return StepWord(Outcome.WRONG_STEP, number, checked, *said)
     return StepWord(Outcome.NONE_FOUND if checked else Outcome.CANNOT_TELL, checked=checked)
+
+
+def _left(equation: arithmetic.Asserted) -> str:
+    return "".join(equation.sides[0].split())
 
 
 class ArithmeticChecker:

@@ -8,6 +8,7 @@ first, so an equation that may be meant otherwise is `CANNOT_TELL`; the rules ar
 in the text.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -18,10 +19,13 @@ from heal.steps.judge import Truth, Why, judge
 from heal.steps.lexer import Kind, Token, tokens
 from heal.steps.runs import CHANGES_MEANING, Run, runs
 
-RULES = 3
+RULES = 4
 """Edition of the rules: stored words are asked for again when it rises."""
 _AHEAD = 60
 """Characters behind an equation in which a remainder or a question mark is looked for."""
+_BARE = re.compile(r"[-−+$€£]?\s*[\d.,]*\d\s*%?")
+"""A number alone, of which nothing has to be worked out."""
+_MOST_DECIMALS = 6
 _PUNCTUATION = (Kind.BREAK, Kind.LINE, Kind.BULLET, Kind.OPEN)
 
 
@@ -36,6 +40,25 @@ class Asserted:
     why: Why
     left: Fraction | None = None
     right: Fraction | None = None
+    sides: tuple[str, str] = ("", "")
+    """Their texts."""
+
+    @property
+    def gives_number(self) -> bool:
+        """Whether its right side is a number alone."""
+        return bool(_BARE.fullmatch(self.sides[1]))
+
+    @property
+    def correction(self) -> str | None:
+        """What is so instead, `4 × 387 is 1548`; None where a side has no value."""
+        if self.left is None or self.right is None:
+            return None
+        told = [
+            f"{text} is {_spelled(value)}"
+            for text, value in zip(self.sides, (self.left, self.right), strict=True)
+            if not _BARE.fullmatch(text)
+        ]
+        return " and ".join(told) or None
 
 
 Given = Mapping[str, Fraction]
@@ -49,6 +72,14 @@ def check_text(text: str, given: Given = NOTHING) -> list[Asserted]:
     for run in runs(_with_values(tokens(text), given)):
         found += _equations(run, text)
     return found
+
+
+def _spelled(value: Fraction) -> str:
+    """In decimals where few are enough, else as a fraction."""
+    scaled = value * 10**_MOST_DECIMALS
+    if scaled.denominator != 1:
+        return f"{value.numerator}/{value.denominator}"
+    return str(value.numerator) if value.denominator == 1 else f"{float(value):g}"
 
 
 def unknown_of(problem: str) -> Given:
@@ -123,9 +154,10 @@ def _equations(run: Run, text: str) -> list[Asserted]:
             continue
         is_last = right is pieces[-1]
         truth, why = judge(left.side, right.side, relation, after if is_last else "")
-        values = (s.value if s else None for s in (left.side, right.side))
-        where = slice(left.start, right.end)
-        found.append(Asserted(text[where], left.start, right.end, truth, why, *values))
+        known = [piece.side.value if piece.side else None for piece in (left, right)]
+        said = text[left.start : left.end], text[right.start : right.end]
+        whole = text[left.start : right.end]
+        found.append(Asserted(whole, left.start, right.end, truth, why, known[0], known[1], said))
     return found
 
 

@@ -127,6 +127,7 @@ class _Parser:
         while True:
             if operator := self.operator("*/"):
                 other = self.signed()
+                self.doubtful |= divided and operator == "/"  # 10 ÷ 2/5
                 divided |= operator == "/"
                 if operator == "/" and not other:
                     raise _UnreadableError

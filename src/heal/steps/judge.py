@@ -55,6 +55,8 @@ _SCALE = frozenset(
 )  # fmt: skip
 """Units that are numbers or operations themselves."""
 
+_GROUP = 3
+"""Digits between marks of thousands."""
 _CONVERSIONS = frozenset(
     Fraction(n) for n in (4, 7, 10, 12, 16, 24, 30, 52, 60, 100, 365, 1000, 3600)
 )
@@ -125,7 +127,8 @@ def _judge_difference(
     left: Side, right: Side, readings: Sequence[Fraction], after: str
 ) -> tuple[Truth, Why]:
     gap = min(abs(a - right.value) for a in readings)
-    if gap < 1 and (_is_rounded(left, right) or _is_rounded(right, left)):
+    nearest = min(gap, abs(left.loose - right.loose))
+    if nearest < 1 and (_is_rounded(left, right) or _is_rounded(right, left)):
         floor = left.value // 1 == right.value and right.is_number
         if floor and _REMAINDER.match(after):
             return Truth.TRUE, Why.REMAINDER
@@ -138,14 +141,19 @@ def _judge_difference(
         return Truth.CANNOT_TELL, Why.PART_OF_IT
     if not _units_agree(left, right):
         return Truth.CANNOT_TELL, Why.UNITS
-    if left.doubtful or right.doubtful or _REMAINDER.match(after):
+    # 1.500 is fifteen hundred to some
+    thousands = _GROUP in (left.decimals, right.decimals)
+    if left.doubtful or right.doubtful or thousands or _REMAINDER.match(after):
         return Truth.CANNOT_TELL, Why.DOUBTFUL
     return Truth.FALSE, Why.DIFFERENT
 
 
 def _is_rounded(side: Side, number: Side) -> bool:
-    """Whether a whole number may stand for a value that is none."""
-    return number.is_number and number.value.denominator == 1 and side.value.denominator != 1
+    """Whether a whole number, of percent perhaps, may stand for a value that is none."""
+    if not number.is_number:
+        return False
+    whole = number.value.denominator == 1 and side.value.denominator != 1
+    return whole or (number.loose.denominator == 1 and side.loose.denominator != 1)
 
 
 def _units_agree(left: Side, right: Side) -> bool:
