@@ -18,7 +18,7 @@ LEVELS = [
     ("session", "runner", "students", "report", "before"),
     ("export", "view"),
     ("run", "marking", "importing"),
-    ("retention",),
+    ("retention", "probing"),
     ("pipeline",),
     ("execute",),
     ("api", "examine"),

@@ -502,7 +502,13 @@ RESTATED = "How many plums are 61 plums and 81 plums? First I look at the red pl
 @pytest.mark.parametrize(
     ("said", "settings", "flaws"),
     [
-        (RESTATED, {}, {}),
+        (RESTATED, {"hint_gate": False}, {}),
+        ("As 60 + 80 = 130, group the tens.", {"hint_gate": False}, {}),
+        ("As 60 + 80 = 130, group the tens.", {}, {HintFlaw.FALSE: 4}),
+        ("Group the tens. So the answer is 99.", {}, {HintFlaw.CONCLUDES: 4}),
+        ("Check your work carefully and try again!", {}, {HintFlaw.NAMES_NOTHING: 4}),
+        ("Use Fermat.", {}, {HintFlaw.RESTATES: 4}),
+        ("Use Fermat's little theorem.", {}, {}),
         (RESTATED, {"hint_gate": True}, {HintFlaw.RESTATES: 4}),
         (HINT, {"hint_gate": True}, {}),
         (
@@ -526,10 +532,55 @@ def test_a_hint_that_says_nothing_is_refused_by_name_where_that_is_asked_for(
 
 
 def test_a_gate_on_hints_draws_none_again_that_it_lets_pass() -> None:
-    desk = Desk(extreme("plums"))
+    desk = Desk(extreme("plums"), {"gear": {"hint_gate": False}})
     desk.finish(*UP_TO["guide"])
     desk.reopen(gear={"hint_gate": True})
-    assert asked(desk.owes("guide")) == {(Lane.WRITE, "hint_draw"): 5}
+    assert desk.owes("guide") == []
+
+
+CORRECTED = "An earlier attempt went wrong where it said: 60 + 80 = 130. In truth 60 + 80 is 140."
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "text"),
+    [
+        (ANSWER, HintKind.CHECKER, CORRECTED),
+        ("140", HintKind.ANSWER, "The final answer is 140."),  # it would give it away
+    ],
+)
+def test_the_checkers_hint_says_what_is_false_and_what_is_so_unless_that_leaks(
+    answer: str, kind: HintKind, text: str
+) -> None:
+    (question,), rules = extreme("plums")
+    spoilt = json.loads(json.dumps(rules).replace("add the rest", "see 60 + 80 = 130"))
+    settings = {"gear": {"hint": "checker"}, "steps": {"gate": False}}
+    desk = Desk(([question | {"answer": answer}], spoilt), settings)
+    desk.finish(*UP_TO["locate"])
+    assert desk.owes("guide") == []
+    hints = [made for made in desk.concludes("guide") if isinstance(made, Hint)]
+    assert {(hint.kind, hint.asked, hint.text) for hint in hints} == {
+        (kind, HintKind.CHECKER, text)
+    }
+    assert {hint.new_tokens for hint in hints} == {0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown", "hidden"),
+    [
+        (HintKind.PLAN, "The work so far", ANSWER),
+        (HintKind.DIAGNOSIS, "The step that went wrong", "missing idea"),
+        (HintKind.GUIDED, "names the missing idea", "List the steps"),
+    ],
+)
+def test_each_kind_asks_in_its_own_words_and_a_plan_is_made_without_the_answer(
+    kind: HintKind, shown: str, hidden: str
+) -> None:
+    desk = Desk(extreme("plums"), {"gear": {"hint": str(kind)}})
+    desk.finish(*UP_TO["locate"])
+    asks = (request.ask for request in desk.owes("guide"))
+    prompts = [ask.prompt_ids for ask in asks if isinstance(ask, GenRequest)]
+    texts = [desk.setup.teacher.decode(ids) for ids in prompts]
+    assert len(texts) == 5 and all(shown in text and hidden not in text for text in texts)
 
 
 @pytest.mark.parametrize("redraws", [0, 2])

@@ -31,6 +31,7 @@ from heal.method.arms import (
     wants_worst_result,
 )
 from heal.pipeline import OF_ALL, OF_EACH_PROBLEM, WITHOUT_A_TEACHER
+from heal.probing import settle_hint
 from heal.records import TrainResult
 from heal.report.lines import stage_lines
 from heal.report.load import load_view
@@ -76,6 +77,9 @@ REACH: tuple[tuple[str, str | None], ...] = (
     ("prompts.solve_hinted", "repair"),
     ("prompts.answer_hint", "guide"),
     ("prompts.write_hint", "guide"),
+    ("prompts.write_plan", "guide"),
+    ("prompts.write_diagnosis", "guide"),
+    ("prompts.checker_hint", "guide"),
     ("prompts.probe", "score"),
     ("prompts.probe_close", "score"),
     ("prompts.think_close", "locate"),
@@ -88,6 +92,7 @@ REACH: tuple[tuple[str, str | None], ...] = (
     ("gear.copied_ngram", "repair"),
     ("gear.hint_talk", "repair"),
     ("gear.hint", "guide"),
+    ("gear.hint_probe", "probe"),
     ("gear.hint_redraws", "guide"),
     ("gear.hint_gate", "guide"),
     ("gear.hint_max_tokens", "guide"),
@@ -280,9 +285,13 @@ def ask_all(session: Session, until: str | None = None) -> Run:
         bring_in(session)
     possible = OF_EACH_PROBLEM if session.config.teacher is not None else WITHOUT_A_TEACHER
     wanted = possible[: names.index(until) + 1] if until in names else possible
+    before = names.index("probe")
+    if session.config.gear.hint == "auto" and len(wanted) > before:
+        with _timed(session, "probe"):
+            settle_hint(run, wanted[:before], _settings(session))
     with _timed(session, "problems"):
-        asked, before = ask_each(run, wanted, _settings(session), whole=wanted == possible)
-    line = f"{asked:,} asked" + (f", {before:,} finished before" if before else "")
+        asked, done = ask_each(run, wanted, _settings(session), whole=wanted == possible)
+    line = f"{asked:,} asked" + (f", {done:,} finished before" if done else "")
     session.observer.end("problems", line)
     early = count_early(session)
     for name, line in stage_lines(session.store, session.config, early):
@@ -340,6 +349,7 @@ def _settings(session: Session) -> str:
     own["breakpoints"] = [str(kind) for kind in breakpoints(config)]
     asked = (wants_uncertainty, wants_reliance, wants_worst_result)
     own["imported"] = session.imports
+    own |= {"probed": sorted(session.probed)} if session.probed else {}
     own["measured"] = [wants(config) for wants in asked]
     refs = (config.teacher, config.scorer)
     files = [model_files(ref.model) for ref in refs if ref is not None]

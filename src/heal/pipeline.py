@@ -1,6 +1,6 @@
 """The method on one screen: the stages in order.
 
-Seven stages see one problem at a time: `owes` says what is still to be asked before a stage is done
+Eight stages see one problem at a time: `owes` says what is still to be asked before a stage is done
 with it, `conclude` what came of it. `heal.runner` carries the requests. The other five see all
 problems, through the columns. All results live in the store under content keys, so running again
 continues, and a changed setting redoes what it reaches only.
@@ -16,7 +16,7 @@ from heal.report.lines import scored, tally
 from heal.retention import WATCHED, ask_own, watch
 from heal.run import SO_FAR, Run, Stage
 from heal.stages import calibrate as calibrating
-from heal.stages import guide, locate, match_budget, repair, sample, score, select, words
+from heal.stages import guide, locate, match_budget, probe, repair, sample, score, select, words
 from heal.students import arms as students
 from heal.students.export import StageFiles
 from heal.students.rendering import open_renderer, reader
@@ -26,6 +26,7 @@ OF_EACH_PROBLEM = (
     Stage("sample", sample.owes, sample.conclude),
     Stage("verify", sample.owes_verdicts),
     Stage("locate", locate.owes, locate.conclude),
+    Stage("probe", probe.owes, probe.conclude),
     Stage("guide", guide.owes, guide.conclude),
     Stage("repair", repair.owes, repair.conclude),
     Stage("words", words.owes, words.conclude),

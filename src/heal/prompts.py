@@ -29,6 +29,19 @@ WRITE_HINT = (
     "Write a hint of one to three sentences that names the missing idea or the next sub-goal. "
     "Do not state the final answer and do not give computed values."
 )
+WRITE_PLAN = (
+    "{problem}\n\nThe work so far:\n{prefix}\n\n"
+    "List the steps that are still needed to solve the problem, in order, one short line each. "
+    "Say what each step works out and from what. Compute nothing and state no result."
+)
+WRITE_DIAGNOSIS = (
+    "A student's solution has just gone wrong.\n\nProblem:\n{problem}\n\n"
+    "Correct final answer (for your eyes only): {answer}\n\nThe work so far:\n{prefix}\n\n"
+    "The step that went wrong:\n{failed_step}\n\n"
+    "Say in one or two sentences what is wrong in that step and what has to be done instead. "
+    "Do not state the final answer."
+)
+CHECKER_HINT = "An earlier attempt went wrong where it said: {said}. {truth}"
 PROBE = "The final answer is \\boxed{"
 PROBE_CLOSE = "}"
 
@@ -46,6 +59,12 @@ class Prompts(BaseModel):
     """`{answer}`: the text of an `answer` hint."""
     write_hint: str = WRITE_HINT
     """`{problem}` `{answer}` `{prefix}` `{failed_step}`: asks the teacher for a guided hint."""
+    write_plan: str = WRITE_PLAN
+    """`{problem}` `{prefix}`: asks the teacher for a `plan` hint."""
+    write_diagnosis: str = WRITE_DIAGNOSIS
+    """`{problem}` `{answer}` `{prefix}` `{failed_step}`: asks for a `diagnosis` hint."""
+    checker_hint: str = CHECKER_HINT
+    """`{said}` `{truth}`: the text of a `checker` hint."""
     probe: str = PROBE
     """Opens the final answer, placed after a step; PURE's U is the answer's NLL behind it."""
     probe_close: str = PROBE_CLOSE

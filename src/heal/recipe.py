@@ -26,6 +26,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": {
         "pure": {"selection": "surprisal", "measure_uncertainty": False},
         "steps": {"checker": "arithmetic"},
+        # Of so small a teacher's guided hints hardly one in three says anything of use.
+        "gear": {"hint_gate": True},
     },
     "paper": {},
 }

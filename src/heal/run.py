@@ -6,7 +6,7 @@ leaves out those that are settled under the present settings.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,7 +17,17 @@ from heal.engines.base import Engine
 from heal.keys import content_key
 from heal.method.arms import Extra
 from heal.method.pure import Calibration
-from heal.records import Cut, Gate, Hint, Problem, Split, StepWords, Stratum, Verdict
+from heal.records import (
+    Cut,
+    Gate,
+    Hint,
+    HintKind,
+    Problem,
+    Split,
+    StepWords,
+    Stratum,
+    Verdict,
+)
 from heal.runner import Ask, Done, Limits, Runner, lanes
 from heal.session import SERVERS, Observer, Session
 from heal.stages import locate, match_budget, repair, sample
@@ -103,7 +113,16 @@ class Run:
     @cached_property
     def setup(self) -> Setup:
         """The run as its stages see it."""
-        return Setup(self.session.config, self.session)
+        return Setup(self.session.config, self.session, self.session.probed)
+
+    def go_on_with(self, kind: HintKind | None, probed: Collection[str]) -> None:
+        """Probe these problems from now on and tell all this kind of hint; None: not chosen yet."""
+        s = self.session
+        s.probed = frozenset(probed)
+        if kind is not None:
+            gear = s.config.gear.model_copy(update={"hint": kind})
+            s.config = s.config.model_copy(update={"gear": gear})
+        self.__dict__.pop("setup", None)
 
     @cached_property
     def runner(self) -> Runner:

@@ -71,6 +71,8 @@ class Session:
     process: str = field(default_factory=lambda: uuid4().hex)
     """Tells the facts of this process's engines from those of earlier ones."""
     noted: float = field(default_factory=time.monotonic)
+    probed: frozenset[str] = frozenset()
+    """Problems on which kinds of hints are tried, for `gear.hint: auto`."""
 
     def __post_init__(self) -> None:
         """Settle what the recipe leaves to the problems. Raises: UserError."""

@@ -15,7 +15,8 @@ from heal.config import Config
 from heal.method.arms import TRAINED, Extra, selections, wants_uncertainty
 from heal.method.pure import LINED
 from heal.records import Breakpoint, HintKind, Problem, Selection, Split
-from heal.stages.guide import SOLUTION_SHARE
+from heal.stages.guide import SOLUTION_SHARE, WRITTEN
+from heal.stages.probe import CANDIDATES, PATHS
 
 STEP_TOKENS = 40
 """A step's usual length, where `gear.min_step_tokens` does not ask for more."""
@@ -58,7 +59,7 @@ def costs(config: Config, problems: Iterable[Problem], a: Assumed) -> list[Cost]
     if config.problems.traces is not None and not config.problems.traces.top_up:
         sampled = 0
     most = _UpperBound(config, train, a)
-    own = [most.locate(), most.guide(), most.repair(), most.hinted(), most.score()]
+    own = [most.locate(), *most.probe(), most.guide(), most.repair(), most.hinted(), most.score()]
     honest = most.honest()
     return [
         Cost("sample", sampled * a.prompt_tokens, sampled * a.trace_tokens),
@@ -106,7 +107,8 @@ class _UpperBound:
     @property
     def kinds(self) -> set[HintKind]:
         """Kinds of hints that may be asked for."""
-        return {self.config.gear.hint}
+        hint = self.config.gear.hint
+        return set(HintKind) if hint == "auto" else {hint}
 
     @property
     def answer(self) -> int:
@@ -126,7 +128,7 @@ class _UpperBound:
         """A prompt that holds a hint of any kind."""
         solution = max((_bytes(p.solution or "") for p in self.train), default=0)
         length = {
-            HintKind.GUIDED: self.config.gear.hint_max_tokens,
+            **dict.fromkeys(WRITTEN, self.config.gear.hint_max_tokens),
             HintKind.PARTIAL: solution * SOLUTION_SHARE,
             HintKind.SIBLING: self.a.trace_tokens * SOLUTION_SHARE,
         }
@@ -139,10 +141,22 @@ class _UpperBound:
     def guide(self) -> Cost:
         """Hints the teacher writes: of each cut, as often as one may leak."""
         gear, prompts = self.config.gear, self.config.prompts
-        draws = self.paths * (1 + gear.hint_redraws) * (HintKind.GUIDED in self.kinds)
+        draws = self.paths * (1 + gear.hint_redraws) * (not self.kinds.isdisjoint(WRITTEN))
         words = _bytes(prompts.write_hint) + _bytes(prompts.think_close or "") * 2 + self.answer
         prompt = self.a.prompt_tokens + words + self.kept + self.step
         return Cost("guide", draws * prompt, draws * gear.hint_max_tokens)
+
+    def probe(self) -> list[Cost]:
+        """What is tried before `auto` chooses: hints of every kind, and the repairs under them."""
+        gear = self.config.gear
+        if gear.hint != "auto":
+            return []
+        paths = gear.hint_probe * min(PATHS, gear.paths)
+        draws = paths * min(CANDIDATES, gear.candidates) * len(HintKind)
+        hints = paths * (1 + gear.hint_redraws) * len(WRITTEN)
+        read = draws * (self.hinted_prompt + self.kept) + hints * (self.answer_prompt + self.kept)
+        written = draws * self.a.trace_tokens + hints * gear.hint_max_tokens
+        return [Cost("trying kinds of hints", read, written)]
 
     def repair(self) -> Cost:
         """Every candidate of every path."""

@@ -57,11 +57,19 @@ class Gear(Section):
     """Continuations per failed trace."""
     target: int | None = Field(8, ge=1)
     """A problem is done once so many repairs passed the gates; None draws all candidates."""
-    hint: HintKind = HintKind.GUIDED
+    hint: HintKind | Literal["auto"] = HintKind.GUIDED
+    """What the teacher is told: `answer`; `guided`, `plan` or `diagnosis`, which it writes itself;
+    `checker`, what the step checker found false; `partial`, the first quarter of a reference
+    solution; `sibling`, that of the one correct trace. `auto` tries them on a few extreme problems
+    and takes `answer` unless another is shown to yield more."""
+    hint_probe: int = Field(8, ge=2)
+    """`auto`: extreme problems on which the kinds are tried, each on 3 paths with 2 candidates."""
     hint_redraws: int = Field(3, ge=0)
     """Redraws of a hint that contains the answer, before falling back to an `answer` hint."""
     hint_gate: bool = False
-    """Refuse guided hints that break off or restate the problem, as those that leak are refused."""
+    """Refuse hints the teacher writes that break off, end on an answer of their own, hold what
+    `steps.checker` finds wrong, restate the problem or name nothing, as those that leak are
+    refused."""
     hint_max_tokens: int = Field(160, ge=8)
     hint_temperature: float = Field(0.6, ge=0)
     hinted_samples: int = Field(8, ge=0)

@@ -60,6 +60,26 @@ HINT_TALK = (
 )
 
 _WORD = re.compile(r"\w+")
+_EMPTY_WORDS = frozenset(
+    {
+        "about", "actually", "again", "answer", "attempt", "back", "before", "begin", "better",
+        "careful", "carefully", "check", "correct", "could", "does", "doing", "done", "double",
+        "each", "error", "every", "final", "find", "first", "follow", "following", "from",
+        "give", "given", "goal", "good", "great", "hard", "harder", "hint", "hints",
+        "idea", "ideas", "important",
+        "instead", "just", "keep", "kind", "last", "like", "look", "made", "make", "making",
+        "mind", "missing", "mistake", "more", "most", "must", "name", "names", "need", "needed",
+        "needs", "next", "none", "once", "only", "other", "over", "part", "please", "problem",
+        "problems", "proceed", "question", "read", "really", "reason", "reasoning",
+        "reconsider", "remember", "rethink", "review", "right", "same", "should", "simply",
+        "solution", "solve", "solving", "some", "start", "state", "step", "steps", "still",
+        "student", "subgoal", "sure", "take", "that", "then", "there", "they", "thing", "think",
+        "this", "through", "time", "toward", "towards", "true", "using", "verify", "very",
+        "want", "well", "were", "what", "when", "where", "which", "while", "will", "with",
+        "without", "work", "working", "would", "wrong", "your",
+    }
+)  # fmt: skip
+"""Words in which encouragement is given; what is left names something."""
 NEW_WORDS, RUN = 2, 4
 """Of `restates`: words of over three letters that a hint must add, and how many make a run."""
 
@@ -103,18 +123,42 @@ def leaks(hint_text: str, answer: str) -> bool:
     return states_answer(hint_text, answer)
 
 
-def hint_flaw(text: str, answer: str, known: str, cut_off: bool, strict: bool) -> HintFlaw | None:
+def hint_flaw(
+    text: str,
+    answer: str,
+    known: str,
+    cut_off: bool,
+    strict: bool,
+    is_false: Callable[[], bool] = lambda: False,
+) -> HintFlaw | None:
     """Why a written hint must not be used; None where nothing speaks against it.
 
-    known: the problem and the work that is kept. strict: refuse what breaks off or restates, too.
+    known: the problem and the work that is kept. strict: refuse what helps nobody, too. `is_false`
+    says whether a step checker finds something wrong in it.
     """
     if not text:
         return HintFlaw.EMPTY
     if leaks(text, answer):
         return HintFlaw.LEAKS
-    if strict and cut_off:
-        return HintFlaw.CUT_OFF
-    return HintFlaw.RESTATES if strict and restates(text, known) else None
+    if not strict:
+        return None
+    flaws: tuple[tuple[HintFlaw, Callable[[], bool]], ...] = (
+        (HintFlaw.CUT_OFF, lambda: cut_off),
+        (HintFlaw.CONCLUDES, lambda: count_final_answers(text) > 0),
+        (HintFlaw.FALSE, is_false),
+        (HintFlaw.NAMES_NOTHING, lambda: names_nothing(text)),
+        (HintFlaw.RESTATES, lambda: restates(text, known)),
+    )
+    return next((flaw for flaw, has in flaws if has()), None)
+
+
+def names_nothing(text: str) -> bool:
+    """Whether a text is encouragement alone: no figure, and no word that is not in every hint.
+
+    The words are English; a text in another language always names something.
+    """
+    words = _WORD.findall(text.casefold())
+    return not any(word.isdigit() or (len(word) > 3 and word not in _EMPTY_WORDS) for word in words)
 
 
 def restates(text: str, known: str) -> bool:

@@ -53,8 +53,15 @@ class HintKind(StrEnum):
 
     ANSWER = "answer"
     GUIDED = "guided"
+    """What the teacher writes, shown the answer and the failed step."""
     PARTIAL = "partial"
     SIBLING = "sibling"
+    PLAN = "plan"
+    """The steps still needed, as the teacher lists them without having seen the answer."""
+    DIAGNOSIS = "diagnosis"
+    """What is wrong with the failed step, as the teacher says, shown the answer."""
+    CHECKER = "checker"
+    """The false step that `steps.checker` names, and what is so instead."""
 
 
 class Breakpoint(StrEnum):
@@ -128,6 +135,12 @@ class HintFlaw(StrEnum):
     """It breaks off where `gear.hint_max_tokens` ends it."""
     RESTATES = "restates"
     """It says next to nothing that problem and kept steps do not say."""
+    CONCLUDES = "concludes"
+    """It ends on a final answer of its own, right or wrong."""
+    FALSE = "false"
+    """`steps.checker` finds a wrong step in it."""
+    NAMES_NOTHING = "names_nothing"
+    """Encouragement alone: no idea, no quantity, no operation."""
 
 
 class Outcome(StrEnum):

@@ -45,11 +45,13 @@ def stage_ledger(
     scored = scored_tokens(store, breakpoint)
     sql = "SELECT TOTAL(new_tokens) FROM hints WHERE tag = ?"
     ((hint_tokens,),) = store.query(sql, (breakpoint,))
+    probed = _probed_tokens(store, breakpoint)
     unaided = [count for count in traces if count.stage == "sample"]
     held_out = [count for count in unaided if count.split is Split.HELD_OUT]
     rows = [
         _row("unaided traces", (c for c in unaided if c.split is Split.TRAIN)),
         LedgerRow("locating breaks", 0, scored=scored.locating),
+        *([LedgerRow("trying kinds of hints", probed, wasted=probed)] if probed else []),
         LedgerRow("hints", int(hint_tokens)),
         _row("whole traces under the answer", (c for c in traces if c.stage == "hinted")),
         _row("repairs", (c for c in traces if c.stage == "repair")),
@@ -62,6 +64,20 @@ def stage_ledger(
         spent = sum(count.new_tokens for count in held_out)
         rows.append(LedgerRow("strata of held-out problems", spent, in_budget=False))
     return tuple(rows)
+
+
+def _probed_tokens(store: Store, breakpoint: str) -> int:
+    """Sampled to choose a kind of hint, and of no use under the one that was chosen."""
+    total = 0
+    for table, stage in (("traces", "stage = 'repair' AND "), ("hints", "")):
+        ((tokens,),) = store.query(
+            f"""SELECT TOTAL(new_tokens) FROM (SELECT DISTINCT key, new_tokens FROM {table}
+            WHERE {stage}tag LIKE 'probe-%'
+            AND key NOT IN (SELECT key FROM {table} WHERE tag = ?))""",
+            (breakpoint,),
+        )
+        total += int(tokens)
+    return total
 
 
 def arm_ledger(

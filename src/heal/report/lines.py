@@ -9,9 +9,12 @@ from typing import Any
 
 from heal.config import Config
 from heal.records import Breakpoint, Hint, StepWords
+from heal.report.hint_words import choice_line, read_choice
 from heal.store import Store
 from heal.wording import plural
 
+_OWN_HINTS = "tag<>'answer' AND tag NOT LIKE 'probe-%'"
+"""Written for the run's own cuts: neither whole traces' answers nor what a probe tried."""
 _FINISHED = {"stop": "complete", "length": "truncated", "loop": "looping"}
 
 
@@ -39,6 +42,9 @@ def stage_lines(store: Store, config: Config, early: int | None) -> Iterator[tup
     yield "sample", sampled(store, early)
     yield "verify", verified(store)
     yield "locate", located(store, main)
+    choice = read_choice(store)
+    if choice is not None:
+        yield "probe", choice_line(choice)
     yield "guide", guided(store)
     yield "repair", repaired(store, main)
     if config.steps.checker is not None:
@@ -84,7 +90,7 @@ def guided(store: Store) -> str:
         "SELECT CASE WHEN kind=asked THEN kind || CASE WHEN cut_off THEN ', cut off' ELSE '' END"
         " ELSE kind || ' for ' || CASE WHEN failed THEN 'failed' WHEN leaks THEN 'refused'"
         " ELSE 'missing' END || ' ' || asked END, COUNT(DISTINCT key)"
-        " FROM hints WHERE tag<>'answer' GROUP BY 1",
+        f" FROM hints WHERE {_OWN_HINTS} GROUP BY 1",
     )
     return tally("", "hint", how) + _flaws(store)
 
@@ -92,7 +98,7 @@ def guided(store: Store) -> str:
 def _flaws(store: Store) -> str:
     """`; draws refused: 4 leaks · 2 cut off`; nothing where none was."""
     flaws, told = Counter[str](), set[str]()
-    for (tag,) in list(store.query("SELECT DISTINCT tag FROM hints WHERE tag<>'answer'")):
+    for (tag,) in list(store.query(f"SELECT DISTINCT tag FROM hints WHERE {_OWN_HINTS}")):
         for key, hint in store.live("hint", Hint, tag):
             if key not in told:
                 told.add(key)

@@ -19,6 +19,7 @@ from heal.method.summary import EvalSummary, summarise
 from heal.records import ServerFacts, StageExam, StagePlan, TrainResult
 from heal.report.counts import Counts
 from heal.report.gallery import Gallery
+from heal.report.hint_words import read_choice
 from heal.report.ledger import arm_ledger, stage_ledger
 from heal.report.truth import judge_repairs, witness
 from heal.report.view import Fact, Filtering, PlanRow, Progress, RunView, is_heal
@@ -71,6 +72,7 @@ def _load(store: Store, gallery: int) -> RunView:
         reach=counts.reach(),
         cuts=counts.cuts(),
         hints=counts.hints(),
+        hint_choice=read_choice(store),
         yields=counts.yields(),
         profiles=counts.profiles(),
         pure_settings=pure,

@@ -11,6 +11,7 @@ from heal.method.intervals import Interval
 from heal.method.summary import HARD_AND_EXTREME, PRIMARY, ArmScore, Difference
 from heal.records import Drop, Gate, Split, Verdict
 from heal.report import numbers
+from heal.report.hint_words import choice_sentence
 from heal.report.numbers import Share
 from heal.report.view import Progress, RunView
 from heal.report.words import (
@@ -117,7 +118,9 @@ def teacher_sentences(view: RunView) -> tuple[str, ...]:
             "Harder problems, or a weaker teacher, would show what it can do.",
         )
     reach = f"{plural(extreme, 'was', 'were')} almost out of {_whose(view)} reach ({_reach(view)})."
-    return (f"{alone}; {reach}", *(_repair_sentences(view) if view.shows_heal else ()))
+    chosen = (choice_sentence(view.hint_choice),) if view.hint_choice is not None else ()
+    repaired = (*_repair_sentences(view), *chosen) if view.shows_heal else ()
+    return (f"{alone}; {reach}", *repaired)
 
 
 def coverage_sentence(view: RunView) -> str | None:

@@ -11,6 +11,7 @@ from heal.method.retention import Retained
 from heal.method.summary import ArmScore, Difference, EvalSummary
 from heal.records import Split, Verdict
 from heal.report import numbers, words
+from heal.report.hint_words import choice_rows
 from heal.report.numbers import FunnelRow, StratumRow
 from heal.report.view import ExtremeRow, LedgerRow, RunView
 from heal.wording import count, plural
@@ -195,6 +196,13 @@ def spent(view: RunView) -> Iterator[Table]:
     if view.arm_ledger:
         yield ledger("Teacher tokens by arm", view.arm_ledger)
     yields = numbers.hint_yields(view) if view.shows_heal else ()
+    if view.hint_choice is not None and view.hint_choice.tried:
+        problems = plural(view.hint_choice.problems, "extreme problem")
+        yield table(
+            f"Kinds of hints tried on {problems}, before {view.hint_choice.kind} was chosen",
+            "kind | repairs | valid | tokens | hints refused | fell back | valid per 1,000 tokens",
+            choice_rows(view.hint_choice),
+        )
     if yields:
         yield table(
             "Repair yield by hint kind",

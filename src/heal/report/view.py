@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from heal.config import Pure
+from heal.method.hint_choice import HintChoice
 from heal.method.retention import Retained
 from heal.method.summary import EvalSummary
 from heal.records import Drop, Gate, HintKind, ServerFacts, Split, Stratum, TrainResult, Verdict
@@ -254,6 +255,8 @@ class RunView:
     """By stage: `hinted` and `repair`."""
     cuts: CutCount = CutCount()
     hints: HintCount = HintCount()
+    hint_choice: HintChoice | None = None
+    """Of `gear.hint: auto`; None where the recipe names the kind."""
     yields: tuple[YieldCount, ...] = ()
     profiles: ProfileCount = ProfileCount()
     pure_settings: Pure = field(default_factory=Pure)

@@ -6,7 +6,7 @@ out without a model. No disk, no clock, no engine: a decision depends on stored 
 run's seed alone, so a restarted run decides alike.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -22,7 +22,7 @@ from heal.method.arms import (
 )
 from heal.method.thinking import opened_by
 from heal.prompts import Prompts
-from heal.records import Breakpoint, Finish, Problem
+from heal.records import Breakpoint, Finish, HintKind, Problem
 from heal.steps import StepChecker, open_checker
 
 Record = TypeVar("Record")
@@ -93,10 +93,25 @@ class Models(Protocol):
 class Setup:
     """How a run is set up, as its stages see it."""
 
-    def __init__(self, config: Config, models: Models) -> None:
+    def __init__(self, config: Config, models: Models, probed: Collection[str] = ()) -> None:
+        """probed: problems on which the kinds of hints are tried."""
         self.config = config
+        self.probed = frozenset(probed)
         self._models = models
         self._judged_again: set[str] = set()
+        self._variants: dict[Hashable, Setup] = {}
+
+    def variant(self, name: Hashable, config: Callable[[], Config]) -> "Setup":
+        """The same run under other settings, made once."""
+        if name not in self._variants:
+            self._variants[name] = Setup(config(), self._models)
+        return self._variants[name]
+
+    @property
+    def hint(self) -> HintKind:
+        """The kind of hint asked for; `auto` has been settled by then."""
+        assert self.config.gear.hint != "auto", "no kind of hint was chosen"
+        return self.config.gear.hint
 
     @cached_property
     def teacher(self) -> TextModel:
@@ -196,6 +211,16 @@ class Found:
     def add(self, stage: str, key: str, record: object) -> None:
         """Take in what has arrived."""
         self._records[stage, key] = record
+
+    def aside(self, name: Hashable) -> "Found":
+        """The same problem and records, where what is worked out is kept apart under this name."""
+
+        def make() -> Found:
+            other = Found(self.problem, self._read)
+            other._records = self._records
+            return other
+
+        return self.once(("aside", name), make)
 
     def once(self, name: Hashable, work: Callable[[], Value]) -> Value:
         """What `work` gives, worked out once; for what no later record changes."""

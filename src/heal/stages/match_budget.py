@@ -34,12 +34,13 @@ def tokens_to_match(store: Store, config: Config, cost: float) -> int:
     sampled = _sum(
         store,
         "SELECT SUM(new_tokens) FROM (SELECT DISTINCT key, new_tokens FROM traces"
-        " WHERE stage='hinted' OR (stage='repair' AND tag=?))",
+        " WHERE stage='hinted' OR (stage='repair' AND (tag=? OR tag LIKE 'probe-%')))",
         main,
     )
     hints = _sum(
         store,
-        "SELECT SUM(new_tokens) FROM (SELECT DISTINCT key, new_tokens FROM hints WHERE tag=?)",
+        "SELECT SUM(new_tokens) FROM (SELECT DISTINCT key, new_tokens FROM hints"
+        " WHERE tag=? OR tag LIKE 'probe-%')",
         main,
     )
     tags = ["", "hinted", main] + ["honest"] * (config.pure.selection in LINED)
