@@ -552,7 +552,9 @@ def test_the_checkers_hint_says_what_is_false_and_what_is_so_unless_that_leaks(
     answer: str, kind: HintKind, text: str
 ) -> None:
     (question,), rules = extreme("plums")
-    spoilt = json.loads(json.dumps(rules).replace("add the rest", "see 60 + 80 = 130, and the rest"))
+    spoilt = json.loads(
+        json.dumps(rules).replace("add the rest", "see 60 + 80 = 130, and the rest")
+    )
     settings = {"gear": {"hint": "checker"}, "steps": {"gate": False}}
     desk = Desk(([question | {"answer": answer}], spoilt), settings)
     desk.finish(*UP_TO["locate"])
