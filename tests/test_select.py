@@ -18,9 +18,12 @@ from heal.records import (
     Gate,
     HintedScore,
     Origin,
+    Outcome,
     Problem,
     PureScore,
     Selection,
+    StepWord,
+    StepWords,
     Stratum,
     Trace,
     Verdict,
@@ -144,6 +147,56 @@ def test_nothing_speaks_for_what_was_not_scored(store: Store, arm: str, failed: 
     if failed:
         put_profile(store, silent, "difference", 0.1, failed=True)
     assert silent.key in dropped(store, arm, config())["D3"]
+
+
+def say(store: Store, fudged: set[str], clean: set[str]) -> None:
+    """Give the step checker's word on these traces, problem by problem."""
+    for problem in PROBLEMS:
+        said = {
+            name: StepWord(Outcome.WRONG_STEP if name in fudged else Outcome.NONE_FOUND)
+            for name in fudged | clean
+            if int(name.lstrip("hintedrpa")) % 4 == int(problem[1:])
+        }
+        store.put("stepwords", "words", problem, StepWords("words", problem, "own", said))
+
+
+HALF = {f"{kind}{n}" for kind in ("hinted", "repaired") for n in range(20)}
+LOUD = {f"hinted{n}" for n in range(11)} | {"repaired0"}
+
+
+@pytest.mark.parametrize(
+    ("line", "fudged", "sizes", "by_share"),
+    [
+        # without words enough, honest traces draw it
+        ({"clean_lost": 0.05}, HALF - {"hinted19"}, {"D2": 11, "D3": 1}, False),
+        # the clean are quiet: the line is theirs, and all the loud go
+        ({"clean_lost": 0.05}, LOUD, {"D2": 11, "D3": 1}, True),
+        # half of the clean are loud, and nearly all must be kept
+        ({"clean_lost": 0.05}, {"repaired19"}, {"D2": 0, "D3": 0}, True),
+        ({"fudged_passed": 0.9}, HALF - {"hinted19"}, {"D2": 0, "D3": 0}, True),
+        ({"fudged_passed": 0.5}, HALF - {"hinted19"}, {"D2": 11, "D3": 1}, True),
+        ({"honest_lost": 0.05}, LOUD, {"D2": 11, "D3": 1}, False),
+    ],
+)
+def test_a_line_stands_where_a_share_of_the_clean_or_the_fudged_puts_it(
+    store: Store, line: dict[str, float], fudged: set[str], sizes: dict[str, int], by_share: bool
+) -> None:
+    say(store, fudged, HALF - fudged)
+    c = config(pure={"line": line})
+    assert sizes_of(dropped(store, "heal", c)) == sizes
+    profiles = Profiles(store, c, LINE)
+    told = profiles.told(TRAINED["heal"], profiles.filter("heal", TRAINED["heal"]))
+    assert told["by_share"] is by_share
+    assert (told["at_line"]["fudged"], told["at_line"]["clean"]) == (len(fudged), 40 - len(fudged))
+
+
+def test_what_a_line_costs_is_told_by_the_checkers_word_with_its_interval(store: Store) -> None:
+    say(store, LOUD - {"repaired0"}, HALF - LOUD | {"repaired0"})
+    profiles = Profiles(store, config(), LINE)
+    at = profiles.told(TRAINED["heal"], profiles.filter("heal", TRAINED["heal"]))["at_line"]
+    assert (at["clean"], at["clean_lost"]["mean"]) == (29, pytest.approx(1 / 29))
+    assert (at["fudged"], at["fudged_passed"]["mean"]) == (11, 0)
+    assert 0 <= at["clean_lost"]["low"] < at["clean_lost"]["mean"] < at["clean_lost"]["high"] < 0.3
 
 
 def test_what_no_gate_let_through_is_not_purified(store: Store) -> None:

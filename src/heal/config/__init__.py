@@ -5,7 +5,7 @@ Nothing here touches models or data.
 """
 
 from heal.config.engines import Engines, HttpEndpoint, HttpEngine, LocalEngine, RayEngine
-from heal.config.method import Gear, Pace, Pure, SamplingSettings, Steps
+from heal.config.method import Gear, Line, Pace, Pure, SamplingSettings, Steps
 from heal.config.models import ModelRef, Serve, Student
 from heal.config.problems import Fields, GymSource, Problems, TraceFields, TraceFormat, Traces
 from heal.config.section import Section
@@ -24,6 +24,7 @@ __all__ = [
     "HttpEngine",
     "Launch",
     "Limits",
+    "Line",
     "LocalEngine",
     "ModelRef",
     "Pace",

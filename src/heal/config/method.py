@@ -5,7 +5,7 @@ The constants of `docs/method-vs-paper.md` are the defaults here, and so of the 
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from heal.config.section import Rate, Section, Share
 from heal.records import Breakpoint, HintKind, Selection, StepEntropy
@@ -96,6 +96,27 @@ class Steps(Section):
     step. One of which it cannot tell passes. Without a checker there is no such gate."""
 
 
+class Line(Section):
+    """Where PURE's line stands, for selections that have one; exactly one of these."""
+
+    honest_lost: float | None = Field(None, gt=0, lt=1)
+    """So large a share of unaided correct traces lies above it."""
+    clean_lost: float | None = Field(None, gt=0, lt=1)
+    """Of hinted and repaired traces past the gates in which `steps.checker` finds nothing wrong."""
+    fudged_passed: float | None = Field(None, gt=0, lt=1)
+    """So large a share of those in which it does find something lies below; with `steps.gate` on
+    there are none of these."""
+
+    @model_validator(mode="after")
+    def _one_share(self) -> "Line":
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of {', '.join(type(self).model_fields)}; found {given or 'none'}"
+            )
+        return self
+
+
 class Pure(Section):
     """PURE, perplexity-uncertainty filtering."""
 
@@ -105,6 +126,10 @@ class Pure(Section):
     `calibrated` becomes `fraction`, and `surprisal` drops a share as that does. `worst_result`, of
     numbers that steps claim behind a relation sign, is for arithmetic: a trace without any is as
     suspicious as can be."""
+    line: Line = Line(honest_lost=0.05)
+    """What the line of `calibrated`, `surprisal` and `worst_result` may cost or let pass, estimated
+    on the run. Where fewer than 20 traces could draw it by the checker's word, honest ones draw it
+    at 0.05; where there are too few of them, a share goes, and the run says so first."""
     drop: float = Field(0.2, ge=0, lt=1)
     """λ: share of a problem's candidates dropped."""
     epsilon: float = Field(0.01, gt=0)

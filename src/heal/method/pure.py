@@ -31,7 +31,8 @@ MIN_SPREAD = 0.05
 """Floor of a bin's standard deviation of ln PPL, in nats."""
 MIN_CALIBRATION = 20
 """Fewer honest traces do not have a 95th percentile."""
-HONEST_KEPT = 0.95
+HONEST_LOST = 0.05
+"""Of honest traces, above their line, where `pure.line` names a share of others."""
 LINED = (Selection.CALIBRATED, Selection.SURPRISAL, Selection.WORST_RESULT)
 """Selections that drop what lies above a line drawn by honest traces."""
 
@@ -71,8 +72,8 @@ class Calibration:
     bins: Bins | None
     """None where too few of them have a U."""
     lines: Mapping[Selection, float]
-    """95th percentile of S over the honest traces, by selection; above it a trace is dropped. None
-    for a selection that fewer than `MIN_CALIBRATION` of them have a score for."""
+    """By selection; above it a trace is dropped. Of honest traces the quantile that `pure.line`
+    names; none for a selection that fewer than `MIN_CALIBRATION` of them have a score for."""
     traces: int
 
 
@@ -124,7 +125,7 @@ def calibrate(honest: Sequence[PureScore], settings: Pure) -> Calibration:
         peaks[Selection.CALIBRATED] = [calibrated_score(x, settings, draft) for x in honest]
     read = {kind: [s for s in scores if s is not None] for kind, scores in peaks.items()}
     lines = {
-        kind: float(np.quantile(scores, HONEST_KEPT))
+        kind: float(np.quantile(scores, 1 - (settings.line.honest_lost or HONEST_LOST)))
         for kind, scores in read.items()
         if len(scores) >= MIN_CALIBRATION
     }

@@ -13,6 +13,8 @@ import yaml
 
 from heal.config import Config, Gear, Pure
 from heal.method.arms import TRAINED
+from heal.method.intervals import Interval
+from heal.method.lines import AtLine
 from heal.method.pure import LINED
 from heal.method.retention import Retained, after_stages, after_training
 from heal.method.summary import EvalSummary, summarise
@@ -106,7 +108,13 @@ def _breakpoint(arm: str | None) -> str | None:
 
 def _filtering(store: Store, arm: str | None) -> Filtering | None:
     told = (store.meta("pure") or {}).get(arm)
-    return Filtering(**{**told, "cut_at_line": tuple(told["cut_at_line"])}) if told else None
+    if not told:
+        return None
+    own = told.get("at_line")
+    sides = ("clean_lost", "fudged_passed")
+    read = own and AtLine(**{**own, **{k: Interval(**own[k]) for k in sides if own[k]}})
+    cut_at_line = tuple(told["cut_at_line"])
+    return Filtering(**{**told, "cut_at_line": cut_at_line, "at_line": read})
 
 
 def _running(store: Store) -> Progress | None:

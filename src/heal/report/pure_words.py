@@ -13,7 +13,7 @@ from heal.report import numbers
 from heal.report.gallery import Repair
 from heal.report.truth import Judged
 from heal.report.view import Filtering, RunView
-from heal.report.words import share_text
+from heal.report.words import ends_text, percent, share_text
 from heal.wording import plural
 
 IDLE = "PURE could not judge: nothing was filtered"
@@ -84,11 +84,52 @@ def _how(how: Filtering | None) -> tuple[str, ...]:
             f"{looked}; too few honest traces had it measured ({how.honest:,}) to draw a line, so "
             "a fixed share was dropped, which says nothing of any one trace.",
         )
-    line = f"the line is {how.line:.2f} nats, which 95 % of {plural(how.honest, 'honest trace')} "
-    sure = f"{looked}; {line}of the same teacher stay below."
+    sure = f"{looked}; the line is {how.line:.2f} nats, {_drawn(how)}."
+    judged = _at_line(how)
     if how.cut_at_line:
-        return (sure,)
-    return (sure, "Nearly all traces lay above it, so a fixed share was dropped instead.")
+        return (sure, *judged)
+    return (sure, *judged, "Nearly all traces lay above it, so a fixed share was dropped instead.")
+
+
+def _drawn(how: Filtering) -> str:
+    if how.by_share:
+        return "drawn by a share of the traces of which the step checker has a word (pure.line)"
+    return f"drawn by {plural(how.honest, 'honest trace')} of the same teacher (pure.line)"
+
+
+def _at_line(how: Filtering) -> tuple[str, ...]:
+    """What the line costs and lets pass, where a step checker has a word."""
+    found = how.at_line
+    if found is None or not found.clean + found.fudged:
+        return ()
+    parts = [
+        f"{fate} {percent(own.mean)} {ends_text(100 * own.low, 100 * own.high, 0)} of {n:,} {kind}"
+        for own, n, fate, kind in (
+            (found.clean_lost, found.clean, "drops", "clean traces"),
+            (found.fudged_passed, found.fudged, "lets pass", "fudged ones"),
+        )
+        if own is not None
+    ]
+    where = "on problems that did not draw it " if how.by_share else ""
+    return (f"By the step checker's word such a line {where}{' and '.join(parts)}.",)
+
+
+def headline(view: RunView) -> str | None:
+    """What must be said first of PURE: that no line could be drawn, and what went instead."""
+    how = view.filtering
+    if not view.shows_heal or how is None or how.selection is None or how.line is not None:
+        return None
+    by_set = [_judged(view, stage) for stage in _SETS.values()]
+    judged, dropped = sum(n for n, _ in by_set), sum(gone for _, gone in by_set)
+    if not _is_lined(how) or not judged:
+        return None
+    few = f"{plural(how.honest, 'honest trace')}, and a line needs {MIN_CALIBRATION}"
+    if not dropped:
+        return f"D2 and D3 are unfiltered: PURE could not judge ({few})."
+    return (
+        f"PURE drew no line ({few}): the most suspicious {dropped:,} of {plural(judged, 'trace')}"
+        " of D2 and D3 went, which says nothing of any one of them."
+    )
 
 
 def _is_lined(how: Filtering) -> bool:

@@ -13,6 +13,7 @@ from heal.records import Drop, Gate, Split, Verdict
 from heal.report import numbers
 from heal.report.hint_words import choice_sentence
 from heal.report.numbers import Share
+from heal.report.pure_words import headline
 from heal.report.view import Progress, RunView
 from heal.report.words import (
     ends_text,
@@ -119,7 +120,9 @@ def teacher_sentences(view: RunView) -> tuple[str, ...]:
         )
     reach = f"{plural(extreme, 'was', 'were')} almost out of {_whose(view)} reach ({_reach(view)})."
     chosen = (choice_sentence(view.hint_choice),) if view.hint_choice is not None else ()
-    repaired = (*_repair_sentences(view), *chosen) if view.shows_heal else ()
+    unfiltered = headline(view)
+    told = (*chosen, *([unfiltered] if unfiltered else []))
+    repaired = (*_repair_sentences(view), *told) if view.shows_heal else ()
     return (f"{alone}; {reach}", *repaired)
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from heal.config import Pure
 from heal.method.hint_choice import HintChoice
+from heal.method.lines import AtLine
 from heal.method.retention import Retained
 from heal.method.summary import EvalSummary
 from heal.records import Drop, Gate, HintKind, ServerFacts, Split, Stratum, TrainResult, Verdict
@@ -154,11 +155,15 @@ class Filtering:
     selection: str | None
     """None: this arm is not filtered."""
     line: float | None = None
-    """95th percentile of honest traces; None where too few of them had a score."""
+    """Above it a trace goes; None where too few traces could draw one."""
     honest: int = 0
     """Unaided correct traces that were scored to draw it."""
     cut_at_line: tuple[str, ...] = ()
     """Groups of traces cut at it: `hinted`, a breakpoint. Of the others a share went."""
+    by_share: bool = False
+    """Drawn by the step checker's word, as `pure.line` asks; else by honest traces."""
+    at_line: AtLine | None = None
+    """What the line does to traces of which the checker has a word."""
 
 
 @dataclass(frozen=True)

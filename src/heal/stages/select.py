@@ -7,15 +7,18 @@ problem's sets, arm by arm; a trace's text is opened only while its problem is a
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from heal.config import Config
 from heal.method.arms import Arm, trained
+from heal.method.lines import AtLine, at_line, drawn_by_share
 from heal.method.metrics import doubt_rate
 from heal.method.pace import POOL_OF, POOLS, Likeness, PoolCandidate, choose
-from heal.method.pure import Calibration, drop_at_random, drop_scores, dropped_by, fits
+from heal.method.pure import LINED, Calibration, drop_at_random, drop_scores, dropped_by, fits
 from heal.method.thinking import CLOSE, Malformed, read_thought
 from heal.prompts import Prompts, fill
 from heal.records import (
@@ -103,6 +106,9 @@ class Profiles:
         kinds = {self._kind(arm) for arm in trained(config).values() if arm.filtered}
         kinds.add(self._feasible(config.pure.selection))
         self._read(store, kinds - {Selection.RANDOM})
+        self._at_line: dict[Selection, AtLine] = {}
+        self._by_share: set[Selection] = set()
+        self._draw_by_words(store, kinds)
 
     def filter(self, name: str, arm: Arm) -> Filter:
         """What one arm drops, set by set; a trace that could not be scored is dropped too."""
@@ -115,11 +121,14 @@ class Profiles:
     def told(self, arm: Arm, found: Filter) -> dict[str, Any]:
         """How one arm's traces were filtered, for the report."""
         kind, lines = self._kind(arm), self._calibration
+        at_line = self._at_line.get(kind)
         return {
             "selection": str(kind) if arm.filtered else None,
             "line": lines.lines.get(kind) if lines is not None else None,
             "honest": lines.traces if lines is not None else 0,
             "cut_at_line": found.cut_at_line,
+            "by_share": kind in self._by_share,
+            "at_line": asdict(at_line) if at_line is not None else None,
         }
 
     def facts(self) -> dict[str, int]:
@@ -130,6 +139,38 @@ class Profiles:
         }
         unmeasured = "traces that could not be scored with their hint in view"
         return {**misfits, unmeasured: self._unmeasured}
+
+    def _draw_by_words(self, store: Store, kinds: Collection[Selection]) -> None:
+        """Lines by the step checker's word where a share of it is wanted, and what lines do."""
+        said = {key: word.outcome for _, own in store.read(words.STAGE, StepWords)
+                for key, word in own.words.items()}  # fmt: skip
+        for kind in sorted(set(LINED).intersection(kinds)) if said else ():
+            clean, fudged = self._by_word(kind, said)
+            drawn = drawn_by_share(clean, fudged, self._config.pure.line)
+            lines = self._calibration or Calibration(None, {}, 0)
+            if drawn is not None:
+                line, self._at_line[kind] = drawn
+                self._by_share.add(kind)
+                self._calibration = replace(lines, lines={**lines.lines, kind: line})
+            elif (line := lines.lines.get(kind, np.inf)) < np.inf:
+                by_problem = dict.fromkeys([*clean, *fudged], line)
+                self._at_line[kind] = at_line(clean, fudged, by_problem.__getitem__)
+
+    def _by_word(
+        self, kind: Selection, said: Mapping[str, Outcome]
+    ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        """Suspicions by problem, of traces the checker found clean and of fudged ones."""
+        sides: dict[Outcome, dict[str, list[float]]] = {
+            Outcome.NONE_FOUND: defaultdict(list),
+            Outcome.WRONG_STEP: defaultdict(list),
+        }
+        # of HEAL's own traces, so that no control moves its line
+        for group in (repair.HINTED, str(self._config.gear.breakpoint)):
+            for trace, suspicion in self._scores[group, kind].items():
+                side = sides.get(said.get(trace, Outcome.CANNOT_TELL))
+                if side is not None:
+                    side[self.problem_of[group][trace]].append(suspicion)
+        return sides[Outcome.NONE_FOUND], sides[Outcome.WRONG_STEP]
 
     def _judge(self, arm: Arm, group: str, found: Filter) -> None:
         pure, seed, kind = self._config.pure, self._config.seed, self._kind(arm)

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from heal.config import Pure
+from heal.method.pure import telling_step
 from heal.records import (
     Check,
     Cut,
@@ -18,6 +20,7 @@ from heal.records import (
     HintedScore,
     Problem,
     PureScore,
+    Selection,
     StepWord,
     StepWords,
     TokenScores,
@@ -47,6 +50,8 @@ class Decision(NamedTuple):
     """None: none was drawn; the most suspicious share went."""
     tokens: int
     """Of the trace."""
+    step: int | None = None
+    """From 1, the step that PURE's score was read from; None: no one step, or not scored."""
 
 
 class Relative(NamedTuple):
@@ -156,7 +161,7 @@ class _Reader:
             bars=tuple(strip(scores.entropy_hi)) if scores is not None else (),
             ends=tuple(laid.ends),
             curves=tuple(_curves(cut if parent is None else None, pure, commitment)),
-            decisions=tuple(self._decisions()),
+            decisions=tuple(self._decisions(pure)),
             changes=_changes(parent, trace),
             relatives=tuple(self._relatives(trace)),
             missing=tuple(self._missing),
@@ -242,13 +247,15 @@ class _Reader:
         found = self._get(words.STAGE, rows[0][0], StepWords) if rows else None
         return found.words.get(self._entry.key) if found is not None else None
 
-    def _decisions(self) -> Iterator[Decision]:
+    def _decisions(self, pure: PureScore | None) -> Iterator[Decision]:
         told: Mapping[str, Any] = self._store.meta("pure") or {}
+        config = self._store.meta("config") or {}
+        settings = Pure.model_validate(config.get("pure", {}))
         sql = (
             'SELECT arm, pool, "drop", score, tokens FROM selected WHERE arm=? AND problem=?'
             " AND trace=?"
         )
-        for arm in (self._store.meta("config") or {}).get("arms", ()):
+        for arm in config.get("arms", ()):
             for _, pool, drop, score, tokens in self._rows(
                 sql, arm, self._entry.problem, self._entry.key
             ):
@@ -256,7 +263,8 @@ class _Reader:
                 group = "hinted" if pool == "D2" else self._entry.tag
                 line = how.get("line") if group in how.get("cut_at_line", ()) else None
                 kind = how.get("selection") if pool != "D1" else None
-                yield Decision(arm, pool, drop, score, kind, line, tokens)
+                step = telling_step(pure, Selection(kind), settings) if pure and kind else None
+                yield Decision(arm, pool, drop, score, kind, line, tokens, step)
 
     def _relatives(self, trace: Trace | None) -> Iterator[Relative]:
         """The failed trace, or its repairs; of a repair, the others of its cut."""
