@@ -100,12 +100,13 @@ class Line(Section):
     """Where PURE's line stands, for selections that have one; exactly one of these."""
 
     honest_lost: float | None = Field(None, gt=0, lt=1)
-    """So large a share of unaided correct traces lies above it."""
+    """So large a share of unaided correct traces lies above it. None: another share puts it."""
     clean_lost: float | None = Field(None, gt=0, lt=1)
-    """Of hinted and repaired traces past the gates in which `steps.checker` finds nothing wrong."""
+    """Of hinted and repaired traces past the gates in which `steps.checker` finds nothing wrong.
+    None: another share puts it."""
     fudged_passed: float | None = Field(None, gt=0, lt=1)
     """So large a share of those in which it does find something lies below; with `steps.gate` on
-    there are none of these."""
+    there are none of these. None: another share puts it."""
 
     @model_validator(mode="after")
     def _one_share(self) -> "Line":
