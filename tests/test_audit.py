@@ -710,7 +710,7 @@ def test_gear_is_audited_by_the_checkers_word_and_asks_no_model(tmp_path: Path) 
 
 
 def test_without_a_checkers_words_there_is_nothing_to_audit_gear_by(tmp_path: Path) -> None:
-    run = ScriptedRun(tmp_path)
+    run = ScriptedRun(tmp_path, settings={"steps": {"checker": None}})
     run.go(until="score")
     with pytest.raises(UserError, match="no step checker has read its traces") as refused:
         audit_gear(load(tmp_path / "recipe.yaml", [f"run={run.folder}"]))
