@@ -56,16 +56,9 @@ def _config(kind: str, vocabulary: int, changes: dict[str, Any]) -> Any:
     from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
     if kind == "gpt2":
-        return GPT2Config(
-            vocab_size=vocabulary,
-            n_embd=32,
-            n_layer=2,
-            n_head=2,
-            n_positions=256,
-            eos_token_id=0,
-            bos_token_id=0,
-            **changes,
-        )
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256}
+        ends = {"eos_token_id": 0, "bos_token_id": 0}
+        return GPT2Config(**{"vocab_size": vocabulary, **sizes, **ends, **changes})
     kinds = {
         "llama": LlamaConfig,
         "mistral": MistralConfig,

@@ -22,7 +22,15 @@ from heal.records import Example, Split, TrainResult
 from heal.store import DATABASE, Store
 from heal.students import arms
 from heal.students.launch import sharded
-from heal.students.memory import RESERVED, Memory, Shape, helping, memory_of, shape_of
+from heal.students.memory import (
+    RESERVED,
+    Memory,
+    Shape,
+    helping,
+    memory_of,
+    shape_of,
+    tokens_at_once,
+)
 from heal.students.rendering import Refusal, Rendered, Renderer
 from heal.students.rendering import read_tokenizer as read_plain_tokenizer
 from heal.students.sets import StoredExamples, beside, lengths, set_sizes
@@ -114,7 +122,7 @@ def lines_of(config: Config, machine: Machine, seen: Foresight) -> Iterator[str]
     yield from _example_lines(config, seen)
     yield ""
     shape = shape_of(config_of(config.student.model))
-    needed = memory_of(shape, config.train, shards=_shards(config.train))
+    needed = memory_of(shape, config.train, shards=_shards(config.train), cpu=not machine.gpus)
     yield from memory_lines(config, shape, needed, machine)
     _require_room(config, shape, needed, machine)
 
@@ -206,7 +214,8 @@ def _cut(text: str) -> str:
 
 def memory_lines(config: Config, shape: Shape, needed: Memory, machine: Machine) -> Iterator[str]:
     """What one device needs, part by part, and what it has."""
-    tokens = max(config.train.forward_tokens, config.train.max_length)
+    at_once = tokens_at_once(config.train, cpu=not machine.gpus)
+    tokens = max(at_once, config.train.max_length)
     what = "all weights" if config.train.lora_rank is None else f"LoRA of {config.train.lora_rank}"
     yield f"Memory of each device, at most ({shape.parameters / 1e9:,.2f} G parameters, {what},"
     if _shards(config.train) > 1:
@@ -244,7 +253,7 @@ def _require_room(config: Config, shape: Shape, needed: Memory, machine: Machine
 def _helping(shape: Shape, train: Train, machine: Machine) -> list[tuple[str, Any]]:
     """Settings that make it fit. Sharing it out comes before training less than all weights."""
     room, gpus = room_of(machine), len(machine.gpus)
-    alone = helping(shape, train, room, shards=_shards(train))
+    alone = helping(shape, train, room, shards=_shards(train), cpu=not gpus)
     if gpus < 2 or _shards(train) > 1 or (alone and "lora_rank" not in alone):
         return [*alone.items()]
     launch = [("launch.processes", gpus), ("launch.config", "fsdp2")]

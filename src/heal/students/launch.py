@@ -19,7 +19,7 @@ import numpy as np
 from heal.children import Child, free_port, start
 from heal.config import Launch, Train
 from heal.errors import UserError
-from heal.students.checkpoints import Checkpoint, Checkpoints
+from heal.students.checkpoints import Checkpoint, Checkpoints, Note
 from heal.students.rendering import Rendered
 from heal.wording import plural
 
@@ -30,8 +30,8 @@ SHIPPED = ("ddp", "fsdp2", "zero3")
 ADAPTER = "adapter"
 """A stage's own adapters, where there are any, before they were merged."""
 SHARDING = {"FSDP", "DEEPSPEED"}
-WORK, TEXTS, LOSSES, FINISHED, REFUSED = (
-    "job.json", "rendered.npz", "losses.jsonl", "finished", "refused.json",
+WORK, TEXTS, LOSSES, NOTES, FINISHED, REFUSED = (
+    "job.json", "rendered.npz", "losses.jsonl", "notes.jsonl", "finished", "refused.json",
 )  # fmt: skip
 POLL_S = 0.2
 
@@ -137,9 +137,11 @@ def layout(launch: Launch | None) -> str:
 
 
 def run(
-    job: Job, launch: Launch, folder: Path, on_loss: Callable[[int, float], None]
+    job: Job, launch: Launch, folder: Path, on_loss: Callable[[int, float], None], note: Note
 ) -> list[float]:
     """Train a job in `folder`, which is made for it; the losses of all steps.
+
+    What the workers have to say besides is told to `note` when they are done.
 
     Raises: UserError when the workers refuse, or end before they are done.
     """
@@ -164,6 +166,9 @@ def run(
             hint="the same command goes on from the last checkpoint",
         )
     told.unlink()
+    if (folder / NOTES).is_file():
+        for line in (folder / NOTES).read_text(encoding="utf-8").splitlines():
+            note(json.loads(line))
     return losses
 
 

@@ -13,13 +13,23 @@ from typing import Any
 from heal.config import Train
 from heal.errors import UserError
 
-__all__ = ["Memory", "Shape", "helping", "memory_of", "shape_of"]
+__all__ = [
+    "Memory",
+    "Shape",
+    "helping",
+    "logits_limit",
+    "memory_of",
+    "shape_of",
+    "tokens_at_once",
+]
 
 FLOAT = 4
 """Bytes of a number: weights, gradients and optimizer are float32 whatever `train.precision` is."""
-LOGITS_BYTES = 1 << 28
-"""Float32 logits up to this size are built in full. TRL's fused head never builds them, but
-computes them twice and adds metrics: 1.6 times the whole step for a student of the lab."""
+LOGITS_BYTES, CPU_LOGITS_BYTES = 1 << 28, 1 << 30
+"""Float32 logits of what is taught are built up to this size. TRL's fused head never builds them,
+but computes them twice and adds metrics, and on a CPU those of prompts too."""
+FORWARD_TOKENS, CPU_FORWARD_TOKENS = 16_384, 1_024
+"""What goes through at once where `train.forward_tokens` leaves it open."""
 RESERVED = 0.08
 """Share of a device that is left to the driver, the allocator's gaps and the libraries."""
 RANK = 16
@@ -95,17 +105,27 @@ def shape_of(model: Path) -> Shape:
     )
 
 
-def memory_of(shape: Shape, settings: Train, *, shards: int = 1) -> Memory:
+def tokens_at_once(settings: Train, *, cpu: bool) -> int:
+    """The most tokens of a part of a batch; a longer row goes through by itself."""
+    return settings.forward_tokens or (CPU_FORWARD_TOKENS if cpu else FORWARD_TOKENS)
+
+
+def logits_limit(cpu: bool) -> int:
+    """Bytes of the largest logits that are built in full."""
+    return CPU_LOGITS_BYTES if cpu else LOGITS_BYTES
+
+
+def memory_of(shape: Shape, settings: Train, *, shards: int = 1, cpu: bool = False) -> Memory:
     """Bytes on each device that holds a 1/`shards` of weights, gradients and optimizer."""
     trained = shape.parameters
     if settings.lora_rank is not None:
         trained = _adapter(shape, settings)
     whole = shape.parameters + (trained if settings.lora_rank is not None else 0)
-    tokens = max(settings.forward_tokens, settings.max_length)
+    tokens = max(tokens_at_once(settings, cpu=cpu), settings.max_length)
     kept = shape.layers * shape.elements
     if settings.gradient_checkpointing:
         kept = shape.layers * shape.hidden + shape.elements
-    logits = min(FLOAT * tokens * shape.vocabulary, LOGITS_BYTES)
+    logits = min(FLOAT * tokens * shape.vocabulary, logits_limit(cpu))
     return Memory(
         parameters=FLOAT * whole / shards,
         gradients=FLOAT * trained / shards,
@@ -116,20 +136,23 @@ def memory_of(shape: Shape, settings: Train, *, shards: int = 1) -> Memory:
     )
 
 
-def helping(shape: Shape, settings: Train, room: float, *, shards: int = 1) -> dict[str, Any]:
+def helping(
+    shape: Shape, settings: Train, room: float, *, shards: int = 1, cpu: bool = False
+) -> dict[str, Any]:
     """The least that makes it fit into `room` bytes, the mildest first; empty: nothing does."""
     changes: dict[str, Any] = {}
-    for name, value in _milder(settings):
+    for name, value in _milder(settings, cpu):
         changes[name] = value
         for tried in ({name: value}, changes):
-            if memory_of(shape, settings.model_copy(update=tried), shards=shards).total <= room:
+            milder = settings.model_copy(update=tried)
+            if memory_of(shape, milder, shards=shards, cpu=cpu).total <= room:
                 return tried
     return {}
 
 
-def _milder(settings: Train) -> Iterator[tuple[str, Any]]:
+def _milder(settings: Train, cpu: bool) -> Iterator[tuple[str, Any]]:
     """What costs time first, what changes the student last."""
-    if settings.forward_tokens > settings.max_length:
+    if tokens_at_once(settings, cpu=cpu) > settings.max_length:
         yield "forward_tokens", settings.max_length
     if not settings.gradient_checkpointing:
         yield "gradient_checkpointing", True

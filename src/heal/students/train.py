@@ -27,6 +27,7 @@ from heal.errors import UserError
 from heal.keys import content_key, seed_for
 from heal.records import Example, StagePlan, TrainResult
 from heal.store import sync_files
+from heal.students.allocator import keeps_memory
 from heal.students.checkpoints import Checkpoint, Checkpoints, Note
 from heal.students.launch import ADAPTER, Job, layout
 from heal.students.launch import run as run_launched
@@ -113,7 +114,7 @@ def train_arm(
     plan names an example that is missing or must be refused.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    opener = opener or Opener()
+    opener, on_note = opener or Opener(), _once(on_note)
     require_packages(settings.report_to)
     tokenizer = opener.tokenizer(student)
     rendered = _render(plans, examples, tokenizer, settings.max_length)
@@ -136,6 +137,18 @@ def train_arm(
         yield _read_done(homes[i])
     for home in homes[:-1]:
         _drop_weights(home)
+
+
+def _once(note: Note) -> Note:
+    """What every stage would say is said by the first."""
+    said: set[str] = set()
+
+    def tell(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            note(text)
+
+    return tell
 
 
 def _render(
@@ -276,9 +289,9 @@ def _train_stage(
     checkpoints = replace(checkpoints, before_s=before_s)
     started = time.monotonic()
     peak = settings.learning_rate * stage.plan.lr_scale
-    with quiet(), threads(settings.threads):
+    with quiet(), threads(settings.threads), keeps_memory():
         losses, validated = _fit_and_save(
-            stage, peak, seed, settings, part, (checkpoints, start), report
+            stage, peak, seed, settings, part, (checkpoints, start), report, note
         )
     shown = [trace for batch in stage.plan.batches for trace in batch]
     result = TrainResult(
@@ -313,6 +326,7 @@ def _fit_and_save(
     part: Path,
     resuming: tuple[Checkpoints, Checkpoint | None],
     report: Report,
+    note: Note,
 ) -> tuple[list[float], float | None]:
     """Losses by step, and that on unseen traces. A stage without batches passes its weights on."""
     from heal.students.trainer import mean_loss
@@ -331,14 +345,16 @@ def _fit_and_save(
         *resuming,
     )
     with logs_in(stage.home.parent / "logs" / stage.home.name):
-        model, losses = _trained(job, stage.opener, tokenizer, report)
+        model, losses = _trained(job, stage.opener, tokenizer, report, note)
     _stop_at(model, end_id)
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)
     return losses, mean_loss(model, stage.unseen) if stage.unseen else None
 
 
-def _trained(job: Job, opener: Opener, tokenizer: Any, report: Report) -> tuple[Any, list[float]]:
+def _trained(
+    job: Job, opener: Opener, tokenizer: Any, report: Report, note: Note
+) -> tuple[Any, list[float]]:
     """The model, in this process or by those that `train.launch` starts."""
     from heal.students.trainer import fit, merged
 
@@ -346,14 +362,14 @@ def _trained(job: Job, opener: Opener, tokenizer: Any, report: Report) -> tuple[
     if launch is not None and job.batches:
         folder = job.out.with_name(job.out.name.removesuffix(PART) + ".launch")
         shutil.rmtree(folder, ignore_errors=True)
-        losses = run_launched(job, launch, folder, report)
+        losses = run_launched(job, launch, folder, report, note)
         shutil.rmtree(folder)
         if job.settings.lora_rank is None:
             return read_model(job.out), losses
         return merged(opener.model(job.source), job.adapter), losses
     model = opener.model(job.source)
     unmark_gguf(model)
-    return fit(model, tokenizer, job, report) if job.batches else (model, [])
+    return fit(model, tokenizer, job, report, note) if job.batches else (model, [])
 
 
 def unmark_gguf(model: Any) -> None:

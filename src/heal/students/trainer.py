@@ -1,8 +1,8 @@
 """One training run: TRL's `SFTTrainer`, made to show exactly the batches it is given.
 
 In: a model, rendered examples and batches of their positions. Out: the trained model and one loss
-per step. No shuffling, packing, truncation, log, model card or telemetry. Importing this module
-imports torch and TRL.
+per step. No shuffling, truncation, log, model card or telemetry; packing stays within a step.
+Importing this module imports torch and TRL.
 """
 
 import math
@@ -20,8 +20,11 @@ from trl import SFTConfig, SFTTrainer
 
 from heal.config import Train
 from heal.errors import UserError
+from heal.students.checkpoints import Note
 from heal.students.launch import Job
-from heal.students.memory import LOGITS_BYTES
+from heal.students.memory import logits_limit, tokens_at_once
+from heal.students.packing import packing
+from heal.students.parts import end_to_end, following, shares
 from heal.students.rendering import IGNORED, Rendered
 
 OnLoss = Callable[[int, float], None]
@@ -35,10 +38,11 @@ class PlanTrainer(SFTTrainer):
         self,
         job: Job,
         on_loss: OnLoss,
+        packs: bool,
         **options: Any,
     ) -> None:
         self.losses: list[float] = list(job.start.losses) if job.start else []
-        self._job, self._on_loss = job, on_loss
+        self._job, self._on_loss, self._packs = job, on_loss, packs
         self._started = time.monotonic()
         super().__init__(**options)
 
@@ -56,7 +60,10 @@ class PlanTrainer(SFTTrainer):
         """
         taught = (inputs["labels"][:, 1:] != IGNORED).sum()
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        parts = shares(inputs, self._job.settings.forward_tokens, world)[rank]
+        limit = tokens_at_once(self._job.settings, cpu=self.args.device.type == "cpu")
+        parts = shares(inputs, limit, world, packed=self._packs)[rank]
+        if self._packs:
+            parts = [end_to_end(part) for part in parts]
         loss = sum(
             self._part(model, part, taught, last=i == len(parts) - 1)
             for i, part in enumerate(parts)
@@ -88,12 +95,18 @@ class PlanTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The model's own loss while its logits are small, else TRL's fused one: equal values."""
-        logits_bytes = 4 * inputs["labels"].numel() * self.model.config.get_text_config().vocab_size
-        if self.model_accepts_loss_kwargs and logits_bytes <= LOGITS_BYTES:
-            loss = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch).loss
-            return loss * self.accelerator.num_processes
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        """The loss over what is taught, whose logits alone are computed."""
+        places, wanted = following(inputs["labels"])
+        vocabulary = self.model.config.get_text_config().vocab_size
+        fits = 4 * wanted.numel() * vocabulary <= logits_limit(self.args.device.type == "cpu")
+        if self.aux_loss_enabled or not fits:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        read = {name: value for name, value in inputs.items() if name != "labels"}
+        logits = model(**read, use_cache=False, logits_to_keep=places).logits.float()
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        return loss / num_items_in_batch * self.accelerator.num_processes
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write one, without TRL's model card, and seal it."""
@@ -113,37 +126,41 @@ class PlanTrainer(SFTTrainer):
         """Nothing leaves the machine."""
 
 
-def fit(model: Any, tokenizer: Any, job: Job, on_loss: OnLoss) -> tuple[Any, list[float]]:
+def fit(
+    model: Any, tokenizer: Any, job: Job, on_loss: OnLoss, note: Note
+) -> tuple[Any, list[float]]:
     """Train in this process; the model, adapters merged, and the losses of all steps.
 
     Adapters are also saved by themselves, in `job.adapter`. Raises: UserError.
     """
     require_one_device()
-    trainer = trained(model, tokenizer, job, on_loss)
+    trainer = trained(model, tokenizer, job, on_loss, note)
     if job.settings.lora_rank is None:
         return trainer.model, trainer.losses
     trainer.model.save_pretrained(job.adapter)
     return trainer.model.merge_and_unload(), trainer.losses
 
 
-def trained(model: Any, tokenizer: Any, job: Job, on_loss: OnLoss) -> PlanTrainer:
+def trained(model: Any, tokenizer: Any, job: Job, on_loss: OnLoss, note: Note) -> PlanTrainer:
     """A trainer that has trained the job, in this process or as one of several that share it."""
     _require_targets(model, job.settings)
     columns = {
         "input_ids": [list(r.ids) for r in job.rendered],
         "labels": [r.labels for r in job.rendered],
     }
-    trainer = PlanTrainer(
-        job,
-        on_loss,
-        model=model,
-        args=_arguments(job),
-        train_dataset=Dataset.from_dict(columns),
-        processing_class=tokenizer,
-        peft_config=_adapters(job.settings),
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(job.start.folder) if job.start else None)
+    with packing(model, job.settings.packing, note) as packs:
+        trainer = PlanTrainer(
+            job,
+            on_loss,
+            packs,
+            model=model,
+            args=_arguments(job),
+            train_dataset=Dataset.from_dict(columns),
+            processing_class=tokenizer,
+            peft_config=_adapters(job.settings),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=str(job.start.folder) if job.start else None)
     return trainer
 
 
@@ -263,39 +280,3 @@ def require_one_device() -> None:
             f"training in this process uses one GPU, but {found} are visible",
             hint=f"--set train.launch.processes={found} uses all; CUDA_VISIBLE_DEVICES=0 the first",
         )
-
-
-def shares(
-    inputs: dict[str, torch.Tensor], forward_tokens: int, world: int
-) -> list[list[dict[str, torch.Tensor]]]:
-    """A batch's parts for each of `world` processes, equally many for all.
-
-    Each row stands in one part once. A process without a row for its turn goes through the shortest
-    one without loss: all must take part when gradients are exchanged.
-    """
-    if world == 1 and inputs["input_ids"].numel() <= forward_tokens:
-        return [[inputs]]
-    lengths = inputs["attention_mask"].sum(1)
-    order = lengths.argsort(descending=True, stable=True).tolist()
-    dealt = [_groups(order[rank::world], lengths, forward_tokens) for rank in range(world)]
-    turns = max(map(len, dealt))
-    idle = {k: v[order[-1:], : lengths[order[-1]]] for k, v in inputs.items()}
-    idle["labels"] = torch.full_like(idle["labels"], IGNORED)
-    return [
-        [{k: v[rows, : lengths[rows[0]]] for k, v in inputs.items()} for rows in groups]
-        + [idle] * (turns - len(groups))
-        for groups in dealt
-    ]
-
-
-def _groups(order: Sequence[int], lengths: torch.Tensor, forward_tokens: int) -> list[list[int]]:
-    """Rows, longest first, so that no group's padded size exceeds `forward_tokens`.
-
-    A single row may exceed it.
-    """
-    groups: list[list[int]] = []
-    for row in order:
-        if not groups or (len(groups[-1]) + 1) * lengths[groups[-1][0]] > forward_tokens:
-            groups.append([])
-        groups[-1].append(row)
-    return groups

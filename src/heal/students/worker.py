@@ -14,7 +14,8 @@ def main(folder: Path) -> int:
     """Train the job; the exit code."""
     from heal.engines import read_tokenizer, read_weights
     from heal.errors import UserError
-    from heal.students.launch import FINISHED, LOSSES, REFUSED, Job
+    from heal.students.allocator import keeps_memory
+    from heal.students.launch import FINISHED, LOSSES, NOTES, REFUSED, Job
     from heal.students.train import quiet, threads, unmark_gguf
     from heal.students.trainer import save_shared, trained
 
@@ -26,11 +27,16 @@ def main(folder: Path) -> int:
                 losses.write(f"{json.dumps(loss)}\n")
                 losses.flush()
 
+        def note(text: str) -> None:
+            if first:
+                with (folder / NOTES).open("a", encoding="utf-8") as notes:
+                    notes.write(f"{json.dumps(text)}\n")
+
         try:
-            with quiet(), threads(job.settings.threads):
+            with quiet(), threads(job.settings.threads), keeps_memory():
                 model, tokenizer = read_weights(job.source), read_tokenizer(job.source)
                 unmark_gguf(model)
-                save_shared(trained(model, tokenizer, job, tell), job)
+                save_shared(trained(model, tokenizer, job, tell, note), job)
         except UserError as error:
             if first:
                 told = {"message": str(error), "hint": error.hint}
