@@ -1,8 +1,8 @@
 """glibc's allocator, told to keep the memory of one training step for the next.
 
 By itself it gives memory back to the system as soon as enough is free, and the next step gets it
-again page by page: a sixth of a step's time on a CPU (LOG.md). Blocks over 32 MB still go back: kept
-ones would not be found again, for glibc 2.36 asks for more than an aligned block to hold another.
+again page by page: a sixth of a step's time on a CPU (LOG.md). Blocks over 32 MB still go back:
+kept ones would not be found again, for glibc 2.36 wants more than an aligned block to hold another.
 With any other allocator nothing is changed.
 """
 
