@@ -62,9 +62,11 @@ $(VLLM_VENV)/.ready:
 	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
-# A quarter of an hour on one core, after 3.5 GB of installing.
+# Half an hour on one core, after 3.5 GB of installing: the engine's contract, then whole runs with vLLM
+# at both ends that are killed.
 test-vllm: $(READY) $(VLLM_VENV)/.ready
 	HEAL_VLLM_PYTHON=$(VLLM_VENV)/bin/python $(BIN)/python -m pytest -m vllm tests/test_vllm.py
+	HEAL_VLLM_PYTHON=$(VLLM_VENV)/bin/python $(BIN)/python -m tests.vllm_run --kills 9
 
 vllm-server: $(READY) $(VLLM_VENV)/.ready
 	HEAL_VLLM_PYTHON=$(VLLM_VENV)/bin/python $(BIN)/python -m benchmarks.vllm_server lab --enforce-eager

@@ -36,8 +36,8 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "adapters": {"learning_rate": 1e-3, "lora_rank": 16},
 }
 TWINS = ("undisturbed", "killed")
-TWIN_PROBLEMS = 90
-TWIN_EVERY = 2
+TWIN_PROBLEMS = 45
+TWIN_EVERY = 1
 """Steps from one checkpoint of a twin to the next."""
 WAIT_S = 1800.0
 POLL_S = 0.2

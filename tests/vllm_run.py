@@ -1,10 +1,11 @@
-"""A whole run with vLLM at both ends, by one command, and that command killed again and again.
+"""A whole run with vLLM at both ends, by one command, and that command ended again and again.
 
 `python -m tests.vllm_run [--kills N]`: HEAL starts vLLM for the teacher, trains the student, starts
-vLLM for each student that is examined, and ends them. First undisturbed; then a run is ended after
-random times, by SIGKILL, SIGINT and SIGTERM in turn, until it finishes, and another begins, until
-there were so many. Whatever the way, no process may be left: all of them are told by a mark in
-their environment. Prints figures as JSON; exits 1 if anything was left or missing.
+vLLM for each student that is examined, and ends them. First undisturbed; then the command is ended
+after random times, by SIGKILL, SIGINT and SIGTERM in turn. A run that was ended goes on with the
+next command; after three times, or when it finishes, another begins. Whatever the way, no process
+may be left: all of them are told by a mark in their environment. Prints figures as JSON; exits 1 if
+anything was left or missing.
 """
 
 import argparse
@@ -34,6 +35,8 @@ MARK = "HEAL_TESTED_RUN"
 GRACE_S = 30.0
 """Longer than a supervisor waits before it kills (`heal.children.supervisor`)."""
 POLL_S = 0.1
+MOST_OF_ONE = 3
+"""Kills of one run: later ones would all fall into its end."""
 SUMS = [(a, b) for a in range(2, 8) for b in range(2, 4)]
 
 
@@ -145,35 +148,42 @@ def whole(home: Path, model: Path) -> dict[str, Any]:
 
 def killed(kills: int, seconds: float, home: Path, model: Path, seed: int) -> dict[str, Any]:
     """So many processes ended after random times, and what they left behind."""
-    dice, told, runs = random.Random(seed), list[dict[str, Any]](), 0
-    run = Run(home / str(runs), model)
+    dice, told, finished = random.Random(seed), list[dict[str, Any]](), 0
     while len(told) < kills:
-        number, process = SIGNALS[len(told) % len(SIGNALS)], run.start()
-        try:
-            code = process.wait(dice.uniform(0.02, 0.8) * seconds)
-        except subprocess.TimeoutExpired:
-            started = len(run.processes())
-            process.send_signal(number)
-            process.wait(GRACE_S)
-            waited, left = run.left_after()
-            told.append(
-                {
-                    "signal": number.name,
-                    "stage": run.stage(),
-                    "processes": started,
-                    "gone_after_s": round(waited, 1),
-                    "left": list(left.values()),
-                }
-            )
-            print(json.dumps(told[-1]), file=sys.stderr, flush=True)
-            continue
-        if code:
-            raise RuntimeError(f"exit code {code}\n{(run.home / 'said').read_text()[-2000:]}")
-        run.attempts()
+        run = Run(home / uuid.uuid4().hex, model)
+        for _ in range(min(MOST_OF_ONE, kills - len(told))):
+            number = SIGNALS[len(told) % len(SIGNALS)]
+            kill = killed_after(run, dice.uniform(0.02, 0.8) * seconds, number)
+            if kill is None:
+                finished += 1
+                break
+            told.append(kill)
+            print(json.dumps(kill), file=sys.stderr, flush=True)
         shutil.rmtree(run.home)
-        runs += 1
-        run = Run(home / str(runs), model)
-    return {"kills": told, "runs_finished": runs}
+    return {"kills": told, "finished_in_between": finished}
+
+
+def killed_after(run: Run, seconds: float, number: signal.Signals) -> dict[str, Any] | None:
+    """One command ended after so long; None where it came to its end first, all examined."""
+    process = run.start()
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        started = len(run.processes())
+        process.send_signal(number)
+        process.wait(2 * GRACE_S)
+        waited, left = run.left_after()
+        return {
+            "signal": number.name,
+            "stage": run.stage(),
+            "processes": started,
+            "gone_after_s": round(waited, 1),
+            "left": list(left.values()),
+        }
+    if code:
+        raise RuntimeError(f"exit code {code}\n{(run.home / 'said').read_text()[-2000:]}")
+    run.attempts()
+    return None
 
 
 def main() -> None:
