@@ -77,8 +77,8 @@ check: $(READY)
 	$(BIN)/mypy
 	$(MAKE) test
 
-# TEACHER: a folder or .gguf of an instruct model; STUDENT too, or none for the data alone. A night of two
-# cores, or minutes with QUICK=1. It resumes.
+# TEACHER: a folder or .gguf of an instruct model; STUDENT: a folder, for every arm with 3 training seeds, or
+# none for the data alone. A night of two cores for the data, or minutes with QUICK=1. It resumes.
 bench-real: $(READY)
 	$(BIN)/python -m benchmarks.real_model --teacher "$(TEACHER)" $(if $(STUDENT),--student "$(STUDENT)") \
 	  --out runs/real-model$(if $(QUICK),-quick --quick)

@@ -20,7 +20,7 @@ import typer
 import yaml
 from benchmarks.real_model_problems import EASIER, HARDER, Sizes, problems
 from benchmarks.real_model_readings import write_figures
-from benchmarks.real_yield import Way, print_table, said, table, times
+from benchmarks.real_yield import Way, print_table, said, short, table, times, yielded
 
 from heal.cli.console import watched
 from heal.config import ArmName, Config
@@ -28,15 +28,19 @@ from heal.errors import HealError
 from heal.execute import execute
 from heal.keys import content_key
 from heal.lab.checked import audit_gear, separate_pure
+from heal.method.intervals import Interval
+from heal.method.summary import EvalSummary
 from heal.recipe import load
 from heal.records import Breakpoint, HintKind, Selection
+from heal.report.load import load_view
 from heal.session import Observer
 from heal.store import Store
 
 DATA_ARMS = (
     *("base", "rft", "rft_more", "star", "heal", "heal-random-cut", "heal-restart"),
-    *("heal-no-pure", "heal-random-drop"),
+    *("heal-no-pure", "heal-random-drop", "heal-shuffled"),
 )
+"""`heal-shuffled` has HEAL's data in another order: it differs where students are trained."""
 QUICK_ARMS = ("base", "rft", "rft_more", "heal", "heal-random-cut", "heal-restart", "heal-no-pure")
 CUTS = (
     Breakpoint.DIFFERENCE,
@@ -45,7 +49,10 @@ CUTS = (
     Breakpoint.FIXED_THIRD,
 )
 """Beside the arms' own random cut and restart."""
-HINTS = (HintKind.ANSWER, HintKind.GUIDED, HintKind.SIBLING)
+HINTS = (
+    *(HintKind.ANSWER, HintKind.CHECKER, HintKind.DIAGNOSIS, HintKind.PLAN, HintKind.GUIDED),
+    HintKind.SIBLING,
+)
 """`partial` needs reference solutions, which these families lack."""
 READINGS = (
     *(Selection.SURPRISAL, Selection.WORST_RESULT, Selection.RELIANCE, Selection.MEAN_NLL),
@@ -174,8 +181,23 @@ def _read(config: Config) -> dict[str, Any]:
         found["facts"] = store.meta("facts")
         readings = separate_pure(store, config, READINGS)
         found["pure"] = {name: asdict(own) for name, own in readings.items()}
+        found["students"] = students(load_view(store, gallery=0).evaluation)
     found["gear"] = asdict(audit_gear(config))
     return found
+
+
+def students(summary: EvalSummary | None) -> dict[str, Any] | None:
+    """Held-out avg@k of every arm by stratum, and the differences; None where none is trained."""
+    if summary is None or not summary.arms:
+        return None
+    return {
+        "k": summary.k,
+        "seeds": summary.seeds,
+        "arms": [(a.arm, a.stratum, short(a.avg)) for a in summary.arms],
+        "differences": [
+            (f"{d.arm} − {d.against}", d.stratum, short(d.interval)) for d in summary.differences
+        ],
+    }
 
 
 # ── across states ───────────────────────────────────────────────────────────────────────────────
@@ -209,11 +231,34 @@ def report(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     for name, state in found.items():
         print(f"\n## {name}: cut {state['cut']}, hint {state['hint']}, gate {state['gate']}")
         print_table(state)
-    ratios = compared(ways_of(found))
+    ways = ways_of(found)
+    print("\n| cut · hint | tried | right | valid per 1,000 teacher tokens |\n|---|---|---|---|")
+    for name, way in sorted(ways.items(), key=lambda item: -_mean(yielded(item[1]))):
+        tried, right = (way.counts.get(kind, 0) for kind in ("tried", "right"))
+        print(f"| {name} | {tried} | {right} | {said(short(yielded(way)))} |")
+    for state in found.values():
+        print_students(state.get("students"))
+    ratios = compared(ways)
     print("\n| yield of / over | times |\n|---|---|")
     for pair, ratio in ratios.items():
         print(f"| {pair} | {said(ratio)} |")
     return {"states": dict(found), "times": ratios}
+
+
+def print_students(told: Mapping[str, Any] | None) -> None:
+    """avg@k of every arm by stratum, and the differences, in points."""
+    if told is None:
+        return
+    print(
+        f"\n| arm or difference, avg@{told['k']}, {told['seeds']} training seeds | held out | % |"
+    )
+    print("|---|---|---|")
+    for name, stratum, found in [*told["arms"], *told["differences"]]:
+        print(f"| {name} | {stratum} | {said(found, 100)} |")
+
+
+def _mean(found: Interval | None) -> float:
+    return found.mean if found is not None else 0.0
 
 
 def main() -> None:

@@ -31,6 +31,8 @@ RESAMPLES = 10_000
 WHOLE = "whole traces"
 BLIND = (Breakpoint.RANDOM, Breakpoint.FIXED_THIRD, Breakpoint.RESTART)
 """They cut without a look at scores, so scoring is none of their cost."""
+_CUTS = "SELECT DISTINCT tag FROM traces WHERE stage='repair' AND tag NOT LIKE 'probe-%'"
+"""What was tried to choose a kind of hint is on few problems alone."""
 _EXTREME = "SELECT problem FROM problems WHERE split='train' AND stratum='extreme'"
 
 
@@ -89,7 +91,7 @@ class Words:
 
 def ways(store: Store, words: Words) -> list[Way]:
     """Every breakpoint that has repairs, and whole traces."""
-    tags = [tag for (tag,) in store.query("SELECT DISTINCT tag FROM traces WHERE stage='repair'")]
+    tags = [tag for (tag,) in store.query(_CUTS)]
     problems = [problem for (problem,) in store.query(f"{_EXTREME} ORDER BY problem")]
     return [_way(store, words, name, problems) for name in (*sorted(tags), WHOLE)]
 
@@ -225,9 +227,9 @@ def table(store: Store) -> dict[str, Any]:
     return {
         "strata": dict(strata),
         "ways": [asdict(way) for way in own],
-        "yields": {way.name: _short(yielded(way)) for way in own},
+        "yields": {way.name: short(yielded(way)) for way in own},
         "gets": [asdict(found) for found in sets],
-        "fudged": {arm: _short(fudged_of(sets, arm, ("D2", "D3"))) for arm in arms},
+        "fudged": {arm: short(fudged_of(sets, arm, ("D2", "D3"))) for arm in arms},
         "coverage": {arm: _covered(covered, arm) for arm in arms},
     }
 
@@ -238,14 +240,15 @@ def _covered(found: Mapping[str, Mapping[str, Scores]], arm: str) -> dict[str, A
     for kind, scores in found[arm].items():
         if not scores.problems:
             continue
-        told[kind] = _short(wilson(int(scores.values.sum()), len(scores.problems)))
+        told[kind] = short(wilson(int(scores.values.sum()), len(scores.problems)))
         if "rft_more" in found and arm != "rft_more":
             gap = paired_difference(scores, found["rft_more"][kind], resamples=RESAMPLES, seed=0)
-            told[f"{kind} − rft_more"] = _short(gap)
+            told[f"{kind} − rft_more"] = short(gap)
     return told
 
 
-def _short(found: Interval | None) -> dict[str, float] | None:
+def short(found: Interval | None) -> dict[str, float] | None:
+    """A figure as it is stored: share or rate, both ends, n."""
     if found is None:
         return None
     return {"share": found.mean, "low": found.low, "high": found.high, "n": found.n_problems}

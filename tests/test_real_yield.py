@@ -7,6 +7,8 @@ import pytest
 from benchmarks import real_model
 from benchmarks.real_yield import WHOLE, Way, Words, table, times, ways
 
+from heal.method.intervals import Interval
+from heal.method.summary import ArmScore, Difference, EvalSummary
 from heal.records import Finish, Gate, Origin, Problem, Trace
 from heal.store import HintRow, ProblemRow, ScoreRow, SelectedRow, Store, TraceRow
 
@@ -115,6 +117,27 @@ def test_states_repeat_no_way_and_the_gate_is_off_where_yields_are_read():
     gates = [next(o for o in state.overrides if "steps.gate" in o) for state in planned]
     assert gates == ["steps.gate=false", "steps.gate=true", "steps.gate=false", "steps.gate=false"]
     assert {state.until for state in planned} == {"select", "score"}
+
+
+def test_students_are_told_by_arm_and_difference_with_n(capsys):
+    around = Interval(0.4, 0.3, 0.5, 24)
+    arms = (ArmScore("heal", "easy", around, {8: around}, around, around, around, around, around),)
+    gaps = (Difference("heal", "rft_more", "hard+extreme", around, primary=True),)
+    told = real_model.students(EvalSummary(k=8, seeds=3, arms=arms, differences=gaps))
+    real_model.print_students(json.loads(json.dumps(told)))
+    shown = capsys.readouterr().out
+    assert "avg@8, 3 training seeds" in shown
+    assert "| heal | easy | 40 [30, 50], n = 24 |" in shown
+    assert "| heal − rft_more | hard+extreme | 40 [30, 50], n = 24 |" in shown
+    assert real_model.students(None) is None
+    real_model.print_students(None)
+    assert capsys.readouterr().out == ""
+
+
+def test_every_arm_but_those_that_read_otherwise_is_trained_by_one_command():
+    assert {"base", "rft", "rft_more", "star", "heal", "heal-shuffled"} <= {*real_model.DATA_ARMS}
+    state = real_model.with_student(real_model.DATA_ARMS, "some-student", 3)
+    assert state.until is None and "seeds=[0, 1, 2]" in state.overrides
 
 
 def test_a_folder_keeps_its_recipe_and_names_no_problem_twice(tmp_path):
