@@ -22,7 +22,7 @@ from heal.lab.answer_swap import Continued, Swap, Told
 from heal.lab.checked import separate_pure
 from heal.method.audit import PureAudit, SampledU, Separation, rank_correlation, separation
 from heal.method.pure import Calibration, commitment, drop_scores
-from heal.records import AuditSide, Check, Problem, PureScore, Selection
+from heal.records import AuditSide, Check, Gate, Problem, PureScore, Selection
 from heal.report.lines import tally
 from heal.runner import Limits, Runner, lanes
 from heal.session import Observer, Session
@@ -121,6 +121,8 @@ class _Audit:
             "continuations the run had drawn already": sum(each.taken_over for each in found),
             "swapped answers compared as text, for no gym task can judge them": swaps
             * (self._swap.by_text is not None),
+            "the run's own traces over a wrong step that the gate refused, so that no reading of"
+            " them is below; heal score --set steps.gate=false has them read": self._refused(),
         }
         return PureAudit(
             run=str(self._store.folder),
@@ -178,6 +180,11 @@ class _Audit:
         )
         calibration, _ = calibrating.draw_lines(self._setup, honest)
         return calibration
+
+    def _refused(self) -> int:
+        refused = "SELECT COUNT(DISTINCT key) FROM traces WHERE gate=?"
+        ((count,),) = self._store.query(refused, (Gate.WRONG_STEP,))
+        return int(count)
 
     def _never_committed(self, found: Sequence[Continued]) -> dict[str, int]:
         pure = self._config.pure
