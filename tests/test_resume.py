@@ -257,7 +257,8 @@ def test_a_hint_of_other_settings_but_the_same_words_keeps_its_repairs(
 
 def test_a_mended_answer_is_not_hinted_at_in_its_old_form(tmp_path: Path) -> None:
     rows, rules = extreme("plums", hints=["It is 141, you see."])
-    run = ScriptedRun(tmp_path, ([rows[0] | {"answer": "141"}], rules))
+    old = ([rows[0] | {"answer": "141"}], rules)
+    run = ScriptedRun(tmp_path, old, {"gear": {"hint_gate": False}})
     run.go(until="guide")
     assert {h.kind for h in run.read("hint", Hint, "difference")} == {HintKind.ANSWER}
     run.write_problems(rows)
