@@ -402,6 +402,8 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is", FutureWarning)
+            # peft looks for one beside a .gguf to see whether words were added: none are
+            warnings.filterwarnings("ignore", "Could not find a config file in", UserWarning)
             yield
     finally:
         logging.set_verbosity(verbosity)
