@@ -7,7 +7,7 @@ CONVERTER := build/gguf-converter
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-real bench-student docs audit test-faults test-faults-quick wheel clean
+.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-retention bench-real bench-student docs audit test-faults test-faults-quick wheel clean
 
 setup: $(READY)
 
@@ -109,6 +109,12 @@ bench-rows bench-walks: bench-%: $(READY)
 	$(BIN)/heal lab compare --world $* --seeds 5 --set run=runs/$*-benchmark \
 	  --set problems.args.seed=3 --json runs/$*-benchmark.json
 	$(BIN)/heal lab budgets --world $* --set problems.args.seed=3 --json runs/$*-budgets.json
+
+# Cures for forgetting, each alone: 5 training seeds, 300 problems of each world. Two hours of one core; it
+# resumes.
+bench-retention: $(READY)
+	for world in walks rows; do $(BIN)/python -m benchmarks.bench_retention --world $$world \
+	  --json benchmarks/results/retention-$$world.json || exit; done
 
 # The site, in build/site; a broken link or anchor fails it.
 docs: $(READY)

@@ -43,6 +43,11 @@ CURES: Mapping[str, tuple[str, ...]] = {
     "gentler rates": ("pace.stage_lr=[1.0, 0.5, 0.25]",),
     "gentler and shorter": ("pace.stage_lr=[1.0, 0.5, 0.25]", "pace.stage_share=[0.7, 0.15, 0.15]"),
     "early frontier, easy replay": ("pace.frontier_from=2", "pace.replay_easy=true"),
+    "own D1": ("pace.own_d1=true",),
+    "own answers, 30 %, shorter foundation": (
+        "pace.own_replay=0.3",
+        "pace.stage_share=[0.3, 0.35, 0.35]",
+    ),
     "own answers, 10 %": ("pace.own_replay=0.1",),
     "own answers, 30 %": ("pace.own_replay=0.3",),
 }
@@ -221,6 +226,7 @@ def _relearnt(run: Run, observer: Observer) -> list[AttemptRow]:
     strata = dict(s.store.query("SELECT problem, stratum FROM problems"))
     easy = [p for p in run.problems(Split.HELD_OUT) if strata[p.id] == Stratum.EASY]
     rows: list[AttemptRow] = []
+    observer.begin("relearn", len(c.seeds) * len(easy) * c.evaluate.samples, "attempts")
     for seed in c.seeds:
         source = s.store.folder / folder_of("heal", seed) / "stage3"
         plan = _easy_steps(s.store, c, seed)
@@ -233,7 +239,7 @@ def _relearnt(run: Run, observer: Observer) -> list[AttemptRow]:
 
 
 def _easy_steps(store: Store, config: Config, seed: int) -> StagePlan:
-    easy = sorted(beside(store, config, "heal").easy)
+    easy = sorted(beside(store, "heal").easy)
     dice = random.Random(seed_for(config.seed, "relearn", seed))
     shown = [dice.choice(easy) for _ in range(RELEARN_STEPS * RELEARN_ROWS)]
     batches = [shown[i::RELEARN_STEPS] for i in range(RELEARN_STEPS)]
@@ -255,6 +261,14 @@ def table(found: Sequence[Fared]) -> str:
         cells = [points(i) for i in (*shares, f.frontier_against_none)]
         lines.append(f"| {f.cure} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def relearnt_line(own: Relearned) -> str:
+    """What a few steps on easy rows bring back, in a sentence."""
+    return (
+        f"{own.cure}: {own.steps} steps of {own.rows} easy rows: easy {points(own.before)} →"
+        f" {points(own.after)}, {points(own.back)} back; against base {points(own.missing)}"
+    )
 
 
 def points(found: Interval | None) -> str:
@@ -294,13 +308,14 @@ def main() -> None:
         }
         if given.json:
             write_figures(given.json, told)
-    for cure in given.relearn:
-        told["relearnt"].append(asdict(relearn(configs[cure], cure, observer)))
+    again = [relearn(configs[cure], cure, observer) for cure in given.relearn]
+    if again:
+        told["relearnt"] = [asdict(own) for own in again]
         if given.json:
             write_figures(given.json, told)
     print(table(fared))
-    for found in told["relearnt"]:
-        print(found)
+    for own in again:
+        print(relearnt_line(own))
 
 
 if __name__ == "__main__":

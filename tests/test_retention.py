@@ -1,6 +1,7 @@
 """What a student forgets is shown stage by stage, and its own answers may be shown to it again."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from heal.records import (
 from heal.report.html import render_html
 from heal.report.table import print_table
 from heal.stages.select import Seen
-from heal.store import AttemptRow, Store, Stored
+from heal.store import AttemptRow, SelectedRow, Store, Stored
 from heal.students import own
 
 STRATA = {"a": "easy", "b": "easy", "c": "easy", "d": "extreme", "e": "extreme"}
@@ -146,5 +147,19 @@ def test_the_untouched_students_own_answers_are_shown_to_it(
     assert run.view is not None
     assert any(row.shares.get("own") for row in run.view.plan)
     assert any("student tokens written" in fact.text for fact in run.view.facts)
+    steps = [len(plan.batches) for plan in run.read("plan", StagePlan)]
+
+    run.go(*lenient, "pace.own_d1=true", until="train")
+    own_problems = {answer.problem_id for answer in answers}
+    d1 = run.rows(SelectedRow, "arm='heal' AND pool='D1' AND \"drop\"='kept'")
+    spoken_for = Counter(row.problem for row in d1 if row.problem in own_problems)
+    first = {t for p in run.read("plan", StagePlan) for b in p.batches for t in b if p.index == 1}
+    has = Counter(answer.problem_id for answer in answers)
+    left = {problem: max(0, n - has[problem]) for problem, n in spoken_for.items()}
+    taught = Counter(row.problem for row in d1 if row.trace in first)
+    assert spoken_for and first & keys
+    assert all(taught[problem] <= n for problem, n in left.items())
+    assert [len(plan.batches) for plan in run.read("plan", StagePlan)] == steps
+
     run.go(*lenient, until="train")
     assert not run.read("own", OwnAnswer)

@@ -110,6 +110,7 @@ REACH: tuple[tuple[str, str | None], ...] = (
     ("pure.measure_calibrated", "score"),
     ("pure", "select"),
     ("pace.own_replay", "train"),
+    ("pace.own_d1", "train"),
     ("pace.replay_easy", "train"),
     ("pace.frontier_from", "train"),
     ("pace", "select"),

@@ -1,6 +1,6 @@
 """What students are asked beside their final exam, so that forgetting is seen and prevented.
 
-Before training, the untouched student's own answers for its replay (`pace.own_replay`); after each
+Before training, the untouched student's own answers (`pace.own_replay`, `pace.own_d1`); after each
 stage, a small exam (`train.watch`). The attempts are stored as those of any exam, but stand in no
 column: what came of a small exam is a record of its own.
 """
@@ -22,9 +22,9 @@ WATCHED = "watched"
 
 
 def ask_own(run: Run) -> None:
-    """Store the untouched student's own correct answers, where `pace.own_replay` asks for any."""
+    """Store the untouched student's own correct answers, where PACE's settings ask for any."""
     s, c = run.session, run.session.config
-    if c.student is None or not c.pace.own_replay:
+    if c.student is None or not c.pace.asks_student:
         s.store.set_live(OWN, ())
         return
     problems = own.to_ask(s.store, s.problems)
@@ -34,7 +34,7 @@ def ask_own(run: Run) -> None:
     found = own.gather(s.store, c.prompts, s.problems, rows, see)
     s.store.record(OWN, ((a.key, a.problem_id, a) for a in found.answers))
     if not found.answers:
-        s.observer.say("pace.own_replay: the untouched student has no correct answer to show again")
+        s.observer.say("the untouched student has no correct answer of its own to be shown again")
     for text, count in found.facts().items():
         s.fact(text, count)
 

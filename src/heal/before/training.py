@@ -96,7 +96,7 @@ def _from_run(store: Store, config: Config, problems: dict[str, Any]) -> Foresig
         return None
     arm = next((name for name, _ in plans if name == config.main_arm), next(iter(plans))[0])
     plan = next(own for (name, _), own in plans.items() if name == arm)
-    sizes = lengths(set_sizes(store, arm), beside(store, config, arm))
+    sizes = lengths(set_sizes(store, arm), beside(store, arm))
     shown = [
         Stage(STAGES[p.index - 1], len(p.batches), sum(sizes[t] for b in p.batches for t in b))
         for p in plan

@@ -200,6 +200,14 @@ class Pace(Section):
     """Share of every stage's tokens shown from the untouched student's own correct answers to
     training problems the teacher mostly solves, `evaluate.samples` attempts each, written before
     training. 0: none is asked."""
+    own_d1: bool = False
+    """D1 of problems the teacher mostly solves is the untouched student's own correct answers,
+    trace for trace, as far as it has any: it is not taught in other words what it knows."""
+
+    @property
+    def asks_student(self) -> bool:
+        """Whether the untouched student is asked for answers of its own."""
+        return self.own_d1 or self.own_replay > 0
 
     @field_validator("stage_share")
     @classmethod

@@ -19,7 +19,7 @@ from heal.stages.select import example
 from heal.store import Store
 from heal.students.checkpoints import Note
 from heal.students.exam import Exam
-from heal.students.sets import Sizes, StoredExamples, beside, lengths, set_sizes
+from heal.students.sets import Sizes, StoredExamples, beside, in_own_words, lengths, set_sizes
 from heal.students.train import Opener, Progress, train_arm
 from heal.verifiers import edition
 
@@ -52,12 +52,14 @@ class Student:
 def plan(store: Store, config: Config) -> tuple[Plans, list[str]]:
     """Every arm's presentations for each training seed, and the arms that have nothing to show."""
     sizes = {name: set_sizes(store, name) for name in trained(config)}
-    more = {name: beside(store, config, name) for name in trained(config)}
+    more = {name: beside(store, name) for name in trained(config)}
     shown = [n for name in sizes for n in lengths(sizes[name], more[name]).values()]
     longest = max(shown, default=0)
     main = sizes[config.main_arm] if config.main_arm else {}
     budget = matched_budget(main, config.pace, config.train.batch_size, longest)
     plans, empty = dict[tuple[str, int], tuple[StagePlan, ...]](), list[str]()
+    if config.pace.own_d1:  # the budget is that of the teacher's D1 all the same
+        sizes = {name: in_own_words(store, name, own) for name, own in sizes.items()}
     for name, arm in trained(config).items():
         if budget is None or not any(sizes[name].values()):
             empty.append(name)

@@ -29,19 +29,32 @@ def set_sizes(store: Store, arm: str) -> dict[str, dict[str, int]]:
     return sizes
 
 
-def beside(store: Store, config: Config, arm: str) -> Beside:
+def beside(store: Store, arm: str) -> Beside:
     """What an arm's students may be shown beside its sets; own answers once they were asked for."""
     easy = store.query(
         "SELECT s.trace FROM selected s JOIN problems p ON p.problem = s.problem"
         ' WHERE s.arm=? AND s."drop"=? AND s.pool=? AND p.stratum=?',
         (arm, Drop.KEPT, "D1", Stratum.EASY),
     )
-    own = store.live(OWN, OwnAnswer) if config.pace.own_replay else ()
-    return Beside(
-        alternates(store, arm),
-        frozenset(trace for (trace,) in easy),
-        {key: answer.student_tokens for key, answer in own},
-    )
+    own = {key: answer.student_tokens for key, answer in store.live(OWN, OwnAnswer)}
+    return Beside(alternates(store, arm), frozenset(trace for (trace,) in easy).union(own), own)
+
+
+def in_own_words(store: Store, arm: str, sizes: Sizes) -> dict[str, dict[str, int]]:
+    """The sets, with the student's own answers in place of D1's traces, one for one.
+
+    A problem it has fewer answers of keeps the rest; one it has none of keeps all.
+    """
+    own = defaultdict[str, list[tuple[str, int]]](list)
+    for key, answer in store.live(OWN, OwnAnswer):
+        own[answer.problem_id].append((key, answer.student_tokens))
+    found = {pool: dict(traces) for pool, traces in sizes.items()}
+    for pool, problem, trace, _ in _chosen(store, arm, Drop.KEPT):
+        if pool == "D1" and own[problem]:
+            key, tokens = own[problem].pop(0)
+            del found[pool][trace]
+            found[pool][key] = tokens
+    return found
 
 
 def alternates(store: Store, arm: str) -> dict[str, dict[str, int]]:
