@@ -48,6 +48,8 @@ CURES: Mapping[str, tuple[str, ...]] = {
         "pace.own_replay=0.3",
         "pace.stage_share=[0.3, 0.35, 0.35]",
     ),
+    "closing mix": ("pace.closing=0.4",),
+    "probability-weighted loss": ("train.loss=dft",),
     "own answers, 10 %": ("pace.own_replay=0.1",),
     "own answers, 30 %": ("pace.own_replay=0.3",),
 }

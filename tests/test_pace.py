@@ -1,5 +1,6 @@
 """PACE: caps hold, and every arm trains on the same budget in the same number of steps."""
 
+import itertools
 import random
 from collections import Counter
 
@@ -319,6 +320,21 @@ def test_the_students_own_answers_have_their_share_of_every_stage():
         whole = sum(tokens(stage, {**POOLS, "own": own}))
         assert size / whole == pytest.approx(0.2, abs=LONGEST / whole)
         assert whole == pytest.approx(sum(tokens(usual)), abs=LONGEST)
+
+
+def test_the_last_stage_may_be_closed_by_all_sets_evenly():
+    first, second, third = plan(closing=0.4)
+    assert (first, second) == plan()[:2]
+    order = [t for batch in third.batches for t in batch]
+    size = {t: n for traces in POOLS.values() for t, n in traces.items()}
+    ends = list(itertools.accumulate(size[t] for t in order))
+    closing = [t for t, end in zip(order, ends, strict=True) if end > 0.6 * ends[-1] + LONGEST]
+    shares = Counter()
+    for trace in closing:
+        shares[trace[0]] += size[trace] / sum(map(size.get, closing))
+    for name, pool in zip("abc", POOLS.values(), strict=True):
+        assert shares[name] == pytest.approx(sum(pool.values()) / sum(size.values()), abs=0.1)
+    assert ends[-1] == pytest.approx(sum(tokens(plan()[2])), abs=LONGEST)
 
 
 def test_own_answers_are_not_shown_unless_asked_for():

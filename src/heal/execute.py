@@ -109,6 +109,7 @@ REACH: tuple[tuple[str, str | None], ...] = (
     ("pure.measure_reliance", "score"),
     ("pure.measure_calibrated", "score"),
     ("pure", "select"),
+    ("pace.closing", "train"),
     ("pace.own_replay", "train"),
     ("pace.own_d1", "train"),
     ("pace.replay_easy", "train"),

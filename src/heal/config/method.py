@@ -196,6 +196,9 @@ class Pace(Section):
     such trace is."""
     frontier_from: Literal[2, 3] = 3
     """The stage from which D3 is shown: 2 brings it in together with D2."""
+    closing: float = Field(0.0, ge=0, lt=1)
+    """Share of stage III's tokens, at its end, shown evenly from all sets, so that what is new does
+    not have the last word. 0: none."""
     own_replay: float = Field(0.0, ge=0, lt=1)
     """Share of every stage's tokens shown from the untouched student's own correct answers to
     training problems the teacher mostly solves, `evaluate.samples` attempts each, written before

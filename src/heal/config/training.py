@@ -30,6 +30,10 @@ class Train(Section):
     min_lr: float = Field(0.1, ge=0, le=1)
     """The cosine ends at this share of the peak."""
     weight_decay: float = Field(0.0, ge=0)
+    loss: Literal["nll", "dft"] = "nll"
+    """`nll`: each taught token's −ln p. `dft`: that times p, without its gradient (dynamic
+    fine-tuning): an improbable token moves the student least, so it unlearns less and learns less
+    that is new. Needs logits or TRL's fused loss; both are the same loss."""
     lora_rank: int | None = Field(None, ge=1)
     """None trains all weights; a number trains LoRA adapters of that rank, keeps them in each
     stage's `adapter/`, and merges them."""

@@ -44,6 +44,8 @@ class Beside:
 
 
 NOTHING = Beside()
+LAST = len(POOLS) - 1
+"""The stage, counted from 0, that is closed by a mixture."""
 
 
 def budget_tokens(d1_tokens: int, settings: Pace) -> int:
@@ -76,7 +78,8 @@ def schedule(
     """Three stages of token-sized batches from `pools`: set → trace → token length.
 
     Stage I shows D1, II D1 ∪ D2, III all (D3 from II on with `frontier_from` 2); II and III are
-    `replay` old by tokens, and each stage is `own_replay` the student's own. A trace is shown
+    `replay` old by tokens, each stage is `own_replay` the student's own, and the last `closing` of
+    III is all sets evenly. A trace is shown
     at most `max_shows` times in a stage, its alternates in turn with it: new traces that run out
     leave their share to replay, replay that runs out gives it back, and only a stock too small for
     its stage (every trace shown `max_shows` times) is shown more often. `shuffled` and `reverse`
@@ -127,6 +130,8 @@ class _Source:
     def stage(self, stage: int, tokens: int) -> list[str]:
         """Presentations of one stage: new, replayed and the student's own, evenly mixed."""
         new, old = self._sets(stage)
+        closing = self._closing(tokens) if stage == LAST else []
+        tokens -= sum(self.lengths[text] for text in closing)
         share = self._settings.own_replay
         own = self._stock(self._beside.own if share else ())
         own.show(tokens * share)
@@ -142,7 +147,16 @@ class _Source:
             everything = self._stock([*old, *new], endless=True)
             everything.show(tokens - fresh.tokens - again.tokens)
             fresh.shown += everything.shown
-        return _interleave((fresh.shown, again.shown, own.shown), self.lengths)
+        mixed = _interleave((fresh.shown, again.shown, own.shown), self.lengths)
+        return [*mixed, *closing]
+
+    def _closing(self, tokens: int) -> list[str]:
+        """What ends the curriculum: all sets, evenly."""
+        share = self._settings.closing
+        everything = [t for traces in self._pools.values() for t in traces]
+        stock = self._stock(everything if share else ())
+        stock.show(tokens * share)
+        return stock.shown
 
     def _sets(self, stage: int) -> tuple[list[str], list[str]]:
         """What a stage is for, and what of the earlier sets it shows again."""

@@ -45,7 +45,7 @@ ENDS = 10
 
 _LEARNING = {"learning_rate", "warmup", "min_lr", "weight_decay", "lora_rank"}
 """The settings that change what is learnt; the plan has the others in it."""
-_ALSO_LEARNING = {"lora_alpha", "lora_targets", "lora_dropout", "dora", "precision"}
+_ALSO_LEARNING = {"lora_alpha", "lora_targets", "lora_dropout", "dora", "precision", "loss"}
 """Those that count only where they are not left at their defaults."""
 _EDGE_BYTES = 1 << 20
 

@@ -103,9 +103,7 @@ class PlanTrainer(SFTTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         read = {name: value for name, value in inputs.items() if name != "labels"}
         logits = model(**read, use_cache=False, logits_to_keep=places).logits.float()
-        loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
+        loss = summed_loss(logits, wanted, self._job.settings.loss)
         return loss / num_items_in_batch * self.accelerator.num_processes
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -182,6 +180,17 @@ def mean_loss(model: Any, rendered: Sequence[Rendered]) -> float:
     return total / taught
 
 
+def summed_loss(logits: torch.Tensor, wanted: torch.Tensor, kind: str) -> torch.Tensor:
+    """`train.loss` over all taught tokens: logits [rows, K, vocabulary], wanted [rows, K]."""
+    nll = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1),
+        wanted.flatten(),
+        ignore_index=IGNORED,
+        reduction="none" if kind == "dft" else "sum",
+    )
+    return (nll * torch.exp(-nll.detach())).sum() if kind == "dft" else nll
+
+
 def save_shared(trainer: PlanTrainer, job: Job) -> None:
     """What several processes trained, put together: the weights, or the adapters by themselves."""
     trainer.save_model(str(job.out if job.settings.lora_rank is None else job.adapter))
@@ -220,6 +229,7 @@ def _arguments(job: Job) -> SFTConfig:
         save_steps=checkpoints.every or 500,
         logging_strategy="steps" if settings.report_to else "no",
         logging_nan_inf_filter=False,
+        loss_type=settings.loss,  # of TRL's own loss, where the logits would not fit
         report_to=list(settings.report_to) or "none",
         run_name=job.out.name.removesuffix(".part"),
         disable_tqdm=True,
