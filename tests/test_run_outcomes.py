@@ -89,7 +89,8 @@ def test_every_verdict_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_leaking_hint_is_redrawn_and_then_falls_back_to_the_answer(tmp_path: Path) -> None:
-    run, watch = go(tmp_path, extreme("plums", hints=[f"It is {ANSWER}, you see."]))
+    leaky = extreme("plums", hints=[f"It is {ANSWER}, you see."])
+    run, watch = go(tmp_path, leaky, "gear.hint_gate=false")
     hints = run.read("hint", Hint, "difference")
     assert len(hints) == len(WAYS)
     for hint in hints:
@@ -104,7 +105,8 @@ def test_a_leaking_hint_is_redrawn_and_then_falls_back_to_the_answer(tmp_path: P
 
 
 def test_a_hint_that_leaks_once_is_only_redrawn(tmp_path: Path) -> None:
-    run, _ = go(tmp_path, extreme("plums", hints=[f"It is {ANSWER}.", HINT, HINT, HINT]))
+    once = extreme("plums", hints=[f"It is {ANSWER}.", HINT, HINT, HINT])
+    run, _ = go(tmp_path, once, "gear.hint_gate=false")
     hints = run.read("hint", Hint, "difference")
     assert any(h.leaks for h in hints)
     assert all(h.text == HINT for h in hints if h.kind is HintKind.GUIDED)
@@ -219,7 +221,8 @@ def test_a_gate_refuses_by_its_name(tmp_path: Path, said: str, gate: Gate) -> No
 
 def test_a_wrong_step_is_refused_by_name_once_a_checker_is_named(tmp_path: Path) -> None:
     said = f"So 61 + 81 = 132 and ten more.\n\nSo \\boxed{{{ANSWER}}}."
-    run, _ = go(tmp_path, extreme("plums", repairs={way: [said] for way in WAYS}))
+    over = extreme("plums", repairs={way: [said] for way in WAYS})
+    run, _ = go(tmp_path, over, "steps.checker=null")
     assert gates(run)[Gate.PASSED] == sum(gates(run).values()) > 0
     watch = run.go("steps.checker=arithmetic", "gear.candidates=2")
     assert "changed: steps.checker None → arithmetic; redoes what it reaches from 'locate' on" in (
@@ -406,7 +409,8 @@ def test_a_hint_that_was_cut_off_is_counted(tmp_path: Path) -> None:
     rows, rules = extreme("plums")
     rules[0] = {**rules[0], "truncated": True}
     run = ScriptedRun(tmp_path, world(easy("apples"), (rows, rules)))
-    assert "guided, cut off" in run.go().lines["guide"]
+    assert "guided, cut off" in run.go("gear.hint_gate=false").lines["guide"]
+    assert "20 draws refused: 20 cut off" in run.go("gear.hint_gate=true").lines["guide"]
 
 
 def test_a_scorer_that_reads_text_as_other_ids_is_refused_before_a_token_is_spent(
