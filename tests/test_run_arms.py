@@ -64,7 +64,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRun:
     parts = world(easy("apples"), varied("pears"), (rows, [anew, *rules]))
     settings = {
         "arms": list(ARMS),
-        "gear": {"hinted_samples": 2},
+        "gear": {"hinted_samples": 2, "hint_gate": False},
         "evaluate": {"scored_token_cost": 0.5},
     }
     run = ScriptedRun(tmp_path_factory.mktemp("arms"), parts, settings)
