@@ -86,12 +86,16 @@ class Relearned:
     steps: int
     rows: int
     before: Interval
+    """avg@k on easy problems."""
     after: Interval
-    base: Interval
     back: Interval
     """after − before."""
     missing: Interval
     """after − base."""
+    frontier: Interval
+    """avg@k on hard and extreme problems, after."""
+    frontier_lost: Interval
+    """That − before."""
 
 
 def recipe(world: str, problem_seed: int, overrides: Sequence[str], run: Path) -> Config:
@@ -205,30 +209,29 @@ def relearn(config: Config, cure: str, observer: Observer) -> Relearned:
             session.close()
         before = [row for row in store.rows(AttemptRow) if row.arm in ("heal", "base")]
     strata, families = known(config)
-    easy = {p: s for p, s in strata.items() if s == Stratum.EASY}
-    rows = [row for row in (*before, *after) if row.problem in easy]
-    order = ("base", "heal", "relearnt")
-    found = summarise(rows, easy, families, resamples=RESAMPLES, seed=0, arms=order)
+    rows, order = (*before, *after), ("base", "heal", "relearnt")
+    found = summarise(rows, strata, families, resamples=RESAMPLES, seed=0, arms=order)
     assert found is not None, "every student was examined"
-    avg = {s.arm: s.avg for s in found.arms if s.stratum == Stratum.EASY}
+    avg = {(s.arm, s.stratum): s.avg for s in found.arms}
+    easy, frontier = str(Stratum.EASY), HARD_AND_EXTREME
     return Relearned(
         cure,
         RELEARN_STEPS,
         RELEARN_STEPS * RELEARN_ROWS,
-        avg["heal"],
-        avg["relearnt"],
-        avg["base"],
-        difference(found, "relearnt", "heal", Stratum.EASY),
-        difference(found, "relearnt", "base", Stratum.EASY),
+        avg["heal", easy],
+        avg["relearnt", easy],
+        difference(found, "relearnt", "heal", easy),
+        difference(found, "relearnt", "base", easy),
+        avg["relearnt", frontier],
+        difference(found, "relearnt", "heal", frontier),
     )
 
 
 def _relearnt(run: Run, observer: Observer) -> list[AttemptRow]:
     s, c = run.session, run.session.config
-    strata = dict(s.store.query("SELECT problem, stratum FROM problems"))
-    easy = [p for p in run.problems(Split.HELD_OUT) if strata[p.id] == Stratum.EASY]
+    held_out = run.problems(Split.HELD_OUT)
     rows: list[AttemptRow] = []
-    observer.begin("relearn", len(c.seeds) * len(easy) * c.evaluate.samples, "attempts")
+    observer.begin("relearn", len(c.seeds) * len(held_out) * c.evaluate.samples, "attempts")
     for seed in c.seeds:
         source = s.store.folder / folder_of("heal", seed) / "stage3"
         plan = _easy_steps(s.store, c, seed)
@@ -236,7 +239,7 @@ def _relearnt(run: Run, observer: Observer) -> list[AttemptRow]:
         examples = StoredExamples(s.store, c, s.problems)
         (made,) = train_arm("relearnt", seed, [plan], examples, source, c.train, folder)
         student = Student("relearnt", seed, made.key, str(folder / "stage1"))
-        rows += run.attempts(student, easy, observer.advance)
+        rows += run.attempts(student, held_out, observer.advance)
     return rows
 
 
@@ -269,7 +272,8 @@ def relearnt_line(own: Relearned) -> str:
     """What a few steps on easy rows bring back, in a sentence."""
     return (
         f"{own.cure}: {own.steps} steps of {own.rows} easy rows: easy {points(own.before)} →"
-        f" {points(own.after)}, {points(own.back)} back; against base {points(own.missing)}"
+        f" {points(own.after)}, {points(own.back)} back, against base {points(own.missing)};"
+        f" hard and extreme {points(own.frontier)}, {points(own.frontier_lost)}"
     )
 
 
