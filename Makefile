@@ -7,7 +7,7 @@ CONVERTER := build/gguf-converter
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-retention bench-real bench-student docs audit test-faults test-faults-quick wheel clean
+.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-moves bench-retention bench-real bench-student docs audit test-faults test-faults-quick wheel clean
 
 setup: $(READY)
 
@@ -115,6 +115,16 @@ bench-rows bench-walks: bench-%: $(READY)
 bench-retention: $(READY)
 	for world in walks rows; do $(BIN)/python -m benchmarks.bench_retention --world $$world \
 	  --json benchmarks/results/retention-$$world.json || exit; done
+
+# What cuts yield, and every arm, in the world of several choices; then its rare words alone, which plain
+# sampling reaches. It resumes.
+bench-moves: $(READY)
+	$(BIN)/python -m benchmarks.bench_moves --problems 400 --json runs/moves.json
+	$(BIN)/heal lab yields --world moves --set problems.args.seed=3 --json runs/moves-yields.json
+	$(BIN)/heal lab compare --world moves --seeds 3 --set run=runs/moves-benchmark \
+	  --set problems.args.seed=3 --json runs/moves-benchmark.json
+	$(BIN)/heal lab compare --world moves --seeds 3 --set run=runs/moves-rare \
+	  --set 'problems.args.families=[slide, roll]' --set problems.args.seed=3 --json runs/moves-rare.json
 
 # The site, in build/site; a broken link or anchor fails it.
 docs: $(READY)

@@ -128,4 +128,4 @@ def test_an_arm_without_hinted_traces_has_no_set_to_measure(
 def test_a_world_that_is_not_there_is_named_with_those_that_are() -> None:
     with pytest.raises(UserError, match="no world 'mazes'") as caught:
         lab_config("mazes", [])
-    assert caught.value.hint == "--world rows or walks"
+    assert caught.value.hint == "--world rows or walks or moves"

@@ -76,3 +76,25 @@ def budgets(
     found = watched(lambda observer: compare_budgets(world, given, observer))
     echo(page(found))
     write_figures(json_file, [asdict(b) for b in found])
+
+
+@app.command()
+def yields(
+    overrides: Overrides = [],  # noqa: B006
+    world: World = "rows",
+    problems: Annotated[int, typer.Option(help="Lab problems.", min=13)] = 150,
+    json_file: JsonFile = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """What each way of cutting failed traces yields: valid repairs, fudges, tokens."""
+    from dataclasses import asdict
+
+    from heal.lab.benchmark_page import yields as page
+    from heal.lab.yields import compare_yields
+
+    allow(allow_code)
+    require_writable(json_file)
+    given = [f"run=runs/{world}-yields", f"problems.args.n={problems}", *overrides]
+    found = watched(lambda observer: compare_yields(world, given, observer))
+    echo(page(found))
+    write_figures(json_file, [asdict(y) for y in found])

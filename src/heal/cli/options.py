@@ -29,7 +29,10 @@ Yes = Annotated[
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 World = Annotated[
-    str, typer.Option(help="rows: the rule gives the answer away; walks: it takes work after it.")
+    str,
+    typer.Option(
+        help="rows: one choice gives the answer away; walks: work follows it; moves: five choices."
+    ),
 ]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", help="Write all figures here; - for standard output.")

@@ -53,6 +53,7 @@ KEEP_HONEST = 0.95
 DETECTORS = (
     Selection.FRACTION,
     Selection.SURPRISAL,
+    Selection.WORST_RESULT,
     Selection.MEAN_NLL,
     Selection.MAX_PPL,
     Selection.LENGTH,

@@ -1,12 +1,13 @@
 """The benchmarks as Markdown: what `heal lab` prints and README quotes.
 
-In: a `Benchmark`, or `Budget`s. Out: text. Every figure with its interval and n.
+In: a `Benchmark`, `Budget`s or `Yield`s. Out: text. Every figure with its interval and n.
 """
 
 from collections.abc import Iterable, Sequence
 
 from heal.lab.benchmark import Benchmark, CutQuality, Detection
 from heal.lab.budgets import Budget
+from heal.lab.yields import Yield
 from heal.method.intervals import Interval
 from heal.method.summary import HARD_AND_EXTREME, EvalSummary
 from heal.report.numbers import SetRow
@@ -65,6 +66,34 @@ def _budget(b: Budget) -> tuple[str, ...]:
         percent(b.covered),
         percent(b.misplaced),
     )
+
+
+def yields(found: Sequence[Yield]) -> str:
+    """The ways of `heal lab yields`, one a row."""
+    head = (
+        "way",
+        "at the first bad step",
+        "after it",
+        "good part kept",
+        "past the gates",
+        "fudged of those",
+        "valid per 1,000 tokens",
+        "− random",
+        "extreme problems with a valid one",
+    )
+    return _table(head, map(_yield, found)) + "\n"
+
+
+def _yield(y: Yield) -> tuple[str, ...]:
+    where = ("–", "–", "–")
+    if y.places is not None:
+        where = (percent(y.places.hit), percent(y.places.late), f"{100 * y.places.kept:.0f} %")
+    shares = (_share(y.passed), _share(y.fudged))
+    return (y.way, *where, *shares, _plain(y.per_1000), _plain(y.gain), percent(y.covered))
+
+
+def _share(found: Interval | None) -> str:
+    return "–" if found is None else percent(found)
 
 
 def _cost(found: Interval | None) -> str:

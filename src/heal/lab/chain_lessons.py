@@ -20,8 +20,8 @@ from heal.lab.world import Dials
 MIX = {"common": 0.25, "rare": 0.30, "latent": 0.45}
 """Shares of the teacher's problems."""
 ALL_RIGHT = {"common": 1.0, "rare": 1.0, "latent": 1.0}
-DRILLS = 12
-"""Equations of one practice lesson."""
+EQUATIONS = 12
+"""In one practice lesson."""
 
 Draw = Callable[[str, random.Random], Chain]
 
@@ -50,7 +50,7 @@ class MoveDials(Dials):
     practice_first: float = 0.2
     width: int = 96
     student_tokens: int = 3_500_000
-    teacher_tokens: int = 6_500_000
+    teacher_tokens: int = 4_500_000
 
     rare_under_answer: float = 0.85
     """Share of rare words read rightly under an `answer` hint."""
@@ -232,8 +232,9 @@ def student_lesson(rng: random.Random, dials: MoveDials, draw: Draw, progress: f
 
 
 def _practice(rng: random.Random) -> list[Segment]:
+    """Bare equations; of each, what comes out is learnt."""
     pieces: list[Segment] = []
-    for _ in range(DRILLS):
+    for _ in range(EQUATIONS):
         value, by = rng.choice(NUMBERS[13:47]), rng.choice((1, *AMOUNTS))
         sign = rng.choice((1, -1))
         head, end = chains.work("So", [(value, sign, by, value + sign * by)]).split("= ")

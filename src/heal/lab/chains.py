@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from heal.lab.world import Problem, Rule
 
 NUMBERS = range(1, 61)
-"""Every number a trace may stand at."""
+"""Where a problem may end, under whatever reading; on the way a trace may pass below or above."""
 STARTS = range(20, 41)
 AMOUNTS = range(2, 7)
 NAMES = "abcde"
@@ -127,7 +127,7 @@ def attempt(family: str, rng: random.Random) -> Chain | None:
 
 
 def chain(start: int, moves: tuple[Move, ...]) -> Chain | None:
-    """The problem of these moves; None if some reading of them, slips included, leaves NUMBERS."""
+    """The problem of these moves; None if some reading of them, slips included, ends outside."""
     low = high = gold = start
     for move in moves:
         ends = [

@@ -24,7 +24,8 @@ from heal.lab.lesson import Lesson
 from heal.lab.world import Dials, Problem, Truth, World, split_steps
 
 _NAMING = re.compile(rf"({'|'.join(LEADS)}) ([{NAMES}]) (\w+) (\d+): ({'|'.join(READINGS)})\.")
-_WORK = re.compile(rf"({'|'.join(SOS)}) (\d+ [+-] \d+ = \d+(?:, \d+ [+-] \d+ = \d+)*)\.")
+_EQUATION = r"-?\d+ [+-] \d+ = -?\d+"
+_WORK = re.compile(rf"({'|'.join(SOS)}) ({_EQUATION}(?:, {_EQUATION})*)\.")
 _FINAL = re.compile(r"The answer is \\boxed\{(\d+)\}\.")
 
 

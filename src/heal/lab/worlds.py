@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from heal.errors import UserError
+from heal.lab.moves import Moves
 from heal.lab.rows import Rows
 from heal.lab.walks import Walks
 from heal.lab.world import Problem, World
 
-WORLDS: dict[str, World] = {world.name: world for world in (Rows(), Walks())}
+WORLDS: dict[str, World] = {world.name: world for world in (Rows(), Walks(), Moves())}
 
 
 def world_named(name: str) -> World:
