@@ -37,7 +37,7 @@ from heal.records import (
     Verdict,
 )
 from heal.redaction import visible
-from heal.report import numbers, sentences, words
+from heal.report import numbers, pure_words, sentences, words
 from heal.report.exhibits import MAX_STEP_CHARS
 from heal.report.html import render_html
 from heal.report.load import load_view
@@ -45,6 +45,7 @@ from heal.report.view import (
     CutCount,
     ExtremeCount,
     ExtremeRow,
+    Filtering,
     PoolCount,
     Progress,
     RunView,
@@ -214,6 +215,19 @@ def test_clipped_text_says_how_much_is_missing(lab: Path, view: RunView, tmp_pat
         rewrite(store, "sample", Trace, lengthened)
 
     assert "… (1,234 more characters)" in render_html(changed(lab, tmp_path, edit=write))
+
+
+def test_a_line_that_could_not_be_drawn_is_said_first(view: RunView) -> None:
+    lined = replace(view, filtering=Filtering("surprisal", None, honest=7))
+    said = sentences.teacher_sentences(lined)[-1]
+    assert said.startswith("PURE drew no line (7 honest traces, and a line needs 20): the most")
+    kept = tuple(
+        row._replace(drop=Drop.KEPT) if row.drop is Drop.PURE else row for row in view.traces
+    )
+    unfiltered = sentences.teacher_sentences(replace(lined, traces=kept))[-1]
+    assert unfiltered.startswith("D2 and D3 are unfiltered: PURE could not judge (7 honest traces")
+    for drawn in (Filtering("surprisal", 1.2, honest=40), Filtering("length")):
+        assert pure_words.headline(replace(view, filtering=drawn)) is None
 
 
 def test_headline_has_its_numbers_n_and_interval(view: RunView, html: str) -> None:
