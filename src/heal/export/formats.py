@@ -13,10 +13,11 @@ from typing import Any
 
 from heal.config import Config
 from heal.errors import UserError
-from heal.export import trainers
+from heal.export import distillation, trainers
 from heal.export.card import card
 from heal.export.curriculum import Curriculum, curriculum
 from heal.export.files import write_lines, write_parquet
+from heal.export.plan import planned
 from heal.export.rows import Row, Rows, arms_of, as_record
 from heal.method.pace import POOLS
 from heal.report.load import load_view
@@ -119,12 +120,18 @@ def _trl(job: _Job) -> _Written:
     files = job.lines("messages.jsonl", map(_messages, job.rows))
     files |= job.lines(
         "prompt_completion.jsonl",
-        (
-            {"prompt": r.prompt, "completion": r.completion, **as_record(r.lineage)}
-            for r in job.rows
-        ),
+        map(_completion, job.rows),
     )
-    return files | _staged(job, trainers.trl), f"bash {job.out}/train.sh"
+    return files | _staged(job, trainers.trl, _completion), f"bash {job.out}/train.sh"
+
+
+def _trl_plan(job: _Job) -> _Written:
+    """The plan's own batches, tokenized for the student, and their commands."""
+    plan = planned(job.store, job.config, job.rows.arm)
+    files: dict[str, int | None] = {}
+    for stage in plan.plans:
+        files |= job.lines(plan.file(stage), plan.rows(stage))
+    return files | job.text(plan.texts()), f"bash {job.out}/train.sh"
 
 
 def _llamafactory(job: _Job) -> _Written:
@@ -174,7 +181,7 @@ def _verl(job: _Job) -> _Written:
 
 
 def _privileged(job: _Job) -> _Written:
-    """Problem, hint and trace of what was written with help: TRL's self-distillation columns."""
+    """Problem, hint and trace of what was written with help, for TRL's self-distillation."""
 
     def made() -> Iterator[dict[str, Any]]:
         for row in job.rows:
@@ -186,8 +193,9 @@ def _privileged(job: _Job) -> _Written:
                     **as_record(row.lineage),
                 }
 
-    files = job.lines("privileged.jsonl", made())
-    return files, "trl.experimental.sdft reads prompt and privileged_context"
+    files = job.lines(distillation.PRIVILEGED, made())
+    files |= job.text(distillation.self_distillation(job.config))
+    return files, f"cd {job.out} && python {distillation.SCRIPT}"
 
 
 def _dpo(job: _Job) -> _Written:
@@ -213,7 +221,7 @@ def _dpo(job: _Job) -> _Written:
 
 
 def _prompts(job: _Job) -> _Written:
-    """Each problem once, with its answer: for on-policy distillation and RL."""
+    """Each problem once, with its answer: for RL, and for on-policy distillation with a file."""
 
     def made() -> Iterator[dict[str, Any]]:
         last = ""
@@ -222,8 +230,9 @@ def _prompts(job: _Job) -> _Written:
                 last = row.lineage.problem_id
                 yield {"prompt": row.prompt, "answer": row.answer, "problem_id": last}
 
-    files = job.lines("prompts.jsonl", made())
-    return files, f"trl.experimental.gkd or GRPO on {job.out}/prompts.jsonl"
+    files = job.lines(distillation.PROMPTS, made())
+    files |= job.text(distillation.on_policy(job.config))
+    return files, f"cd {job.out} && trl distillation --config {distillation.ON_POLICY}"
 
 
 def _datasets(job: _Job) -> _Written:
@@ -265,6 +274,7 @@ def _staged(
 
 FORMATS: Mapping[str, Callable[[_Job], _Written]] = {
     "trl": _trl,
+    "trl-plan": _trl_plan,
     "llamafactory": _llamafactory,
     "swift": _swift,
     "axolotl": _axolotl,
