@@ -92,7 +92,7 @@ def test_constants_outside_the_config_are_methods_too():
     assert (ceiling.HARD_BELOW, ceiling.EXTREME_SHARE, ceiling.JUDGED_SHARE) == (0.5, 1 / 30, 1 / 3)
     assert (gear.THIRD, gear.ZSCORE_SOFTENER, gear.CUSUM_SLACK) == (1 / 3, 0.1, 0.5)
     assert 1 / entropy.TOP_SHARE == 0.2
-    assert (pure.BINS, pure.NEAR_COMMITMENT, pure.HONEST_KEPT) == (5, 2, 0.95)
+    assert (pure.BINS, pure.NEAR_COMMITMENT, pure.HONEST_LOST) == (5, 2, 0.05)
     assert pace.SHINGLE_WORDS == 5
     assert intervals.CONFIDENCE == 0.95
     assert prompts.PROBE.endswith(r"\boxed{") and prompts.PROBE_CLOSE == "}"

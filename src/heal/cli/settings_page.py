@@ -14,7 +14,6 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from heal.config import Config
 from heal.recipe import PRESETS, submodel
@@ -30,20 +29,28 @@ def resolved_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _section(model: type[BaseModel], depth: int, preset: Mapping[str, Any]) -> list[str]:
+def _section(
+    model: type[BaseModel], depth: int, preset: Mapping[str, Any], own: BaseModel | None = None
+) -> list[str]:
+    """A section's lines; `own` is what it is where nothing is set, if it may be left out."""
     indent = "  " * depth
     lines: list[str] = []
     for name, info in model.model_fields.items():
         notes = [f"{indent}# {line}" for line in meaning(model, name).splitlines()]
         inner = submodel(info.annotation)
         if inner is None:
-            lines += [*notes, f"{indent}{name}: {_default(info, preset.get(name, info))}"]
+            value = getattr(own, name) if own else info.get_default(call_default_factory=True)
+            default = "…  # required" if info.is_required() else _shown(value)
+            if name in preset:
+                default = f"{_shown(preset[name])}  # preset paper: {default}"
+            lines += [*notes, f"{indent}{name}: {default}"]
             continue
         about = inspect.cleandoc(inner.__doc__ or "").splitlines()[0]
         optional = "" if info.is_required() or info.default is not None else "  # default: null"
         head = notes or [f"{indent}# {about}"]
         lines += ["", *head, f"{indent}{name}:{optional}"]
-        lines += _section(inner, depth + 1, preset.get(name) or {})
+        filled = info.default if isinstance(info.default, inner) else None
+        lines += _section(inner, depth + 1, preset.get(name) or {}, filled)
     return lines
 
 
@@ -61,14 +68,6 @@ def _choices(annotation: Any) -> list[str]:
         return [str(member.value) for member in annotation]  # type: ignore[attr-defined]
     values = [v for v in get_args(annotation) if isinstance(v, str)]
     return values if len(values) > 1 else []
-
-
-def _default(info: FieldInfo, preset: Any) -> str:
-    """What a plain recipe gets, and the preset `paper` where that differs."""
-    if info.is_required():
-        return "…  # required"
-    own = _shown(info.get_default(call_default_factory=True))
-    return own if preset is info else f"{_shown(preset)}  # preset paper: {own}"
 
 
 def _shown(value: Any) -> str:
