@@ -6,7 +6,6 @@ to end; TRL's `padding_free` gives each positions of its own and transformers ke
 apart, so that the losses are those of HEAL's own training.
 """
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 
 from heal.config import Config, Train
 from heal.errors import UserError
+from heal.export import merging
 from heal.keys import seed_for
 from heal.records import Example, Problem, StagePlan
 from heal.store import Store
@@ -24,16 +24,6 @@ from heal.students.rendering import Rendered, Renderer, open_renderer
 from heal.students.sets import StoredExamples
 
 __all__ = ["Planned", "planned"]
-
-MERGE = """\
-python - {adapter} {out} <<'EOF'
-import sys
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
-AutoPeftModelForCausalLM.from_pretrained(sys.argv[1]).merge_and_unload().save_pretrained(sys.argv[2])
-AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
-EOF
-"""
 
 
 @dataclass(frozen=True)
@@ -71,19 +61,17 @@ class Planned:
         """The configurations, and `train.sh`."""
         shown = [plan for plan in self.plans if plan.batches]
         files = {f"stage{p.index}_{_name(p)}.yaml": self._settings(p, shown) for p in shown}
-        commands = [f"trl sft --config {name}\n" for name in files]
-        if self.train.lora_rank is not None:
-            merged = [
-                MERGE.format(adapter=_out(plan), out=shlex.quote(_weights(plan, self.train)))
-                for plan in shown
-            ]
-            commands = [a + b for a, b in zip(commands, merged, strict=True)]
+        commands = [
+            f"trl sft --config {name}\n{merging.command(_out(plan), self.train)}"
+            for name, plan in zip(files, shown, strict=True)
+        ]
+        files |= merging.files(self.train)
         head = '#!/usr/bin/env bash\nset -euo pipefail\ncd "$(dirname "$0")"\n\n'
         return files | {"train.sh": head + "\n".join(commands)}
 
     def _settings(self, plan: StagePlan, shown: Sequence[StagePlan]) -> str:
         train, place = self.train, shown.index(plan)
-        source = str(self.student) if place == 0 else _weights(shown[place - 1], train)
+        source = str(self.student) if place == 0 else merging.weights(_out(shown[place - 1]), train)
         settings = {
             "model_name_or_path": source,
             "dtype": "float32",
@@ -152,11 +140,6 @@ def _name(plan: StagePlan) -> str:
 
 def _out(plan: StagePlan) -> str:
     return f"out/{_name(plan)}"
-
-
-def _weights(plan: StagePlan, train: Train) -> str:
-    """Where a stage's whole weights lie."""
-    return _out(plan) if train.lora_rank is None else f"{_out(plan)}-merged"
 
 
 def _adapters(train: Train) -> dict[str, Any]:

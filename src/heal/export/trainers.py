@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from heal.config import Train
+from heal.export import merging
 from heal.export.curriculum import Curriculum, Stage
 
 BASE = "path/to/student"
@@ -45,7 +46,7 @@ def llamafactory(plan: Curriculum, train: Train, student: str | None) -> dict[st
             },
         }
         settings = {
-            "model_name_or_path": _source(plan, number, student),
+            "model_name_or_path": _source(plan, number, train, student),
             "stage": "sft",
             "do_train": True,
             "finetuning_type": "lora" if train.lora_rank else "full",
@@ -55,7 +56,7 @@ def llamafactory(plan: Curriculum, train: Train, student: str | None) -> dict[st
             "template": "qwen",
             "cutoff_len": train.max_length,
             "disable_shuffling": True,
-            "output_dir": f"out/{stage.name}",
+            "output_dir": _out(stage),
             "overwrite_output_dir": True,
             "per_device_train_batch_size": 1,
             "gradient_accumulation_steps": stage.rows_per_step,
@@ -69,9 +70,11 @@ def llamafactory(plan: Curriculum, train: Train, student: str | None) -> dict[st
             "report_to": "none",
         }
         note = "# Set `template` to your student's, or its chat format is not the one it knows.\n"
-        files[f"stage{number}_{stage.name}.yaml"] = _head(stage) + note + _yaml(settings)
+        files[f"stage{number}_{stage.name}.yaml"] = (
+            _head(stage) + _after(stage, train) + note + _yaml(settings)
+        )
     files["dataset_info.json"] = json.dumps(info, indent=2) + "\n"
-    return files
+    return files | merging.files(train)
 
 
 def axolotl(plan: Curriculum, train: Train, student: str | None) -> dict[str, str]:
@@ -79,7 +82,7 @@ def axolotl(plan: Curriculum, train: Train, student: str | None) -> dict[str, st
     files = {}
     for number, stage in enumerate(plan.stages, 1):
         settings = {
-            "base_model": _source(plan, number, student),
+            "base_model": _source(plan, number, train, student),
             "datasets": [
                 {
                     "path": stage_file(stage, number),
@@ -95,7 +98,7 @@ def axolotl(plan: Curriculum, train: Train, student: str | None) -> dict[str, st
             "curriculum_sampling": True,
             "sample_packing": False,
             "sequence_len": train.max_length,
-            "output_dir": f"out/{stage.name}",
+            "output_dir": _out(stage),
             "micro_batch_size": 1,
             "gradient_accumulation_steps": stage.rows_per_step,
             "num_epochs": 1,
@@ -108,8 +111,10 @@ def axolotl(plan: Curriculum, train: Train, student: str | None) -> dict[str, st
             **({"adapter": "lora", "lora_r": train.lora_rank, "lora_alpha": 2 * train.lora_rank,
                 "lora_target_linear": True} if train.lora_rank else {}),
         }  # fmt: skip
-        files[f"stage{number}_{stage.name}.yaml"] = _head(stage) + _yaml(settings)
-    return files
+        files[f"stage{number}_{stage.name}.yaml"] = (
+            _head(stage) + _after(stage, train) + _yaml(settings)
+        )
+    return files | merging.files(train)
 
 
 def swift(plan: Curriculum, train: Train, student: str | None) -> dict[str, str]:
@@ -117,7 +122,7 @@ def swift(plan: Curriculum, train: Train, student: str | None) -> dict[str, str]
     commands = [
         _command(
             "swift sft",
-            model=_source(plan, number, student),
+            model=_source(plan, number, train, student),
             dataset=stage_file(stage, number),
             split_dataset_ratio=0,
             dataset_shuffle="false",
@@ -125,7 +130,7 @@ def swift(plan: Curriculum, train: Train, student: str | None) -> dict[str, str]
             tuner_type="lora" if train.lora_rank else "full",
             max_length=train.max_length,
             truncation_strategy="delete",
-            output_dir=f"out/{stage.name}",
+            output_dir=_out(stage),
             add_version="false",
             num_train_epochs=1,
             per_device_train_batch_size=1,
@@ -135,9 +140,10 @@ def swift(plan: Curriculum, train: Train, student: str | None) -> dict[str, str]
             weight_decay=train.weight_decay,
             save_only_model="true",
         )
+        + merging.command(_out(stage), train)
         for number, stage in enumerate(plan.stages, 1)
     ]
-    return {"train.sh": _script(plan, commands)}
+    return {"train.sh": _script(plan, commands)} | merging.files(train)
 
 
 def trl(plan: Curriculum, train: Train, student: str | None) -> dict[str, str]:
@@ -145,14 +151,14 @@ def trl(plan: Curriculum, train: Train, student: str | None) -> dict[str, str]:
     files, commands = {}, []
     for number, stage in enumerate(plan.stages, 1):
         settings = {
-            "model_name_or_path": _source(plan, number, student),
+            "model_name_or_path": _source(plan, number, train, student),
             "dtype": "auto",
             "datasets": [{"path": "json", "data_files": stage_file(stage, number)}],
             # prompt and completion: the loss is on the completion alone
             "shuffle_dataset": False,
             "train_sampling_strategy": "sequential",
             "max_length": train.max_length,
-            "output_dir": f"out/{stage.name}",
+            "output_dir": _out(stage),
             "num_train_epochs": 1.0,
             "per_device_train_batch_size": 1,
             "gradient_accumulation_steps": stage.rows_per_step,
@@ -168,17 +174,27 @@ def trl(plan: Curriculum, train: Train, student: str | None) -> dict[str, str]:
         }  # fmt: skip
         name = f"stage{number}_{stage.name}.yaml"
         files[name] = _head(stage) + _yaml(settings)
-        commands.append(f"trl sft --config {name}\n")
-    return files | {"train.sh": _script(plan, commands)}
+        commands.append(f"trl sft --config {name}\n{merging.command(_out(stage), train)}")
+    return files | {"train.sh": _script(plan, commands)} | merging.files(train)
 
 
-def _source(plan: Curriculum, number: int, student: str | None) -> str:
+def _source(plan: Curriculum, number: int, train: Train, student: str | None) -> str:
     """The weights a stage starts from; a folder by its whole path, for these files move."""
     if number > 1:
-        return f"out/{plan.stages[number - 2].name}"
+        return merging.weights(_out(plan.stages[number - 2]), train)
     if student is None:
         return BASE
     return str(Path(student).resolve()) if Path(student).exists() else student
+
+
+def _out(stage: Stage) -> str:
+    return f"out/{stage.name}"
+
+
+def _after(stage: Stage, train: Train) -> str:
+    """What a file that is run by hand says of the next stage's weights."""
+    merge = merging.command(_out(stage), train)
+    return f"# Afterwards: {merge}" if merge else ""
 
 
 def _head(stage: Stage) -> str:
