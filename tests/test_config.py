@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from heal.cli.settings_page import meaning, reference, resolved_yaml
 from heal.config import Config, Evaluate
 from heal.errors import UserError
-from heal.execute import first_stage
+from heal.reach import first_stage
 from heal.recipe import leaves, load, parse, submodel
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))

@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "heal"
 LEVELS = [
     ("redaction",),
     ("errors", "records", "keys", "wording", "figures"),
-    ("bounded", "children", "config", "prompts", "recipe", "functions", "method"),
+    ("bounded", "children", "config", "reach", "prompts", "recipe", "functions", "method"),
     ("data", "engines", "verifiers", "steps", "store"),
     ("stages",),
     ("session", "runner", "students", "report", "before"),

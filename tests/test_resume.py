@@ -26,8 +26,9 @@ from tests.scripted_run import (
 from heal.engines.base import Generated, Scored
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import UserError
-from heal.execute import first_stage, overview
+from heal.execute import overview
 from heal.pipeline import OF_ALL, OF_EACH_PROBLEM
+from heal.reach import first_stage
 from heal.recipe import leaves
 from heal.records import Cut, Hint, HintKind
 from heal.store import ProblemRow, ScoreRow, SelectedRow, Store, TraceRow

@@ -32,6 +32,7 @@ from heal.method.arms import (
 )
 from heal.pipeline import OF_ALL, OF_EACH_PROBLEM, WITHOUT_A_TEACHER
 from heal.probing import settle_hint
+from heal.reach import BY_EFFECT, IDENTITY, ONLY_MORE_OR_FEWER, first_stage, flatten, what_changed
 from heal.records import TrainResult
 from heal.report.lines import stage_lines
 from heal.report.load import load_view
@@ -52,83 +53,6 @@ PACKAGES = (
     *("datasketch", "reasoning-gym", "peft", "gguf"),
 )
 
-IDENTITY = (
-    "problems.path",
-    "problems.hub",
-    "problems.gym.task",
-    "problems.source",
-    "problems.traces.path",
-    "teacher.model",
-)
-"""Settings that make a run another run; a folder is not shared between two values of them."""
-
-REACH: tuple[tuple[str, str | None], ...] = (
-    ("problems.verifier", "verify"),
-    ("problems.verify_timeout_s", "verify"),
-    ("problems.verify_workers", None),
-    ("problems", "sample"),
-    ("seed", "sample"),
-    ("seeds", "train"),
-    ("teacher.serve", None),
-    ("scorer.serve", None),
-    ("student.serve", "evaluate"),
-    ("teacher", "sample"),
-    ("sampling", "sample"),
-    ("prompts.solve_hinted", "repair"),
-    ("prompts.answer_hint", "guide"),
-    ("prompts.write_hint", "guide"),
-    ("prompts.write_plan", "guide"),
-    ("prompts.write_diagnosis", "guide"),
-    ("prompts.checker_hint", "guide"),
-    ("prompts.probe", "score"),
-    ("prompts.probe_close", "score"),
-    ("prompts.think_close", "locate"),
-    ("prompts", "sample"),
-    ("scorer", "locate"),
-    ("gear.hinted_samples", "repair"),
-    ("gear.candidates", "repair"),
-    ("gear.target", "repair"),
-    ("gear.early_answer_share", "repair"),
-    ("gear.copied_ngram", "repair"),
-    ("gear.hint_talk", "repair"),
-    ("gear.hint", "guide"),
-    ("gear.hint_probe", "probe"),
-    ("gear.hint_redraws", "guide"),
-    ("gear.hint_gate", "guide"),
-    ("gear.hint_max_tokens", "guide"),
-    ("gear.hint_temperature", "guide"),
-    ("gear", "locate"),
-    ("steps.gate", "repair"),
-    ("steps", "locate"),
-    ("pure.selection", "score"),
-    ("pure.commit_below", "score"),
-    ("pure.commit_steps", "score"),
-    ("pure.calibration_traces", "calibrate"),
-    ("pure.line", "calibrate"),
-    ("pure.measure_uncertainty", "score"),
-    ("pure.measure_reliance", "score"),
-    ("pure.measure_calibrated", "score"),
-    ("pure", "select"),
-    ("pace.closing", "train"),
-    ("pace.own_replay", "train"),
-    ("pace.own_d1", "train"),
-    ("pace.replay_easy", "train"),
-    ("pace.frontier_from", "train"),
-    ("pace", "select"),
-    ("student", "select"),
-    ("train.max_length", "select"),
-    ("arms", "locate"),
-    ("train", "train"),
-    ("evaluate.teacher_n", "sample"),
-    ("evaluate.scored_token_cost", "match"),
-    ("evaluate", "evaluate"),
-    ("engine.local.weights", "sample"),
-    ("engine.local.dtype", "sample"),
-    *((name, None) for name in ("run", "preset", "limits", "engine")),
-)
-"""First stage each setting reaches, the most specific first; None: it changes how work is done, not
-what it is."""
-
 _HOW: dict[str, Any] = {
     "run": True,
     "limits": True,
@@ -137,11 +61,6 @@ _HOW: dict[str, Any] = {
     "scorer": {"serve"},
 }
 """Says how work is done: a run that is complete stays so, whatever stands here."""
-
-ONLY_MORE_OR_FEWER = frozenset(
-    {"sampling.n", "gear.candidates", "gear.paths", "gear.hinted_samples", "gear.target"}
-)
-"""Settings that say how many to draw: what is drawn already serves any value of them."""
 
 Consent = Callable[[str], bool]
 """Given what may be redone at most, whether to."""
@@ -153,13 +72,6 @@ _DRAWN = (
     ("match", "matched"),
 )
 """Stages that draw traces, and what the columns call those."""
-
-BY_EFFECT = frozenset(
-    {"arms", "pure.selection", "pure.measure_uncertainty", "pure.measure_reliance"}
-    | {"pure.measure_calibrated"}
-)
-"""Settings that reach a single problem only through the breakpoints and measurements they ask for,
-which are named instead: most other values of them leave every problem settled."""
 
 
 def execute(
@@ -369,7 +281,7 @@ def foreseen(config: Config) -> Iterator[str]:
     with Store.open(Path(config.run), write=False) as store:
         before, resolved = store.meta("config"), config.model_dump(mode="json")
         yield state(store)
-        changed = list(_what_changed(before, resolved)) if before else []
+        changed = list(what_changed(before, resolved)) if before else []
         yield from changed or ["no setting has changed: stored work is kept"]
         if at_stake := _at_stake(store, before or {}, resolved):
             yield at_stake
@@ -382,7 +294,7 @@ def _claim_folder(
     before = store.meta("config")
     if before is not None:
         _refuse_another_run(config.run, before, resolved, adopt)
-        for line in _what_changed(before, resolved):
+        for line in what_changed(before, resolved):
             observer.say(line)
         at_stake = _at_stake(store, before, resolved)
         if at_stake:
@@ -422,15 +334,6 @@ def _refuse_another_run(
         )
 
 
-def _what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    old, new = flatten(before), flatten(now)
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            stage = first_stage(key)
-            reach = f"redoes what it reaches from '{stage}' on" if stage else "redoes nothing"
-            yield f"changed: {key} {old.get(key)} → {new.get(key)}; {reach}"
-
-
 def _at_stake(store: Store, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What changed settings may redo of what was paid for, at most; '' for nothing."""
     old, new = flatten(before), flatten(now)
@@ -455,26 +358,6 @@ def _at_stake(store: Store, before: Mapping[str, Any], now: Mapping[str, Any]) -
     ]
     told_parts = " and ".join(part for part in parts if part)
     return told_parts and f"to redo at most: {told_parts}; what fits the new settings is kept"
-
-
-def first_stage(key: str) -> str | None:
-    """The first stage a setting reaches; None when it changes no result."""
-    return next(stage for prefix, stage in REACH if _under(key, prefix))
-
-
-def _under(key: str, prefix: str) -> bool:
-    return key == prefix or key.startswith(prefix + ".")
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def versions() -> dict[str, str]:

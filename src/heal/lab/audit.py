@@ -16,12 +16,13 @@ import numpy as np
 from heal.config import Config
 from heal.engines.base import answers
 from heal.errors import UserError
-from heal.execute import IDENTITY, count_lost, first_stage, flatten
+from heal.execute import count_lost
 from heal.lab import answer_swap, sampled_answers, swap_plan
 from heal.lab.answer_swap import Continued, Swap, Told
 from heal.lab.checked import separate_pure
 from heal.method.audit import PureAudit, SampledU, Separation, rank_correlation, separation
 from heal.method.pure import Calibration, commitment, drop_scores
+from heal.reach import IDENTITY, first_stage, flatten
 from heal.records import AuditSide, Check, Gate, Problem, PureScore, Selection
 from heal.report.lines import tally
 from heal.runner import Limits, Runner, lanes
