@@ -221,10 +221,14 @@ def _explain(error: Any) -> str:
     told = _WORDS.get(error["type"], plainly)
     if error["type"] in ("model_type", "model_attributes_type"):
         inner = _section(error["loc"])
-        fields = inner.model_fields if inner else {}
-        first = next((n for n, info in fields.items() if info.is_required()), next(iter(fields)))
-        told = f"is a section of settings; write {dotted}.{first}=VALUE or one of its others"
+        told = _WORDS["dict_type"] if inner is None else _one_of(inner, dotted)
     return f"{dotted or 'settings'}: {told}"
+
+
+def _one_of(section: type[BaseModel], dotted: str) -> str:
+    fields = section.model_fields
+    first = next((n for n, info in fields.items() if info.is_required()), next(iter(fields)))
+    return f"is a section of settings; write {dotted}.{first}=VALUE or one of its others"
 
 
 _WORDS: Mapping[str, str] = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from heal.errors import UserError
+from heal.wording import plural
 
 __all__ = ["read_settings"]
 
@@ -42,7 +43,7 @@ def _settings(file: BinaryIO, size: int) -> dict[str, Setting]:
     _number(file, "<Q")  # how many tensors
     count, found = int(_number(file, "<Q")), {}
     if count > _MOST:
-        raise ValueError(f"{count:,} settings")
+        raise ValueError(plural(count, "setting"))
     for _ in range(count):
         name = _text(file, size)
         value = _value(file, int(_number(file, "<I")), size)
@@ -64,7 +65,7 @@ def _value(file: BinaryIO, kind: int, size: int) -> Setting | None:
         _skip(file, count * struct.calcsize(_NUMBERS[inner]), size)
         return None
     if inner != _STRING or count > _MOST:
-        raise ValueError(f"a list of {count:,} of kind {inner}")
+        raise ValueError(f"a list of {plural(count, 'value')}, of kind {inner}")
     for _ in range(count):
         _skip(file, int(_number(file, "<Q")), size)
     return None
@@ -78,11 +79,11 @@ def _number(file: BinaryIO, form: str) -> int | float | bool:
 def _text(file: BinaryIO, size: int) -> str:
     length = int(_number(file, "<Q"))
     if length > size - file.tell():
-        raise ValueError(f"a text of {length:,} bytes, beyond its end")
+        raise ValueError(f"a text of {plural(length, 'byte')}, beyond its end")
     return file.read(length).decode("utf-8", errors="replace")
 
 
 def _skip(file: BinaryIO, length: int, size: int) -> None:
     if length > size - file.tell():
-        raise ValueError(f"a list of {length:,} bytes, beyond its end")
+        raise ValueError(f"a list of {plural(length, 'byte')}, beyond its end")
     file.seek(length, 1)

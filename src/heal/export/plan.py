@@ -121,7 +121,7 @@ def planned(store: Store, config: Config, arm: str) -> Planned:
     if not (student / "config.json").is_file():
         raise UserError(
             f"{config.student.model}: TRL starts from a transformers folder",
-            hint=f"heal export trl {store.folder} names no weights",
+            hint=f"heal export trl {store.folder}, which names no weights",
         )
     problems = {problem.id: problem for _, problem in store.read("problem", Problem)}
     return Planned(

@@ -5,6 +5,7 @@ interval: ceiling, breakpoint, PURE, students, ledger. Reads columns, and opens 
 time; runs no model itself.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -332,8 +333,10 @@ def _suspicion(
 
 def _detect(kind: Selection, pool: str, read: Sequence[_Read]) -> Detection:
     own = [each for each in read if kind in each.suspicion]
-    valid = np.array([each.suspicion[kind] for each in own if each.valid])
-    fudged = np.array([each.suspicion[kind] for each in own if not each.valid])
+    # a trace without any number is as suspicious to `worst_result` as can be: infinitely
+    read_as = [min(each.suspicion[kind], sys.float_info.max / 2) for each in own]
+    valid = np.array([s for s, each in zip(read_as, own, strict=True) if each.valid])
+    fudged = np.array([s for s, each in zip(read_as, own, strict=True) if not each.valid])
     if not len(valid) or not len(fudged):
         return Detection(str(kind), pool, None, None, len(valid), len(fudged))
     return Detection(

@@ -39,8 +39,8 @@ def choice_sentence(choice: HintChoice) -> str:
     told = ", ".join(f"{own.kind} {yield_text(own)}" for own in by_yield(choice))
     where = plural(choice.problems, "extreme problem")
     return (
-        f"Hints are of the kind {choice.kind}, for {choice.why}. Valid repairs per {count(PER)}"
-        f" teacher tokens on {where}: {told}."
+        f"Hints are of the kind {choice.kind}, for {choice.why}. Valid repairs per "
+        f"{plural(PER, 'teacher token')} on {where}: {told}."
     )
 
 
