@@ -25,7 +25,8 @@ demo: $(READY)
 	$(BIN)/heal run -c recipes/lab.yaml
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8 --dist loadfile \
+	  --no-loadscope-reorder
 
 test-all: $(READY)
 	$(BIN)/python -m pytest
