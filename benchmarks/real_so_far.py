@@ -43,6 +43,8 @@ from heal.records import (
 from heal.report.audit_page import gear_page
 from heal.stages import calibrate as calibrating
 from heal.stages import select, words
+from heal.stages.candidates import unseen
+from heal.stages.filter import Profiles, profiles
 from heal.stages.steps import step_text, trace_steps
 from heal.steps import open_checker
 from heal.store import DATABASE, CutRow, Store, Stored
@@ -125,11 +127,11 @@ def _score_keys(store: Store) -> Iterator[tuple[str, str]]:
 
 def choose(store: Store, config: Config) -> None:
     """PURE and PACE for every arm, by the honest traces that are scored."""
-    honest = [profile for _, profile in select.profiles(store, calibrating.TAG)]
+    honest = [profile for _, profile in profiles(store, calibrating.TAG)]
     lines = calibrate(sorted(honest, key=lambda profile: profile.trace), config.pure)
     problems = dict(store.read("problem", Problem))
-    own = select.Profiles(store, config, lines)
-    select.select(store, config, problems, own, select.unseen, lambda example: None)
+    own = Profiles(store, config, lines)
+    select.select(store, config, problems, own, unseen, lambda example: None)
 
 
 def gate(store: Store) -> int:

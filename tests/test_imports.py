@@ -74,7 +74,8 @@ def test_imports_point_downward(name: str, path: Path) -> None:
         assert LEVEL[other] <= LEVEL[own], f"{name} imports {target}, which stands above it"
 
 
-OF_ALL_PROBLEMS = ("stages.calibrate", "stages.match_budget", "stages.select")
+OF_ALL_PROBLEMS = ("stages.calibrate", "stages.match_budget", "stages.filter", "stages.select")
+OF_ALL_PROBLEMS += ("stages.candidates",)
 """Stages that see all problems, through the store."""
 PURE = ("heal.store.columns", "heal.engines.base", "heal.keys", "heal.functions", "heal.errors")
 PURE += ("heal.config", "heal.prompts", "heal.records", "heal.method", "heal.stages")

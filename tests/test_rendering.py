@@ -11,7 +11,7 @@ from heal.engines.local.tokens import Tokens
 from heal.errors import UserError
 from heal.method.thinking import Malformed, canonical, read_thought
 from heal.records import Drop, Example
-from heal.stages.select import Seen
+from heal.stages.candidates import Seen
 from heal.students.rendering import IGNORED, Refusal, Rendered, Renderer, end_of_turn, reader
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -24,7 +24,7 @@ from heal.records import (
 )
 from heal.report.html import render_html
 from heal.report.table import print_table
-from heal.stages.select import Seen
+from heal.stages.candidates import Seen
 from heal.store import AttemptRow, SelectedRow, Store, Stored
 from heal.students import own
 

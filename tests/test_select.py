@@ -28,7 +28,9 @@ from heal.records import (
     Trace,
     Verdict,
 )
-from heal.stages.select import Profiles, Seen, select, unseen
+from heal.stages.candidates import Seen, unseen
+from heal.stages.filter import Profiles
+from heal.stages.select import select
 from heal.store import ProblemRow, ScoreRow, SelectedRow, Store, Stored, TraceRow
 from heal.students.arms import arm_plan, matched_budget
 

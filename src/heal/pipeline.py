@@ -17,6 +17,8 @@ from heal.retention import WATCHED, ask_own, watch
 from heal.run import SO_FAR, Run, Stage
 from heal.stages import calibrate as calibrating
 from heal.stages import guide, locate, match_budget, probe, repair, sample, score, select, words
+from heal.stages.candidates import See, unseen
+from heal.stages.filter import Profiles
 from heal.students import arms as students
 from heal.students.export import StageFiles
 from heal.students.rendering import open_renderer, reader
@@ -78,8 +80,8 @@ def match(run: Run) -> str:
 def choose(run: Run) -> str:
     """§3 and §4: PURE drops, PACE caps; what remains is each arm's sets and the stage files."""
     s, c = run.session, run.session.config
-    profiles = select.Profiles(s.store, c, run.calibration)
-    see: select.See = select.unseen
+    profiles = Profiles(s.store, c, run.calibration)
+    see: See = unseen
     if c.student is not None:
         see = reader(open_renderer(c.student.model, c.train.max_length))
     marked = marked_bad(s)

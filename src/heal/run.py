@@ -31,8 +31,8 @@ from heal.records import (
 from heal.runner import Ask, Done, Limits, Runner, lanes
 from heal.session import SERVERS, Observer, Session
 from heal.stages import locate, match_budget, repair, sample
+from heal.stages.candidates import example
 from heal.stages.found import Found, Request, Setup
-from heal.stages.select import example
 from heal.store import AttemptRow, ProblemRow, Row, Store, Stored, TraceRow
 from heal.students import arms as students
 from heal.students.exam import conclude as conclude_exam

@@ -18,7 +18,7 @@ from heal.method.pace import POOLS
 from heal.method.thinking import Malformed, canonical, read_thought
 from heal.prompts import Prompts
 from heal.records import Cut, Drop, Hint, Problem, Trace
-from heal.stages.select import example
+from heal.stages.candidates import example
 from heal.store import Store
 from heal.students.export import STAGE_NAMES
 

@@ -28,8 +28,8 @@ from heal.report.lines import tally
 from heal.runner import Limits, Runner, lanes
 from heal.session import Observer, Session
 from heal.stages import calibrate as calibrating
+from heal.stages.filter import has_reliance
 from heal.stages.found import Answerable, Found, Setup
-from heal.stages.select import has_reliance
 from heal.store import Store, Stored
 from heal.verifiers import open_verifier
 from heal.wording import plural

@@ -40,7 +40,7 @@ from heal.report.numbers import SetRow, sets
 from heal.session import Observer
 from heal.stages import calibrate as calibrating
 from heal.stages import locate, repair, sample
-from heal.stages.select import has_reliance, profiles
+from heal.stages.filter import has_reliance, profiles
 from heal.store import Store
 
 RECIPE = Path(__file__).parent / "recipe.yaml"

@@ -26,7 +26,7 @@ from heal.method.pure import Calibration, calibrate, drop_scores
 from heal.records import Breakpoint, Cut, Outcome, Selection, StepWord, StepWords, TokenScores
 from heal.stages import calibrate as calibrating
 from heal.stages import locate, repair
-from heal.stages.select import has_reliance, profiles
+from heal.stages.filter import has_reliance, profiles
 from heal.store import Store
 
 RESAMPLES = 2_000

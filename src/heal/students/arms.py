@@ -15,7 +15,7 @@ from heal.keys import seed_for
 from heal.method.arms import Arm, trained
 from heal.method.curriculum import NOTHING, Beside, budget_tokens, schedule
 from heal.records import Drop, Example, Problem, Split, StagePlan, Trace, TrainResult, Verdict
-from heal.stages.select import example
+from heal.stages.candidates import example
 from heal.store import Store
 from heal.students.checkpoints import Note
 from heal.students.exam import Exam

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from heal.keys import content_key
 from heal.prompts import Prompts
 from heal.records import EvalTrace, OwnAnswer, Problem, Split, Stratum, Verdict
-from heal.stages.select import See
+from heal.stages.candidates import See
 from heal.store import AttemptRow, Store
 from heal.students.exam import STAGE
 from heal.students.sets import OWN, own_example

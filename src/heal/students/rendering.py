@@ -23,7 +23,7 @@ from heal.engines.text import undated
 from heal.errors import UserError
 from heal.method.thinking import Malformed, read_thought
 from heal.records import Drop, Example
-from heal.stages.select import Seen
+from heal.stages.candidates import Seen
 from heal.students.forms import StudentForm, student_form
 from heal.wording import plural
 

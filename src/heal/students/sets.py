@@ -11,7 +11,7 @@ from heal.method.curriculum import Beside
 from heal.method.pace import POOLS
 from heal.prompts import Prompts, fill
 from heal.records import Drop, Example, OwnAnswer, Problem, Stratum, Trace
-from heal.stages.select import example
+from heal.stages.candidates import example
 from heal.store import Store
 
 OWN = "own"
