@@ -69,7 +69,12 @@ class Model:
         for row, token in zip(logp[:-1], ids[1:], strict=True):
             best = torch.topk(row, min(k, len(row))).indices.tolist() if k else []
             shown = dict.fromkeys([token, *best])
-            places.append({str(i): {"logprob": float(row[i]), "rank": 1} for i in shown})
+            places.append(
+                {
+                    str(i): {"logprob": float(row[i]), "rank": 1 + int((row > row[i]).sum())}
+                    for i in shown
+                }
+            )
         return places
 
 

@@ -7,7 +7,7 @@ import copy
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -400,6 +400,26 @@ def test_logprobs_equal_a_plain_forward(subject: Subject) -> None:
         mine = asked[int(scored.request)]
         logprob, _ = plain_values(subject.reference, mine.context_ids, mine.target_ids)
         np.testing.assert_allclose(scored.logprob, logprob, atol=subject.tolerance)
+
+
+def test_ranks_count_the_likelier_tokens_of_a_plain_forward(subject: Subject) -> None:
+    engine, slack = subject.engine, subject.tolerance
+    asked = [replace(example(engine, str(i), w), ranks=True) for i, w in enumerate(WORDS)]
+    for scored in engine.score(iter(asked)):
+        if not engine.capabilities.ranks:
+            assert scored.rank is None
+            continue
+        mine = asked[int(scored.request)]
+        logits = plain_logits(subject.reference, (*mine.context_ids, *mine.target_ids))
+        logp = torch.log_softmax(logits.double(), -1)[len(mine.context_ids) - 1 : -1]
+        own = logp.gather(1, torch.tensor(mine.target_ids)[:, None])
+        assert scored.rank is not None and len(scored.rank) == len(mine.target_ids)
+        assert (scored.rank >= 1 + (logp > own + slack).sum(-1).numpy()).all()
+        assert (scored.rank <= (logp >= own - slack).sum(-1).numpy()).all()
+
+
+def test_ranks_are_not_told_where_nobody_asked(engine: Engine) -> None:
+    assert score_one(engine, example(engine)).rank is None
 
 
 def test_entropies_are_exact_or_their_bounds_contain_the_exact_one(subject: Subject) -> None:

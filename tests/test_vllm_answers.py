@@ -111,6 +111,12 @@ def test_both_ways_of_asking_score_alike(recorded: dict[str, dict[str, Any]]) ->
     np.testing.assert_allclose(one.logprob, other.logprob, atol=1e-5)
     np.testing.assert_allclose(one.top, other.top, atol=1e-5)
     assert (one.top[:, 0] >= one.logprob).all()
+    assert one.rank is not None and other.rank is None
+    assert one.rank.tolist() == RANKS
+
+
+RANKS = [2, 260, 32]
+"""How vLLM ranks the target's tokens."""
 
 
 # ── the whole engine over the recorded answers ──────────────────────────────────────────────────

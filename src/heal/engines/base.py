@@ -34,6 +34,8 @@ class Capabilities:
     context: int
     """Longest prompt plus continuation, in tokens."""
     vocabulary: int
+    ranks: bool = False
+    """Scores can say how many tokens were likelier than each."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class ScoreRequest:
     context_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
     probes: tuple[Probe, ...] = ()
+    ranks: bool = False
+    """Also the rank of each target, of an engine that can."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,9 @@ class Scored:
     tokens: int = 0
     """Tokens that went through the model for this request, probes included."""
     error: str | None = None
+    rank: IntArray | None = None
+    """int32[T]: one more than how many tokens were likelier; None where nobody asked, or the engine
+    cannot say."""
 
 
 def failed_generation(request: GenRequest, index: int, error: str) -> Generated:

@@ -265,7 +265,8 @@ def open_http(
 def _capabilities(
     connected: Connected, tokenizer: ServedTokenizer, settings: Settings
 ) -> Capabilities:
-    can_score = any(endpoint.scores for endpoint in connected.endpoints)
+    scoring = [endpoint for endpoint in connected.endpoints if endpoint.scores]
+    can_score = bool(scoring)
     exact = settings.top_logprobs >= tokenizer.vocabulary
     return Capabilities(
         score=can_score,
@@ -274,6 +275,7 @@ def _capabilities(
         and all(endpoint.dialect.seeds for endpoint in connected.endpoints),
         context=connected.context,
         vocabulary=tokenizer.vocabulary,
+        ranks=can_score and all(endpoint.dialect.ranks for endpoint in scoring),
     )
 
 

@@ -191,15 +191,16 @@ def _scoring(pool: Pool, ids: tuple[int, ...], start: int, k: int) -> Call[Value
 
 def _scored(request: ScoreRequest, served: Served, k: int, values: Sequence[Values]) -> Scored:
     empty = np.zeros(0, np.float32)
-    logprob, lo, hi, probes = empty, empty, empty, list(values)
+    logprob, lo, hi, probes, rank = empty, empty, empty, list(values), None
     if request.target_ids:
         main = probes.pop(0)
-        logprob = main.logprob
+        logprob, rank = main.logprob, main.rank if request.ranks else None
         lo, hi = entropy_bounds(main.top, served.vocabulary, main.logprob)
     context, length = len(request.context_ids), len(request.target_ids)
     read = [context + p.at + len(p.ids) for p in request.probes]
     tokens = sum(read) + (context + length if length else 0)
-    return Scored(request.id, logprob, lo, hi, tuple(p.logprob for p in probes), tokens)
+    probed = tuple(p.logprob for p in probes)
+    return Scored(request.id, logprob, lo, hi, probed, tokens, rank=rank)
 
 
 def probes_in_range(probes: Sequence[Probe], length: int) -> str | None:

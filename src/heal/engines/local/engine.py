@@ -45,6 +45,7 @@ class LocalEngine(Speaker):
             seeds=True,
             context=model.context,
             vocabulary=model.vocabulary,
+            ranks=True,
         )
 
     def generate(self, requests: Iterable[GenRequest | None]) -> Iterator[Generated | None]:

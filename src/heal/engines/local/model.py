@@ -19,6 +19,8 @@ from heal.records import FloatArray
 
 _CHUNK_ELEMENTS = 1 << 23
 """Logits held at once while scoring (32 MB of float32)."""
+VALUES = 3
+"""What is known of a scored token: its log-prob, its distribution's entropy, its rank."""
 
 
 class Start(Protocol):
@@ -76,11 +78,17 @@ class Model(Protocol):
 
 
 def distribution(
-    hidden: Tensor, targets: Tensor, logits_of: Callable[[Tensor], Tensor], vocabulary: int
-) -> tuple[Tensor, Tensor]:
-    """Log-prob of each target and entropy of its distribution, a chunk of rows at a time."""
-    logprob = torch.empty(len(targets))
-    entropy = torch.empty(len(targets))
+    hidden: Tensor,
+    targets: Tensor,
+    logits_of: Callable[[Tensor], Tensor],
+    vocabulary: int,
+    ranks: bool = False,
+) -> Tensor:
+    """Log-prob and rank of each target and the entropy of its distribution: float32[VALUES, T].
+
+    Ranks, exact below 2²⁴, are zeros where they are not asked for. A chunk of rows at a time.
+    """
+    logprob, entropy, rank = torch.zeros(VALUES, len(targets))
     rows = max(1, _CHUNK_ELEMENTS // vocabulary)
     for start in range(0, len(targets), rows):
         end = min(start + rows, len(targets))
@@ -88,17 +96,21 @@ def distribution(
         chosen = targets[start:end].to(logits.device)
         top = logits.amax(-1, keepdim=True)
         centred = logits - top
+        own = centred.gather(1, chosen[:, None])
+        if ranks:
+            rank[start:end] = 1 + (centred > own).sum(-1)
         weights = torch.exp(centred)
         total = weights.sum(-1)
-        logprob[start:end] = centred.gather(1, chosen[:, None]).squeeze(1) - total.log()
+        logprob[start:end] = own.squeeze(1) - total.log()
         # 0 · −inf of an impossible token is 0 in an entropy.
         spread = (weights * centred.clamp_min_(-1e30)).sum(-1) / total
         entropy[start:end] = total.log() - spread
-    return logprob, entropy
+    return torch.stack([logprob, entropy, rank])
 
 
-def assemble(request: ScoreRequest, logprob: Tensor, entropy: Tensor, tokens: int) -> Scored:
-    """Cut flat values, targets first and then probe by probe, into a result."""
+def assemble(request: ScoreRequest, values: Tensor, tokens: int) -> Scored:
+    """Cut `distribution`'s values, targets first and then probe by probe, into a result."""
+    logprob, entropy, rank = values
     split = len(request.target_ids)
     probes: list[FloatArray] = []
     start = split
@@ -110,5 +122,11 @@ def assemble(request: ScoreRequest, logprob: Tensor, entropy: Tensor, tokens: in
     if not bool(torch.isfinite(entropy).all()):
         raise FloatingPointError("the model returned non-finite logits")
     return Scored(
-        request.id, logprob[:split].numpy().copy(), entropies, entropies, tuple(probes), tokens
+        request.id,
+        logprob[:split].numpy().copy(),
+        entropies,
+        entropies,
+        tuple(probes),
+        tokens,
+        rank=rank[:split].numpy().astype(np.int32) if request.ranks else None,
     )

@@ -17,7 +17,7 @@ from heal.engines.base import Scored
 from heal.engines.local.body import Body
 from heal.engines.local.cohort import Cohort, Prefix, consolidated
 from heal.engines.local.matrices import Dense, Int8, Matrix, Packed, Watched, packing_pays
-from heal.engines.local.model import Memory, Start, assemble, distribution
+from heal.engines.local.model import VALUES, Memory, Start, assemble, distribution
 from heal.engines.local.prefixes import PrefixCache
 from heal.engines.local.siblings import Family, tokens_of
 from heal.engines.local.trees import Row, Sequences, Trunk, padded, tree_inputs, tree_mask
@@ -160,16 +160,17 @@ class NativeModel:
             number += 1
         return trunks
 
-    def _shared_values(self, family: Family, trunk: Trunk) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies of the trunk's tokens but the first, [shared − 1]."""
+    def _shared_values(self, family: Family, trunk: Trunk) -> Tensor:
+        """Values of the trunk's tokens but the first, [VALUES, shared − 1]."""
         start = min(len(request.context_ids) for request in family.requests)
-        values = torch.zeros(2, family.shared - 1)
+        values = torch.zeros(VALUES, family.shared - 1)
         if start < family.shared:
             targets = torch.tensor(family.trunk[start:])
-            values[0, start - 1 :], values[1, start - 1 :] = distribution(
-                trunk.hidden[start - 1 : -1], targets, self.body.logits, self.vocabulary
+            ranks = any(request.ranks for request in family.requests)
+            values[:, start - 1 :] = distribution(
+                trunk.hidden[start - 1 : -1], targets, self.body.logits, self.vocabulary, ranks
             )
-        return values[0], values[1]
+        return values
 
     def _scored(
         self,
@@ -177,7 +178,7 @@ class NativeModel:
         hidden: Tensor,
         main: int,
         trunk: Trunk | None,
-        shared: tuple[Tensor, Tensor] | None,
+        shared: Tensor | None,
     ) -> Scored:
         (where, targets), (branch_where, branch_targets) = row.targets(), row.probes(main)
         sources = torch.tensor(where + branch_where, dtype=torch.long, device=self.device)
@@ -185,14 +186,11 @@ class NativeModel:
         if trunk is not None:
             states[sources < 0] = trunk.hidden[-1]
         wanted = torch.tensor(targets + branch_targets, dtype=torch.long)
-        values = distribution(states, wanted, self.body.logits, self.vocabulary)
+        request = row.request
+        values = distribution(states, wanted, self.body.logits, self.vocabulary, request.ranks)
         if shared is not None:
-            start = len(row.request.context_ids) - 1
-            values = (
-                torch.cat([shared[0][start:], values[0]]),
-                torch.cat([shared[1][start:], values[1]]),
-            )
-        return assemble(row.request, *values, tokens_of(row.request))
+            values = torch.cat([shared[:, len(request.context_ids) - 1 :], values], dim=1)
+        return assemble(request, values, tokens_of(request))
 
     def _hidden(self, ids: Tensor, positions: Tensor, attention: Sequences) -> Tensor:
         flat = ids.flatten().to(self.device), positions.flatten().to(self.device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from heal.engines.base import Scored, ScoreRequest
-from heal.engines.local.model import Memory, Start, assemble, distribution
+from heal.engines.local.model import VALUES, Memory, Start, assemble, distribution
 from heal.engines.local.siblings import Family
 
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -129,18 +129,17 @@ class StandardModel:
         for p in request.probes:
             before = (*request.context_ids, *request.target_ids[: p.at], *p.ids[: p.score_from])
             passes.append((before, p.ids[p.score_from :]))
-        values = [self._values(context, target) for context, target in passes if target]
-        logprob = torch.cat([v[0] for v in values]) if values else torch.empty(0)
-        entropy = torch.cat([v[1] for v in values]) if values else torch.empty(0)
+        found = [self._values(*each, request.ranks) for each in passes if each[1]]
+        values = torch.cat([torch.empty(VALUES, 0), *found], dim=1)
         tokens = sum(len(context) + len(target) for context, target in passes if target)
-        return assemble(request, logprob, entropy, tokens)
+        return assemble(request, values, tokens)
 
-    def _values(self, context: tuple[int, ...], target: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def _values(self, context: tuple[int, ...], target: tuple[int, ...], ranks: bool) -> Tensor:
         ids = torch.tensor([[*context, *target]], device=self.device)
         out = self.module(input_ids=ids, use_cache=False, logits_to_keep=len(target) + 1)
         logits = out.logits[0, :-1]
         return distribution(
-            logits, torch.tensor(target), lambda part: part.float(), self.vocabulary
+            logits, torch.tensor(target), lambda part: part.float(), self.vocabulary, ranks
         )
 
 

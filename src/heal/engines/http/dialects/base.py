@@ -19,7 +19,7 @@ import numpy as np
 
 from heal.engines.base import Sampling
 from heal.engines.http.failures import BadAnswerError
-from heal.records import FloatArray
+from heal.records import FloatArray, IntArray
 
 CLAMPED = -9000.0
 """vLLM writes −9999 for a log-prob of −inf."""
@@ -56,6 +56,8 @@ class Values:
 
     logprob: FloatArray
     top: FloatArray
+    rank: IntArray | None = None
+    """int32[T]: one more than how many tokens were likelier; None: the server does not say."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Dialect(Protocol):
     name: str
     scores: bool
     """Whether it can give log-probs of given ids; `openai` is tried."""
+    ranks: bool
+    """Whether it says how many tokens were likelier than each given one."""
     seeds: bool
     """Whether a request's seed is honoured."""
     filters: bool

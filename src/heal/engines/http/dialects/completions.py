@@ -4,9 +4,11 @@ Fields and traps are those of vLLM 0.10 to 0.32.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from heal.engines.base import Sampling
 from heal.engines.http.dialects.base import (
@@ -24,6 +26,7 @@ from heal.engines.http.failures import BadAnswerError
 
 class _Entry(msgspec.Struct):
     logprob: float
+    rank: int | None = None
 
 
 class _Logprobs(msgspec.Struct):
@@ -68,6 +71,7 @@ class Vllm:
 
     name = "vllm"
     scores = True
+    ranks = True
     seeds = True
     filters = True
     health: tuple[str, ...] = ("/health", "/v1/models")
@@ -111,7 +115,10 @@ class Vllm:
         seen = [i if p else -1 for i, p in zip(target, known, strict=True)]
         logprobs = [p[i].logprob if p else None for i, p in zip(target, known, strict=True)]
         top = [[e.logprob for e in p.values()] if p else [] for p in rows] if k else []
-        return arranged(target, seen, logprobs, top, k)
+        values = arranged(target, seen, logprobs, top, k)
+        ranks = [p[i].rank if p else None for i, p in zip(target, known, strict=True)]
+        told = None if None in ranks else np.array(ranks, np.int32)
+        return replace(values, rank=told)
 
     def info(self, body: bytes) -> ServerInfo:
         """Served names and their `max_model_len`."""
@@ -122,6 +129,7 @@ class OpenAi(Vllm):
     """Any other `/v1/completions`; it must return token ids, which is tried when it is opened."""
 
     name = "openai"
+    ranks = False
     seeds = False
     filters = False
     health: tuple[str, ...] = ("/v1/models",)

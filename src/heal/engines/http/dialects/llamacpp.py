@@ -38,6 +38,7 @@ class LlamaCpp:
 
     name = "llamacpp"
     scores = False
+    ranks = False
     seeds = True
     filters = True
     health: tuple[str, ...] = ("/health", "/props")

@@ -49,6 +49,7 @@ class Sglang:
 
     name = "sglang"
     scores = True
+    ranks = False
     seeds = False  # honoured only under --enable-deterministic-inference
     filters = True
     health: tuple[str, ...] = ("/health", "/v1/models")
