@@ -7,6 +7,8 @@ import pytest
 from rich.console import Console
 
 from heal.cli.progress import ConsoleObserver
+from heal.records import StagePlan, TrainResult
+from heal.run import Run
 
 
 def test_plain_lines_come_after_3_seconds_and_then_every_15(
@@ -25,3 +27,44 @@ def test_plain_lines_come_after_3_seconds_and_then_every_15(
     lines = [second for second, (a, b) in enumerate(zip([0, *seen], seen, strict=False)) if b > a]
     assert lines == [3, 18, 33]
     assert written.getvalue().splitlines()[0] == "sample    4 of 100 problems · about 0:01:12 left"
+
+
+class Told:
+    """An observer that counts steps."""
+
+    def __init__(self) -> None:
+        self.old = self.new = 0
+
+    def stored(self, count: int) -> None:
+        self.old += count
+
+    def advance(self, count: int = 1) -> None:
+        self.new += count
+
+
+def result(arm: str, stage: int) -> TrainResult:
+    return TrainResult(
+        key="", arm=arm, seed=0, stage=stage, folder="", steps=4, tokens=0, presentations=0,
+        distinct=0, refused_long=0, loss_first=0.0, loss_last=0.0, learning_rate=0.0, seconds=0.0,
+    )  # fmt: skip
+
+
+def test_steps_of_an_earlier_start_count_as_done() -> None:
+    told = Told()
+    run = Run(SimpleNamespace(observer=told))  # type: ignore[arg-type]
+    stages = tuple(StagePlan(i, (("t",),) * 4, 1.0) for i in (1, 2, 3))
+    run.plans = {("rft", 0): stages, ("heal", 0): stages, ("heal", 1): stages}
+    for stage in (1, 2, 3):  # all of it was trained earlier
+        run.stage_over(result("rft", stage))
+    assert (told.old, told.new) == (12, 0)
+    run.stage_over(result("heal", 1))  # the first stage was, and two steps of the second
+    for step in (7, 8):
+        run.trained(step, 12, 1.0)
+    assert (told.old, told.new) == (12 + 6, 2)
+    run.stage_over(result("heal", 2))
+    for step in range(9, 13):
+        run.trained(step, 12, 1.0)
+    run.stage_over(result("heal", 3))
+    assert (told.old, told.new) == (18, 6)
+    run.trained(1, 12, 1.0)  # the next student begins anew
+    assert (told.old, told.new) == (18, 7)

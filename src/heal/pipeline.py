@@ -110,6 +110,7 @@ def train(run: Run) -> str:
     for result in students.train(s.store, c, s.problems, plans, run.trained, s.observer.say):
         s.store.put("train", result.key, "", result)
         run.names[result.arm, result.seed] = result.key
+        run.stage_over(result)
         results.append(result)
         key = watch(run, result)
         watched += [key] if key else []

@@ -26,6 +26,7 @@ from heal.records import (
     Split,
     StepWords,
     Stratum,
+    TrainResult,
     Verdict,
 )
 from heal.runner import Ask, Done, Limits, Runner, lanes
@@ -109,6 +110,8 @@ class Run:
     plans: students.Plans = field(default_factory=dict)
     names: dict[tuple[str, int], str] = field(default_factory=dict)
     """Of trained weights, by arm and training seed."""
+    steps: int = 0
+    """Of the student in training, as the observer was told."""
 
     @cached_property
     def setup(self) -> Setup:
@@ -181,8 +184,22 @@ class Run:
         self.session.observer.begin("train", sum(len(p.batches) for _, _, p in planned), "steps")
 
     def trained(self, step: int, total: int, loss: float) -> None:
-        """One optimizer step was made."""
+        """A student's optimizer step was made; those before it that no one told of are old."""
+        self._reached(step - 1)
+        self.steps = step
         self.session.observer.advance()
+
+    def stage_over(self, result: TrainResult) -> None:
+        """A student's stage is trained, here or earlier."""
+        plans = self.plans[result.arm, result.seed]
+        self._reached(sum(len(plan.batches) for plan in plans if plan.index <= result.stage))
+        if result.stage == plans[-1].index:
+            self.steps = 0
+
+    def _reached(self, step: int) -> None:
+        if step > self.steps:
+            self.session.observer.stored(step - self.steps)
+            self.steps = step
 
     def examine(self, student: students.Student, problems: Sequence[Problem]) -> list[AttemptRow]:
         """One student's verified attempts, for the columns too."""
