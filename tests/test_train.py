@@ -388,12 +388,31 @@ def test_gradient_checkpointing_makes_the_same_student(student: Path, tmp_path: 
     assert list(saving.values()) == pytest.approx(list(plain.values()), rel=1e-6)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the device may have bfloat16")
-def test_bfloat16_is_refused_where_the_device_has_none(student: Path, tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"precision": "bfloat16"})
-    with pytest.raises(UserError, match="no GPU here computes in it") as caught:
-        train(student, tmp_path, settings=settings)
+BFLOAT16 = SETTINGS.model_copy(update={"precision": "bfloat16"})
+
+
+@pytest.mark.parametrize("told", [{"avx2": True, "avx512_bf16": False, "cores": 2}, {}])
+def test_bfloat16_is_refused_where_the_device_has_none(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: dict[str, object]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    with pytest.raises(UserError, match="has no such products") as caught:
+        train(student, tmp_path, settings=BFLOAT16)
     assert "train.precision=auto" in str(caught.value.hint)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a CPU")
+def test_a_cpu_trains_in_bfloat16_when_asked(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, plain = train(student, tmp_path / "auto", PLANS[:1])
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    (result,), rounded = train(student, tmp_path / "bf16", PLANS[:1], BFLOAT16)
+    assert list(rounded.values()) != list(plain.values())
+    assert list(rounded.values()) == pytest.approx(list(plain.values()), rel=0.01)
+    kept = weights(tmp_path / "bf16" / result.folder)
+    assert {w.dtype for w in kept.values()} == {torch.float32}
 
 
 def test_adapters_without_peft_name_the_command(

@@ -47,7 +47,7 @@ class Train(Section):
     """Weight-decomposed adapters (DoRA): a magnitude for each output beside the direction."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of products; weights, gradients and optimizer are float32. `auto` is bfloat16 on a GPU that
-    has it, else float32."""
+    has it, else float32. `bfloat16` takes it on a CPU that multiplies it too."""
     gradient_checkpointing: bool = False
     """Keep each layer's input alone and compute the rest twice: less memory, more
     time (docs/training.md), the same student."""

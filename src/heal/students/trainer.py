@@ -270,14 +270,25 @@ def _require_targets(model: Any, settings: Train) -> None:
 
 
 def in_bfloat16(settings: Train) -> bool:
-    """Whether products are bfloat16. Raises: UserError where the device has none."""
-    able = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    if settings.precision == "bfloat16" and not able:
+    """Whether products are bfloat16. Raises: UserError where the device has none.
+
+    A CPU that has them takes them when asked, not by `auto`: losses should not depend on the CPU.
+    """
+    gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if settings.precision != "bfloat16":
+        return gpu and settings.precision == "auto"
+    if not gpu and (torch.cuda.is_available() or not _cpu_has_bfloat16()):
         raise UserError(
-            "train.precision is bfloat16, and no GPU here computes in it",
+            "train.precision is bfloat16, and the device here has no such products",
             hint="--set train.precision=auto takes what the device has",
         )
-    return able and settings.precision != "float32"
+    return True
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether it multiplies them itself (AVX-512, AMX, Arm); torch would stand in for it slowly."""
+    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(has is True and name.endswith("bf16") for name, has in told.items())
 
 
 def require_one_device() -> None:
