@@ -59,7 +59,10 @@ BODIES: Mapping[str, type] = {
     "hint": records.Hint,
     "pure": records.PureScore,
     "reliance": records.HintedScore,
+    "watched": records.StageExam,
     "evaluate": records.EvalTrace,
+    "own": records.OwnAnswer,
+    "student_score": records.StudentScore,
     "plan": records.StagePlan,
     "train": records.TrainResult,
 }

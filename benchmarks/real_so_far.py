@@ -131,7 +131,7 @@ def choose(store: Store, config: Config) -> None:
     lines = calibrate(sorted(honest, key=lambda profile: profile.trace), config.pure)
     problems = dict(store.read("problem", Problem))
     own = Profiles(store, config, lines)
-    select.select(store, config, problems, own, unseen, lambda example: None)
+    select.select(select.Offer(store, config, problems, own, unseen), lambda example: None)
 
 
 def gate(store: Store) -> int:

@@ -26,6 +26,7 @@ from heal.data.sources import SUFFIXES
 from heal.recipe import leaves, parse
 from heal.records import (
     Breakpoint,
+    Choice,
     Drop,
     Fallback,
     Finish,
@@ -359,7 +360,18 @@ def all_source() -> str:
 
 def test_every_outcome_has_its_word_in_the_concepts() -> None:
     words = named(DOCS / "concepts.md")
-    for enum in (Verdict, Stratum, Origin, HintKind, Breakpoint, Gate, Drop, Selection, Fallback):
+    for enum in (
+        Verdict,
+        Stratum,
+        Origin,
+        HintKind,
+        Breakpoint,
+        Gate,
+        Drop,
+        Selection,
+        Choice,
+        Fallback,
+    ):
         assert {str(member) for member in enum} <= words, enum.__name__
     assert set(get_args(ArmName)) <= words
 

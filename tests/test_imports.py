@@ -18,7 +18,7 @@ LEVELS = [
     ("session", "runner", "students", "report", "before"),
     ("export", "view"),
     ("run", "marking", "importing"),
-    ("retention", "probing"),
+    ("retention", "probing", "choosing"),
     ("pipeline",),
     ("execute",),
     ("api", "examine"),

@@ -30,7 +30,7 @@ from heal.records import (
 )
 from heal.stages.candidates import Seen, unseen
 from heal.stages.filter import Profiles
-from heal.stages.select import select
+from heal.stages.select import Offer, select
 from heal.store import ProblemRow, ScoreRow, SelectedRow, Store, Stored, TraceRow
 from heal.students.arms import arm_plan, matched_budget
 
@@ -247,7 +247,7 @@ def test_reliance_reads_the_hinted_score_beside_the_profile(store: Store) -> Non
 
 def chosen(store: Store, c: Config, see: Any = unseen) -> tuple[list[SelectedRow], list[Example]]:
     written: list[Example] = []
-    select(store, c, PROBLEMS, Profiles(store, c, LINE), see, written.append)
+    select(Offer(store, c, PROBLEMS, Profiles(store, c, LINE), see), written.append)
     return list(store.rows(SelectedRow)), written
 
 

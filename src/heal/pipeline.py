@@ -9,6 +9,7 @@ continues, and a changed setting redoes what it reaches only.
 from collections import Counter
 from collections.abc import Callable
 
+from heal.choosing import note_choice, score_to_choose
 from heal.marking import marked_bad, tell_left_out
 from heal.method.arms import Extra, trained, wants_calibration
 from heal.records import Split
@@ -17,7 +18,7 @@ from heal.retention import WATCHED, ask_own, watch
 from heal.run import SO_FAR, Run, Stage
 from heal.stages import calibrate as calibrating
 from heal.stages import guide, locate, match_budget, probe, repair, sample, score, select, words
-from heal.stages.candidates import See, unseen
+from heal.stages.candidates import unseen
 from heal.stages.filter import Profiles
 from heal.students import arms as students
 from heal.students.export import StageFiles
@@ -81,12 +82,13 @@ def choose(run: Run) -> str:
     """§3 and §4: PURE drops, PACE caps; what remains is each arm's sets and the stage files."""
     s, c = run.session, run.session.config
     profiles = Profiles(s.store, c, run.calibration)
-    see: See = unseen
-    if c.student is not None:
-        see = reader(open_renderer(c.student.model, c.train.max_length))
-    marked = marked_bad(s)
+    own = open_renderer(c.student.model, c.train.max_length) if c.student is not None else None
+    see, marked = reader(own) if own is not None else unseen, marked_bad(s)
+    offer = select.Offer(s.store, c, s.problems, profiles, see, marked)
+    scores = score_to_choose(run, offer, own)
     with StageFiles(s.store) as files:
-        chosen = select.select(s.store, c, s.problems, profiles, see, files.write, marked)
+        chosen = select.select(offer, files.write, scores)
+    note_choice(run, offer, scores, chosen)
     tell_left_out(s, marked, chosen.left_out)
     (s.store.folder / SO_FAR).unlink(missing_ok=True)
     for text, count in (*profiles.facts().items(), *chosen.facts().items()):

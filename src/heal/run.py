@@ -214,7 +214,27 @@ class Run:
         advance: Callable[[int], None],
     ) -> list[AttemptRow]:
         """One student's verified attempts; its model is opened only when some are owed."""
-        s, exam = self.session, students.exam_of(self.session.config, student)
+        exam = students.exam_of(self.session.config, student)
+        rows: list[AttemptRow] = []
+
+        def done(found: Found) -> None:
+            rows.extend(conclude_exam(found, exam))
+            advance(exam.samples)
+
+        self.ask_student(
+            student, problems, lambda found, model: owes_attempts(found, exam, model), done
+        )
+        return rows
+
+    def ask_student(
+        self,
+        student: students.Student,
+        problems: Iterable[Problem],
+        owes: Callable[[Found, Callable[[], Engine]], Iterable[Request]],
+        done: Done,
+    ) -> None:
+        """One pass with a student's model, which `owes` opens when something is owed."""
+        s = self.session
         opened: list[Engine] = []
 
         def model() -> Engine:
@@ -222,20 +242,13 @@ class Run:
                 opened.append(students.open_student(s.config, student, s.store.folder / SERVERS))
             return opened[0]
 
-        rows: list[AttemptRow] = []
-
-        def done(found: Found) -> None:
-            rows.extend(conclude_exam(found, exam))
-            advance(exam.samples)
-
         streams = lanes(model, model, lambda: s.verifier)
         runner = Runner(s.store, s.observer, streams, Limits(s.config.limits.failed_share))
         try:
-            runner.run(problems, lambda found: owes_attempts(found, exam, model), done)
+            runner.run(problems, lambda found: owes(found, model), done)
         finally:
             for engine in opened:
                 engine.close()
-        return rows
 
     def _note_work(self) -> None:
         store = self.session.store

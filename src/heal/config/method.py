@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from heal.config.section import Rate, Section, Share
-from heal.records import Breakpoint, HintKind, Selection, StepEntropy
+from heal.records import Breakpoint, Choice, HintKind, Selection, StepEntropy
 
 SHARE_ERROR = 1e-3
 """Three thirds may be written 0.333."""
@@ -169,6 +169,12 @@ class Pace(Section):
     """The cap of D1 for problems the teacher mostly fails."""
     cap_d2: int = Field(4, ge=0)
     cap_d3: int = Field(4, ge=0)
+    choice: Choice = Choice.DIVERSE
+    """Which accepted traces of a problem a set takes where its cap leaves some out. `diverse`: next
+    is the one least like any kept before. The untouched student scores those traces first for
+    `rank_surprisal` (lowest ratio of mean token rank, clipped at 100, to mean surprisal), `logprob`
+    (highest log-prob per token) and `middle` (highest p(1 − p), p the geometric mean of its tokens'
+    probabilities). `random` asks nobody. Near-duplicates go, and `per_parent` holds, under all."""
     per_parent: int = Field(2, ge=1)
     """Repairs from one parent prefix."""
     near_duplicate: float = Field(0.8, gt=0, le=1)

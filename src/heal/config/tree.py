@@ -11,7 +11,7 @@ from heal.config.problems import Problems
 from heal.config.section import Section
 from heal.config.training import Evaluate, Train
 from heal.prompts import Prompts
-from heal.records import Breakpoint
+from heal.records import Breakpoint, Choice
 
 ArmName = Literal[
     "base",
@@ -27,8 +27,18 @@ ArmName = Literal[
     "heal-random-drop",
     "heal-ratio",
     "heal-calibrated",
+    "heal-random-choice",
+    "heal-rank-surprisal",
+    "heal-logprob",
+    "heal-middle",
 ]
 """`base` is the untouched student; `heal.method.arms` says what the others are."""
+_CHOOSING = {
+    "heal-rank-surprisal": Choice.RANK_SURPRISAL,
+    "heal-logprob": Choice.LOGPROB,
+    "heal-middle": Choice.MIDDLE,
+}
+"""Arms whose traces the untouched student chooses."""
 
 
 class Limits(Section):
@@ -94,8 +104,40 @@ class Config(Section):
             raise ValueError(f"teacher: null, and the arm {drawing[0]} needs one to sample")
         return self
 
+    @model_validator(mode="after")
+    def _a_student_that_can_choose(self) -> "Config":
+        asking = [(f"pace.choice {self.pace.choice.value!r}", self.pace.choice)]
+        asking += [(f"the arm {arm!r}", _CHOOSING[arm]) for arm in self.arms if arm in _CHOOSING]
+        for who, choice in asking:
+            if lacking := _lacking(choice, self.student):
+                raise ValueError(f"{who} {lacking}")
+        return self
+
     @property
     def main_arm(self) -> ArmName | None:
         """The arm a report shows in full: `heal`, or the first that is trained."""
         trained = [arm for arm in self.arms if arm != "base"]
         return "heal" if "heal" in trained else next(iter(trained), None)
+
+
+def _lacking(choice: Choice, student: Student | None) -> str | None:
+    """What a choice asks for and the student cannot give, with the remedy; None: nothing."""
+    if choice not in _CHOOSING.values():
+        return None
+    if student is None:
+        return (
+            "asks the student, and there is none; try: --set student.model=FOLDER, or"
+            " --set pace.choice=diverse and no such arm"
+        )
+    dialect = student.serve.dialect if student.serve is not None else None
+    if dialect == "llamacpp":
+        return (
+            "asks for log-probs of given text, which the student's llamacpp servers do not give;"
+            " try: --set student.serve=null, which scores with the local engine"
+        )
+    if choice is Choice.RANK_SURPRISAL and dialect not in (None, "vllm"):
+        return (
+            f"asks for token ranks, which the student's {dialect} servers do not tell; try:"
+            " logprob, or --set student.serve=null, which scores with the local engine"
+        )
+    return None

@@ -19,6 +19,7 @@ from heal.execute import execute
 from heal.lab.judged import Named, judged
 from heal.lab.truth import Truth, split_steps
 from heal.lab.worlds import world_named
+from heal.method.arms import TRAINED
 from heal.method.entropy import step_values
 from heal.method.gear import find_breakpoint
 from heal.method.intervals import Interval, auroc, ratio_of_sums, wilson
@@ -44,7 +45,9 @@ from heal.stages.filter import has_reliance, profiles
 from heal.store import Store
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
-ARMS: tuple[ArmName, ...] = get_args(ArmName)
+ARMS: tuple[ArmName, ...] = tuple(
+    arm for arm in get_args(ArmName) if arm not in TRAINED or TRAINED[arm].choice is None
+)
 """Every arm a comparison needs (docs/method.md §5), and PURE's other readings."""
 SCORED_TOKEN_COST = 0.5
 """Timed in four benchmarks at 0.36 to 0.51; fixed, so that a benchmark says the same anywhere."""

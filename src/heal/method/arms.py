@@ -12,7 +12,7 @@ from heal.config import Config
 from heal.method.curriculum import Order
 from heal.method.pace import POOLS
 from heal.method.pure import LINED
-from heal.records import Breakpoint, Selection
+from heal.records import Breakpoint, Choice, Selection
 
 
 class Extra(StrEnum):
@@ -40,6 +40,8 @@ class Arm:
     """False keeps hinted traces for being correct alone."""
     order: Order = Order.CURRICULUM
     extra: Extra = Extra.NOTHING
+    choice: Choice | None = None
+    """None takes `pace.choice`."""
 
 
 TRAINED: Mapping[str, Arm] = {
@@ -55,6 +57,10 @@ TRAINED: Mapping[str, Arm] = {
     "heal-random-drop": Arm(selection=Selection.RANDOM),
     "heal-ratio": Arm(selection=Selection.FRACTION),
     "heal-calibrated": Arm(selection=Selection.CALIBRATED),
+    "heal-random-choice": Arm(choice=Choice.RANDOM),
+    "heal-rank-surprisal": Arm(choice=Choice.RANK_SURPRISAL),
+    "heal-logprob": Arm(choice=Choice.LOGPROB),
+    "heal-middle": Arm(choice=Choice.MIDDLE),
 }
 """Every arm but `base`, the untouched student."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heal.config import Pace
-from heal.records import Drop, Origin, Selected, Stratum
+from heal.records import Choice, Drop, Origin, Selected, Stratum
 
 POOLS = ("D1", "D2", "D3")
 POOL_OF = {Origin.UNAIDED: "D1", Origin.HINTED: "D2", Origin.REPAIRED: "D3"}
@@ -40,6 +40,13 @@ class PoolCandidate:
     pure_dropped: bool = False
     marked_bad: bool = False
     """By a reader: past PURE it takes nobody's place."""
+    suitability: float | None = None
+    """For the student, by `pace.choice`, the higher the better; None: the student was not asked."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether a set may take it."""
+        return not (self.pure_dropped or self.marked_bad)
 
 
 def pools(
@@ -53,10 +60,11 @@ def pools(
 
     Within a problem the sets fill one after another, D1 first. Next is always the candidate least
     like anything already kept of its problem, in any set (MinHash Jaccard over word 5-grams), so
-    length plays no part; ties fall by a seeded hash of the key. `refusal` says why the student
-    cannot be shown a trace (None: it can), and is asked only of those that would be kept: what it
-    refuses takes nobody's place. With `fresh_text`, what is left out of a set, and is not the same
-    text, takes turns with what is kept of it.
+    length plays no part; ties fall by a seeded hash of the key. Where a set cannot take all,
+    another `choice` than `diverse` takes the most suitable first, ties and `random` by the hash
+    alone. `refusal` says why the student cannot be shown a trace (None: it can), and is asked only
+    of those that would be kept: what it refuses takes nobody's place. With `fresh_text`, what is
+    left out of a set, and is not the same text, takes turns with what is kept of it.
     """
     by_problem: dict[str, list[PoolCandidate]] = defaultdict(list)
     for candidate in candidates:
@@ -100,7 +108,7 @@ def _decide(
     refusal: Callable[[str], Drop | None],
 ) -> dict[str, Drop]:
     drops = {c.trace: Drop.PURE if c.pure_dropped else Drop.MARKED for c in group}
-    alive = [c for c in group if not (c.pure_dropped or c.marked_bad)]
+    alive = [c for c in group if c.accepted]
     alive.sort(key=lambda c: _tie(seed, c.trace))
     signatures = likeness.signatures(alive)
     nearest = np.zeros(len(alive))
@@ -110,9 +118,9 @@ def _decide(
         rest = [c for c in alive if c.pool == pool]
         room = cap(pool, stratum, settings)
         texts = set[str]()
+        choice = settings.choice if len(rest) > room else Choice.DIVERSE
         while rest:
-            # the first of equals: seeded order
-            best = min(rest, key=lambda c: nearest[place[c.trace]])
+            best = _next(rest, choice, {c.trace: nearest[place[c.trace]] for c in rest})
             rest.remove(best)
             drop = _drop(best, float(nearest[place[best.trace]]), parents, room, settings)
             if settings.fresh_text and drop in _LEFT_OUT and texts and best.text not in texts:
@@ -129,6 +137,30 @@ def _decide(
             near = (signatures == signatures[place[best.trace]]).mean(axis=1)
             nearest = np.maximum(nearest, near)
     return drops
+
+
+def contested(
+    group: Sequence[PoolCandidate], stratum: Stratum, settings: Pace
+) -> list[PoolCandidate]:
+    """The accepted candidates of one problem's sets that cannot take all of theirs."""
+    accepted = [c for c in group if c.accepted]
+    offered = Counter(c.pool for c in accepted)
+    return [c for c in accepted if offered[c.pool] > cap(c.pool, stratum, settings)]
+
+
+def _next(
+    rest: Sequence[PoolCandidate], choice: Choice, likeness: Mapping[str, float]
+) -> PoolCandidate:
+    """The one to decide on next; of equals the first, in seeded order."""
+    if choice is Choice.RANDOM:
+        return rest[0]
+    if choice is Choice.DIVERSE:
+        return min(rest, key=lambda c: likeness[c.trace])
+    return max(rest, key=_suitability)
+
+
+def _suitability(candidate: PoolCandidate) -> float:
+    return -np.inf if candidate.suitability is None else candidate.suitability
 
 
 def _drop(

@@ -9,6 +9,7 @@ from heal.records.outcomes import (
     AuditOutcome,
     AuditSide,
     Breakpoint,
+    Choice,
     Drop,
     Fallback,
     Finish,
@@ -45,6 +46,7 @@ from heal.records.students import (
     Selected,
     StageExam,
     StagePlan,
+    StudentScore,
     TrainResult,
 )
 from heal.records.traces import (
@@ -65,6 +67,7 @@ __all__ = [
     "Breakpoint",
     "Ceiling",
     "Check",
+    "Choice",
     "Cut",
     "Drop",
     "EvalTrace",
@@ -97,6 +100,7 @@ __all__ = [
     "StepWord",
     "StepWords",
     "Stratum",
+    "StudentScore",
     "TokenScores",
     "Trace",
     "TrainResult",

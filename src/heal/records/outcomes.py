@@ -173,6 +173,20 @@ class Drop(StrEnum):
     """A reader marked it bad, and `pace.respect_marks` is on."""
 
 
+class Choice(StrEnum):
+    """Which of a problem's accepted traces a set takes, where there are more than its cap."""
+
+    DIVERSE = "diverse"
+    """Next is the one least like any kept before."""
+    RANDOM = "random"
+    RANK_SURPRISAL = "rank_surprisal"
+    """The lowest ratio of mean token rank to mean surprisal under the untouched student."""
+    LOGPROB = "logprob"
+    """The likeliest under the untouched student, per token."""
+    MIDDLE = "middle"
+    """The highest p(1 − p), p the untouched student's mean probability of a token."""
+
+
 class AuditSide(StrEnum):
     """Which answer an audit hinted."""
 

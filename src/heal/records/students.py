@@ -46,6 +46,23 @@ class OwnAnswer:
 
 
 @dataclass(frozen=True)
+class StudentScore:
+    """What the untouched student makes of one accepted text, teacher-forced behind its prompt."""
+
+    key: str
+    problem_id: str
+    tokens: int
+    """Of the trace as the student reads it, without the end of its turn."""
+    mean_logprob: float | None
+    """nats per token, ≤ 0; None where scoring failed."""
+    mean_rank: float | None
+    """Of ranks clipped at 100; None where the engine tells none."""
+    scored_tokens: int
+    """Prompt included."""
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """One training stage as explicit presentations: what is shown, in which order and batch."""
 

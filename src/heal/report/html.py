@@ -26,6 +26,7 @@ from heal.records import Split, Stratum
 from heal.redaction import visible
 from heal.report import figures, numbers, pure_words, sentences, tables, words
 from heal.report.charts import Drawing
+from heal.report.choice_words import trace_choice_sentences
 from heal.report.exhibits import Exhibit, Line, clip, exhibit
 from heal.report.tables import Table
 from heal.report.templates import templates
@@ -83,6 +84,7 @@ def _told(view: RunView) -> dict[str, Any]:
         "headline": " ".join(said[:2]),
         "leads": said[2:],
         "coverage": _unbroken(sentences.coverage_sentence(view) or ""),
+        "choice": [*trace_choice_sentences(view.choice)] if view.choice else [],
         "student_sentences": [_unbroken(s) for s in sentences.student_sentences(view)],
         "endpoint": sentences.endpoint(view),
         "pure": [_unbroken(s) for s in pure_words.pure_sentences(view)],

@@ -19,6 +19,7 @@ from heal.method.pure import LINED
 from heal.method.retention import Retained, after_stages, after_training
 from heal.method.summary import EvalSummary, summarise
 from heal.records import ServerFacts, StageExam, StagePlan, TrainResult
+from heal.report.choice_words import read_trace_choice
 from heal.report.counts import Counts
 from heal.report.gallery import Gallery
 from heal.report.hint_words import read_choice
@@ -85,6 +86,7 @@ def _load(store: Store, gallery: int) -> RunView:
         gallery=shown,
         plan=tuple(_plan_rows(store, config)),
         training=tuple(found for _, found in store.live("train", TrainResult)),
+        choice=read_trace_choice(store),
         evaluation=evaluation,
         retention=retention,
         stage_ledger=stages,

@@ -14,6 +14,7 @@ from heal.method.summary import HARD_AND_EXTREME, EvalSummary
 from heal.records import Stratum
 from heal.redaction import redact, visible
 from heal.report import numbers, sentences, words
+from heal.report.choice_words import trace_choice_sentences
 from heal.report.view import LedgerRow, RunView
 from heal.wording import count, plural
 
@@ -34,6 +35,8 @@ def print_table(view: RunView, console: Console) -> None:
     if view.extreme.problems:
         title = "The ceiling: extreme problems with a trace to learn from"
         show(console, title, _ceiling(view))
+    if view.choice is not None:
+        say(console, *trace_choice_sentences(view.choice))
     say(console, *sentences.student_sentences(view))
     if view.evaluation is not None and view.evaluation.arms:
         seeds = plural(view.evaluation.seeds, "training seed")

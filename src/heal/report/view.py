@@ -15,6 +15,7 @@ from heal.method.lines import AtLine
 from heal.method.retention import Retained
 from heal.method.summary import EvalSummary
 from heal.records import Drop, Gate, HintKind, ServerFacts, Split, Stratum, TrainResult, Verdict
+from heal.report.choice_words import TraceChoice
 from heal.report.gallery import BrokenTrace
 from heal.report.truth import Judged
 
@@ -278,6 +279,8 @@ class RunView:
     plan: tuple[PlanRow, ...] = ()
     training: tuple[TrainResult, ...] = ()
     evaluation: EvalSummary | None = None
+    choice: TraceChoice | None = None
+    """Of traces, where a set could not take all; None: every arm took the least alike."""
     retention: tuple[Retained, ...] = ()
     """Against the untouched student, after each watched stage and after training."""
 

@@ -106,6 +106,10 @@ class Opened:
             and (not arm.gated or row.gate in (None, Gate.PASSED))
         ]
 
+    def stage(self, trace: str) -> str:
+        """Where a trace's body is stored."""
+        return self._stages[trace]
+
     def refusal(self, trace: str) -> Drop | None:
         """Why the student cannot be shown a trace."""
         return self._seen_as(trace).refused

@@ -191,6 +191,11 @@ def watched(config: Config, home: Path, result: TrainResult) -> Student | None:
     return Student(result.arm, result.seed, result.key, str(folder))
 
 
+def weights_of(config: Config, student: Student) -> str:
+    """Names a student's weights and who runs them."""
+    return student.name + (SERVED if _is_served(config) else config.engine.local.numerics)
+
+
 def exam_of(config: Config, student: Student) -> Exam:
     """What one student is asked."""
     room = config.evaluate.max_new_tokens or config.sampling.max_new_tokens
@@ -198,7 +203,7 @@ def exam_of(config: Config, student: Student) -> Exam:
     return Exam(
         student.arm,
         student.seed,
-        student.name + (SERVED if _is_served(config) else config.engine.local.numerics),
+        weights_of(config, student),
         c.samples,
         Sampling(c.temperature, c.top_p, max_new_tokens=room),
         config.prompts,
