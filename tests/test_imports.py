@@ -21,7 +21,7 @@ LEVELS = [
     ("retention", "probing", "choosing"),
     ("pipeline",),
     ("execute",),
-    ("api", "examine"),
+    ("api", "examine", "rounds"),
     ("lab",),
     ("cli",),
     ("__main__",),

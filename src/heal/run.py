@@ -36,6 +36,7 @@ from heal.stages.candidates import example
 from heal.stages.found import Found, Request, Setup
 from heal.store import AttemptRow, ProblemRow, Row, Store, Stored, TraceRow
 from heal.students import arms as students
+from heal.students.exam import Exam
 from heal.students.exam import conclude as conclude_exam
 from heal.students.exam import owes as owes_attempts
 from heal.students.export import row_of
@@ -212,17 +213,21 @@ class Run:
         student: students.Student,
         problems: Sequence[Problem],
         advance: Callable[[int], None],
+        exam: Exam | None = None,
     ) -> list[AttemptRow]:
-        """One student's verified attempts; its model is opened only when some are owed."""
-        exam = students.exam_of(self.session.config, student)
+        """One student's verified attempts; its model is opened only when some are owed.
+
+        exam: None asks what students are asked on held-out problems.
+        """
+        asked = exam or students.exam_of(self.session.config, student)
         rows: list[AttemptRow] = []
 
         def done(found: Found) -> None:
-            rows.extend(conclude_exam(found, exam))
-            advance(exam.samples)
+            rows.extend(conclude_exam(found, asked))
+            advance(asked.samples)
 
         self.ask_student(
-            student, problems, lambda found, model: owes_attempts(found, exam, model), done
+            student, problems, lambda found, model: owes_attempts(found, asked, model), done
         )
         return rows
 

@@ -25,6 +25,7 @@ from heal.cli import (
     lab,
     problems,
     report,
+    round,
     run,
     show,
     stages,
@@ -72,6 +73,7 @@ app.command()(problems.problems)
 app.command(name="import")(import_traces.import_traces)
 app.command()(check.check)
 app.command(name="eval")(eval.evaluate)
+app.command(name="round")(round.make)
 app.command()(export.export)
 app.command()(report.report)
 app.command()(show.show)

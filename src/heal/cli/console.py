@@ -64,11 +64,18 @@ def one_file(file: Path | None, config: Path | None) -> Path:
 
 def read_recipe(file: Path, overrides: Sequence[str], allow_code: bool) -> "Config":
     """The recipe a verb is about to act on. Raises: UserError if it names code nobody allowed."""
-    from heal import functions
     from heal.recipe import load
 
     allow(allow_code)
     recipe = load(file, overrides)
+    require_code(recipe)
+    return recipe
+
+
+def require_code(recipe: "Config") -> None:
+    """Raises: UserError if a recipe names a function or a command that nobody allowed."""
+    from heal import functions
+
     command = shlex.join(["heal", *sys.argv[1:], "--allow-code"])
     problems = recipe.problems
     named = {
@@ -85,7 +92,6 @@ def read_recipe(file: Path, overrides: Sequence[str], allow_code: bool) -> "Conf
         if ref is not None and ref.serve is not None:
             hint = f"read that command; if you trust it: {command}"
             functions.require_command(ref.serve.command, f"{role}.serve.command", hint)
-    return recipe
 
 
 def watched(work: Callable[[Any], Any], *, aside: bool = False) -> Any:

@@ -11,7 +11,7 @@ from heal.store.columns import (
     SelectedRow,
     TraceRow,
 )
-from heal.store.disk import DATABASE, LOCK, disk_errors, sync_files
+from heal.store.disk import DATABASE, LOCK, disk_errors, sync_files, written_whole
 from heal.store.folder import Store, Stored, Totals
 
 __all__ = [
@@ -33,4 +33,5 @@ __all__ = [
     "disk_errors",
     "encode",
     "sync_files",
+    "written_whole",
 ]
