@@ -518,7 +518,7 @@ def test_thinking_that_the_students_prompt_opens_is_in_the_file(copied: Path) ->
         scripted_student([{"match": "", "replies": ["I add.</think>\n\n\\boxed{142}"]}]),
         unsynced(),
     ):
-        make_round(plan_round(copied), Watch())
+        make_round(plan_round(copied, overrides=["seed=30"]), Watch())
     said = {
         text
         for row in json_rows(f"{copied}-round2-traces.jsonl")
