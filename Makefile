@@ -7,7 +7,7 @@ CONVERTER := build/gguf-converter
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-moves bench-retention bench-real bench-student bench-train docs audit test-faults test-faults-quick wheel clean
+.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-moves bench-retention bench-choice bench-real bench-student bench-train docs audit test-faults test-faults-quick wheel clean
 
 setup: $(READY)
 
@@ -122,6 +122,12 @@ bench-rows bench-walks: bench-%: $(READY)
 bench-retention: $(READY)
 	for world in walks rows; do $(BIN)/python -m benchmarks.bench_retention --world $$world \
 	  --json benchmarks/results/retention-$$world.json || exit; done
+
+# Whether the untouched student should choose its traces: five ways of choosing, 5 training seeds, 300 problems of
+# each world. An hour and a half of one core; it resumes.
+bench-choice: $(READY)
+	for world in walks rows; do $(BIN)/python -m benchmarks.bench_choice --world $$world \
+	  --json benchmarks/results/choice-$$world.json || exit; done
 
 # What cuts yield, and every arm, in the world of several choices; then its rare words alone, which plain
 # sampling reaches. It resumes.

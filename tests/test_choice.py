@@ -156,15 +156,19 @@ def kept_by(run: ScriptedRun, arm: str) -> set[str]:
     return {x.trace for x in run.rows(SelectedRow, "arm=?", arm) if x.drop == Drop.KEPT}
 
 
+def texts_of(run: ScriptedRun) -> dict[str, str]:
+    """By trace, of every stage."""
+    stages = ("sample", "hinted", "repair")
+    return {k: t.text for stage in stages for k, t in run.everything(stage, Trace).items()}
+
+
 def to_score(run: ScriptedRun) -> set[tuple[str, str]]:
     """(problem, text) of every accepted trace of a set that cannot take all it has."""
-    texts = {key: trace.text for stage in ("sample", "hinted", "repair")
-             for key, trace in run.everything(stage, Trace).items()}  # fmt: skip
+    texts, caps = texts_of(run), {"D1": 2, "D2": 4, "D3": 2}
     accepted = [x for x in run.rows(SelectedRow, "arm='heal'") if x.drop != Drop.PURE]
     offered = Counter((x.problem, x.pool) for x in accepted)
-    caps = {"D1": 2, "D2": 4, "D3": 2}
-    return {(x.problem, texts[x.trace]) for x in accepted
-            if offered[x.problem, x.pool] > caps[x.pool]}  # fmt: skip
+    many = [x for x in accepted if offered[x.problem, x.pool] > caps[x.pool]]
+    return {(x.problem, texts[x.trace]) for x in many}
 
 
 def plain_scores(run: ScriptedRun, problem: str, text: str) -> tuple[int, float, float]:
@@ -209,13 +213,16 @@ def test_every_arm_keeps_as_many_and_what_the_choice_changed_is_told(done: Scrip
     sets = {arm: kept_by(done, arm) for arm in ARMS}
     assert len({len(own) for own in sets.values()}) == 1
     assert len({frozenset(own) for own in sets.values()}) > 3
+    texts = texts_of(done)
+    usual = {texts[t] for t in sets["heal"]}
     told = json.loads((done.folder / "report.json").read_text())["choice"]
     assert [own["arm"] for own in told["arms"]] == [*ARMS[1:]]
     for own in told["arms"]:
         assert own["choice"] == TRAINED[own["arm"]].choice
         assert own["contested"] == own["problems"] == 4
         assert own["kept"] == len(sets[own["arm"]])
-        assert own["other"] == len(sets[own["arm"]] - sets["heal"])
+        others = [texts[t] for t in sets[own["arm"]]]
+        assert own["other"] == sum(text not in usual for text in others)
     scores = done.read("student_score", StudentScore)
     assert (told["texts"], told["failed"]) == (len(scores), 0)
     assert told["texts"] < told["traces"]

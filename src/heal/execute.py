@@ -34,6 +34,7 @@ from heal.pipeline import OF_ALL, OF_EACH_PROBLEM, WITHOUT_A_TEACHER
 from heal.probing import settle_hint
 from heal.reach import BY_EFFECT, IDENTITY, ONLY_MORE_OR_FEWER, first_stage, flatten, what_changed
 from heal.records import TrainResult
+from heal.report import choice_words
 from heal.report.lines import stage_lines
 from heal.report.load import load_view
 from heal.report.student_card import student_card
@@ -188,6 +189,7 @@ def _forget_results(store: Store) -> None:
         store.forget(kind)
     store.forget(TraceRow, stage=match_budget.STAGE)
     store.forget(ScoreRow, tag=calibrate.TAG)
+    store.set_meta(choice_words.META, None)
     for stage in ("plan", "train"):
         store.set_live(stage, ())
 

@@ -27,7 +27,7 @@ class ArmChoice:
     kept: int
     """Traces."""
     other: int
-    """Of these, not in the sets of `diverse`."""
+    """Of these, texts that the sets of `diverse` lack."""
 
 
 @dataclass(frozen=True)

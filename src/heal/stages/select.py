@@ -55,7 +55,7 @@ class Chosen:
     contested: Counter[str] = field(default_factory=Counter)
     """Of these problems, those with more accepted traces than a set takes."""
     other: Counter[str] = field(default_factory=Counter)
-    """Kept traces that likeness would not have chosen."""
+    """Kept traces whose text likeness would not have chosen."""
 
     def count(self, arm: str, x: Selected) -> None:
         """One decision."""
@@ -198,8 +198,9 @@ def _decided(
         return by(rules, candidates)
     found = by(rules, [_told(c, rules.choice, scores) for c in candidates])
     known = by(rules.model_copy(update={"choice": usual}), candidates)
-    kept = {x.trace for x in known if x.drop is Drop.KEPT}
-    chosen.other[arm] += sum(x.drop is Drop.KEPT and x.trace not in kept for x in found)
+    texts = {c.trace: c.text for c in candidates}
+    kept = {texts[x.trace] for x in known if x.drop is Drop.KEPT}
+    chosen.other[arm] += sum(x.drop is Drop.KEPT and texts[x.trace] not in kept for x in found)
     chosen.problems[arm] += any(c.accepted for c in candidates)
     chosen.contested[arm] += bool(contested(candidates, stratum, rules))
     return found
