@@ -384,21 +384,23 @@ def test_an_engine_without_ranks_serves_the_choices_that_need_none() -> None:
 REFUSED = {
     "--set pace.choice=logprob": (
         "pace.choice 'logprob' asks the student, and there is none; try: --set"
-        " student.model=FOLDER, or --set pace.choice=diverse and no such arm"
+        " student.model=FOLDER, or --set pace.choice=diverse"
     ),
     "--set arms=[heal,heal-middle]": (
         "the arm 'heal-middle' asks the student, and there is none; try: --set"
-        " student.model=FOLDER, or --set pace.choice=diverse and no such arm"
+        " student.model=FOLDER, or leave it out of arms"
     ),
     "--set pace.choice=rank_surprisal --set student.model=s"
     " --set student.serve.command=x --set student.serve.dialect=sglang": (
         "pace.choice 'rank_surprisal' asks for token ranks, which the student's sglang servers do"
-        " not tell; try: logprob, or --set student.serve=null, which scores with the local engine"
+        " not tell; try: --set student.serve=null, which scores with the local engine, or"
+        " --set pace.choice=diverse"
     ),
     "--set pace.choice=middle --set student.model=s"
     " --set student.serve.command=x --set student.serve.dialect=llamacpp": (
         "pace.choice 'middle' asks for log-probs of given text, which the student's llamacpp"
-        " servers do not give; try: --set student.serve=null, which scores with the local engine"
+        " servers do not give; try: --set student.serve=null, which scores with the local engine,"
+        " or --set pace.choice=diverse"
     ),
 }
 

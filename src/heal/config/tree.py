@@ -106,11 +106,16 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _a_student_that_can_choose(self) -> "Config":
-        asking = [(f"pace.choice {self.pace.choice.value!r}", self.pace.choice)]
-        asking += [(f"the arm {arm!r}", _CHOOSING[arm]) for arm in self.arms if arm in _CHOOSING]
-        for who, choice in asking:
+        named = f"pace.choice {self.pace.choice.value!r}"
+        asking = [(named, self.pace.choice, "--set pace.choice=diverse")]
+        asking += [
+            (f"the arm {arm!r}", _CHOOSING[arm], "leave it out of arms")
+            for arm in self.arms
+            if arm in _CHOOSING
+        ]
+        for who, choice, instead in asking:
             if lacking := _lacking(choice, self.student):
-                raise ValueError(f"{who} {lacking}")
+                raise ValueError(f"{who} {lacking}, or {instead}")
         return self
 
     @property
@@ -125,10 +130,7 @@ def _lacking(choice: Choice, student: Student | None) -> str | None:
     if choice not in _CHOOSING.values():
         return None
     if student is None:
-        return (
-            "asks the student, and there is none; try: --set student.model=FOLDER, or"
-            " --set pace.choice=diverse and no such arm"
-        )
+        return "asks the student, and there is none; try: --set student.model=FOLDER"
     dialect = student.serve.dialect if student.serve is not None else None
     if dialect == "llamacpp":
         return (
@@ -138,6 +140,6 @@ def _lacking(choice: Choice, student: Student | None) -> str | None:
     if choice is Choice.RANK_SURPRISAL and dialect not in (None, "vllm"):
         return (
             f"asks for token ranks, which the student's {dialect} servers do not tell; try:"
-            " logprob, or --set student.serve=null, which scores with the local engine"
+            " --set student.serve=null, which scores with the local engine"
         )
     return None
