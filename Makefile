@@ -7,7 +7,7 @@ CONVERTER := build/gguf-converter
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-moves bench-retention bench-choice bench-real bench-student bench-train docs audit test-faults test-faults-quick wheel clean
+.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-moves bench-retention bench-choice bench-rounds bench-real bench-student bench-train docs audit test-faults test-faults-quick wheel clean
 
 setup: $(READY)
 
@@ -128,6 +128,12 @@ bench-retention: $(READY)
 bench-choice: $(READY)
 	for world in walks rows; do $(BIN)/python -m benchmarks.bench_choice --world $$world \
 	  --json benchmarks/results/choice-$$world.json || exit; done
+
+# A second round against plain sampling and longer training: 3 training seeds, 160 problems of each world;
+# fifteen trainings and four times a teacher's side for each. It resumes.
+bench-rounds: $(READY)
+	for world in walks rows; do $(BIN)/python -m benchmarks.bench_rounds --world $$world \
+	  --json benchmarks/results/rounds-$$world.json || exit; done
 
 # What cuts yield, and every arm, in the world of several choices; then its rare words alone, which plain
 # sampling reaches. It resumes.

@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from benchmarks import bench_rounds
 from tests.scripted_run import (
     PAGE,
     WAYS,
@@ -35,12 +36,17 @@ from heal.cli import main
 from heal.data.problems import read_problems
 from heal.engines.scripted import ScriptedEngine
 from heal.execute import execute
-from heal.recipe import load
+from heal.recipe import load, load_over
 from heal.records import Problem, Split, Trace
 from heal.rounds import make_round, plan_round
 from heal.rounds.plan import SOURCES
-from heal.store import ProblemRow, SelectedRow, Store, TraceRow
+from heal.store import AttemptRow, ProblemRow, SelectedRow, Store, TraceRow
 
+MINIMAL: dict[str, Any] = {
+    "run": "run",
+    "problems": {"path": "problems.jsonl"},
+    "teacher": {"model": "teacher"},
+}
 Heal = Callable[..., tuple[int, str, str]]
 N = 12
 SETTINGS: dict[str, Any] = {
@@ -526,3 +532,32 @@ def test_thinking_that_the_students_prompt_opens_is_in_the_file(copied: Path) ->
         for text in row["generations"]
     }
     assert said == {"<think>\nI add.</think>\n\n\\boxed{142}"}
+
+
+# ── the benchmark ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_benchmark_sets_both_second_rounds_against_each_other_and_the_first() -> None:
+    strata = {f"p{i}": ("easy", "hard", "extreme")[i % 3] for i in range(12)}
+    right = {bench_rounds.ONE: {"easy"}, bench_rounds.TWO: {"easy", "hard"}}
+    rows = [
+        AttemptRow(problem, arm, seed, 0, f"{arm}{seed}{problem}", verdict, None, "stop", 9, None)
+        for arm in bench_rounds.ARMS
+        for seed in ((0,) if arm == "base" else (0, 1))
+        for problem, stratum in strata.items()
+        for verdict in ("correct" if stratum in right.get(arm, ()) else "wrong",)
+    ]
+    with patch("benchmarks.bench_rounds.known", lambda first: (strata, dict.fromkeys(strata, "f"))):
+        found, own = bench_rounds.compared(rows, load_over(MINIMAL, []))
+    by = {(c.arm, c.against, c.stratum): c for c in own}
+    assert len(own) == len(by) == 12
+    two, one, plain = bench_rounds.TWO, bench_rounds.ONE, bench_rounds.PLAIN_TWO
+    assert by[two, one, "hard+extreme"].interval.mean == 0.5
+    assert by[two, one, "easy"].interval.mean == 0
+    assert by[plain, one, "easy"].interval.mean == -1
+    assert [(c.arm, c.against, c.stratum) for c in own if c.primary] == [
+        (two, plain, "hard+extreme")
+    ]
+    lines = bench_rounds.page(found, own, []).splitlines()
+    (line,) = (line for line in lines if line.startswith(f"| {two} − {plain} |"))
+    assert line.split(" | ")[1].startswith("100.0 [")
