@@ -52,6 +52,17 @@ CURES: Mapping[str, tuple[str, ...]] = {
     "probability-weighted loss": ("train.loss=dft",),
     "own answers, 10 %": ("pace.own_replay=0.1",),
     "own answers, 30 %": ("pace.own_replay=0.3",),
+    "anchor 0.1": ("train.anchor=0.1",),
+    "anchor 1": ("train.anchor=1",),
+    "own answers, 15 %, shorter foundation": (
+        "pace.own_replay=0.15",
+        "pace.stage_share=[0.35, 0.325, 0.325]",
+    ),
+    "own answers and own D1": (
+        "pace.own_replay=0.15",
+        "pace.own_d1=true",
+        "pace.stage_share=[0.35, 0.325, 0.325]",
+    ),
 }
 RELEARN_STEPS, RELEARN_ROWS = 5, 32
 """The test for suppression: so many steps of so many easy rows."""

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,42 @@ def test_adapters_are_counted_as_peft_makes_them(tmp_path: Path) -> None:
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(student), _adapters(settings))
         made = sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert memory_of(shape_of(student), settings).gradients == 4 * made
+
+
+def test_an_anchor_counts_the_untouched_student_and_logits_in_full(tmp_path: Path) -> None:
+    shape = shape_of(make_student(tmp_path))
+    settings = Train(forward_tokens=4096)
+    plain = memory_of(shape, settings).parts()
+    for more, shards in (({}, 1), ({"lora_rank": 2}, 1), ({}, 4)):
+        free = settings.model_copy(update=more)
+        held = free.model_copy(update={"anchor": 0.1})
+        before, now = (memory_of(shape, s, shards=shards).parts() for s in (free, held))
+        assert now.pop("untouched") == 4 * shape.parameters, "whole on each device"
+        assert now.pop("logits") == 8 * 4 * 4096 * shape.vocabulary
+        before.pop("logits")
+        assert now == before
+    assert "untouched" not in plain
+    large = replace(shape, vocabulary=150_000)
+    assert memory_of(large, held).logits == 4 * 4 * 4096 * 150_000 + 4 * (1 << 28)
+
+
+def test_an_anchor_that_does_not_fit_is_refused_before_it_begins(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--dry-run", "-c", recipe, "--gpus", "1x80"]
+    words += ["--set", "train.forward_tokens=4096", "--set", "train.gradient_checkpointing=true"]
+    assert heal(monkeypatch, *words) == 0
+    capsys.readouterr()
+    assert heal(monkeypatch, *words, "--set", "train.anchor=0.1") == 2
+    said, refused = capsys.readouterr()
+    assert "untouched         16.09 GB" in said
+    assert "about a third more time" in said
+    assert "may fill 73.6 GB" in refused
+    assert "--set train.lora_rank=16" in refused
+    assert (
+        heal(monkeypatch, *words, "--set", "train.anchor=0.1", *("--set", "train.lora_rank=16"))
+        == 0
+    )
 
 
 def test_a_config_that_builds_nothing_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import yaml
 from tests.scripted_run import ScriptedRun, easy, extreme, world
 from tests.tiny_student import make_student
 
+from heal.cli import export as cli_export
 from heal.errors import UserError
 from heal.export.formats import export
 from heal.records import StagePlan, TrainResult
@@ -108,6 +109,23 @@ def test_the_script_trains_all_stages_with_heals_losses(tmp_path: Path, rank: in
     for result in results:
         own, found = found[: result.steps], found[result.steps :]
         assert mean(own) == pytest.approx(result.loss_first, rel=2e-3)
+
+
+def test_an_anchor_that_trl_does_not_have_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained(tmp_path, anchor=0.5)
+    told = {}
+    for name in ("trl-plan", "trl", "llamafactory", "sharegpt"):
+        made = export(run.folder, name, tmp_path / name)
+        told[name] = made.settings_left_out
+        summary = json.loads((tmp_path / name / "export.json").read_text())
+        assert summary["settings left out"] == [*made.settings_left_out]
+    assert told.pop("sharegpt") == (), "it brings no configuration"
+    for name, said in told.items():
+        assert said == (f"train.anchor=0.5: what {name} writes trains without an anchor",)
+    cli_export.export("trl", run.folder, tmp_path / "again")
+    assert f"left out: {told['trl'][0]}" in capsys.readouterr().out
 
 
 def test_without_a_student_there_is_no_plan(tmp_path: Path) -> None:

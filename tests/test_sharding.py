@@ -46,7 +46,10 @@ def changed(settings: Train, **more: object) -> Train:
     return settings.model_copy(update=more)
 
 
-@pytest.mark.parametrize("more", [{}, {"lora_rank": 2}], ids=["all weights", "adapters"])
+MORE = [{}, {"lora_rank": 2}, {"anchor": 0.5}]
+
+
+@pytest.mark.parametrize("more", MORE, ids=["all weights", "adapters", "anchored"])
 def test_processes_that_hold_half_the_student_each_make_the_student_of_one(
     student: Path, tmp_path: Path, more: dict[str, object]
 ) -> None:

@@ -118,6 +118,9 @@ def lines_of(config: Config, machine: Machine, seen: Foresight) -> Iterator[str]
     assert config.student is not None
     yield from _plan_lines(seen)
     yield from _time_lines(seen)
+    if config.train.anchor is not None:
+        yield "train.anchor: each token also goes through the untouched student, which is"
+        yield "about a third more time than without; earlier training may have had none."
     yield ""
     yield from _example_lines(config, seen)
     yield ""

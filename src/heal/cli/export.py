@@ -41,5 +41,7 @@ def export(
         echo(f"{file:<32}{'' if rows is None else plural(rows, 'row')}".rstrip(), err=aside)
     for reason, count in made.refused.items():
         echo(f"left out: {count:,} × {reason}", err=aside)
+    for setting in made.settings_left_out:
+        echo(f"left out: {setting}", err=aside)
     echo(f"in {made.folder}, summed up in {SUMMARY}; next: {made.next_step}", err=aside)
     write_figures(json_file, made)

@@ -34,6 +34,12 @@ class Train(Section):
     """`nll`: each taught token's −ln p. `dft`: that times p, without its gradient (dynamic
     fine-tuning): an improbable token moves the student least, so it unlearns less and learns less
     that is new. Needs logits or TRL's fused loss; both are the same loss."""
+    anchor: float | None = Field(None, gt=0)
+    """Adds so many times KL(untouched ‖ trained) to the loss, the mean over the step's taught
+    tokens: what the untouched student would have tried stays likely. With `loss: dft` this is
+    anchored SFT. Each device also holds the untouched student, whole, and a step takes a third
+    longer by its operations. The losses that are told remain those of `loss` alone. None adds
+    nothing."""
     lora_rank: int | None = Field(None, ge=1)
     """None trains all weights; a number trains LoRA adapters of that rank, keeps them in each
     stage's `adapter/`, and merges them."""

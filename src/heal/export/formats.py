@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heal.config import Config
+from heal.config import Config, Train
 from heal.errors import UserError
 from heal.export import distillation, trainers
 from heal.export.card import card
@@ -24,6 +24,8 @@ from heal.report.load import load_view
 from heal.store import Store
 
 SUMMARY = "export.json"
+CONFIGURED = ("trl", "trl-plan", "llamafactory", "swift", "axolotl")
+"""Formats that bring a configuration for training on these traces."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Exported:
     """Rows left out, by reason."""
     next_step: str
     """What to do with it."""
+    settings_left_out: tuple[str, ...] = ()
+    """Settings of the run's training that the written configuration does not have, in words."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +77,29 @@ def export(folder: Path, name: str, out: Path, arm: str | None = None) -> Export
         out.mkdir(parents=True, exist_ok=True)
         files, next_step = FORMATS[name](job)
         refused = dict(job.rows.refused)
+        unsaid = tuple(_unsaid(name, config.train))
         told = {
             "format": name,
             "run": str(folder),
             "arm": job.rows.arm,
             "files": files,
             "left out": refused,
+            "settings left out": unsaid,
             "settings": store.meta("config"),
             "versions": store.meta("versions"),
         }
     (out / SUMMARY).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    return Exported(out, files, refused, next_step)
+    return Exported(out, files, refused, next_step, unsaid)
+
+
+def _unsaid(name: str, train: Train) -> Iterator[str]:
+    """What a format's trainer is not told, and so does not do."""
+    if name not in CONFIGURED:
+        return
+    if train.anchor is not None:
+        yield f"train.anchor={train.anchor:g}: what {name} writes trains without an anchor"
+    if train.loss != "nll" and name != "trl-plan":
+        yield f"train.loss={train.loss}: what {name} writes trains with plain cross-entropy"
 
 
 def _config(store: Store) -> Config:

@@ -50,6 +50,8 @@ class Job:
     settings: Train
     checkpoints: Checkpoints
     start: Checkpoint | None = None
+    untouched: Path | None = None
+    """The student before any stage, which `train.anchor` needs."""
 
     @property
     def adapter(self) -> Path:
@@ -73,6 +75,7 @@ class Job:
             "settings": self.settings.model_dump(mode="json"),
             "checkpoints": [str(own.folder), own.key, own.every, own.layout, own.before_s],
             "start": start and [str(start.folder), start.losses, start.seconds],
+            "untouched": self.untouched and str(self.untouched),
         }
         (folder / WORK).write_text(json.dumps(told), encoding="utf-8")
 
@@ -96,6 +99,7 @@ class Job:
             Train.model_validate(told["settings"]),
             Checkpoints(Path(place), *rest),
             start and Checkpoint(Path(start[0]), *start[1:]),
+            told["untouched"] and Path(told["untouched"]),
         )
 
 

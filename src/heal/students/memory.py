@@ -63,6 +63,8 @@ class Memory:
     logits: float
     gathered: float = 0.0
     """Of sharded models: the layer that is whole at a time, with its gradient."""
+    untouched: float = 0.0
+    """The untouched student of `train.anchor`, whole on each device."""
 
     @property
     def total(self) -> float:
@@ -125,15 +127,24 @@ def memory_of(shape: Shape, settings: Train, *, shards: int = 1, cpu: bool = Fal
     kept = shape.layers * shape.elements
     if settings.gradient_checkpointing:
         kept = shape.layers * shape.hidden + shape.elements
-    logits = min(FLOAT * tokens * shape.vocabulary, logits_limit(cpu))
     return Memory(
         parameters=FLOAT * whole / shards,
         gradients=FLOAT * trained / shards,
         optimizer=2 * FLOAT * trained / shards,
         activations=FLOAT * tokens * kept,
-        logits=3 * logits,  # as computed, normalised, and their gradient
+        logits=_logits(FLOAT * tokens * shape.vocabulary, logits_limit(cpu), settings),
         gathered=2 * FLOAT * shape.layer if shards > 1 else 0,
+        untouched=FLOAT * shape.parameters if settings.anchor is not None else 0,
     )
+
+
+def _logits(whole: int, limit: int, settings: Train) -> int:
+    """Bytes of all that is as large as the logits, of which `whole` are those of a part."""
+    if settings.anchor is None:
+        return 3 * min(whole, limit)  # as computed, normalised, and their gradient
+    # both students' and the gradient, in groups and then together; in a group both normalised,
+    # their difference, and its gradient
+    return 4 * whole + 4 * min(whole, limit)
 
 
 def helping(

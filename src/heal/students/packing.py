@@ -14,7 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from heal.errors import UserError
 
-__all__ = ["obstacle", "packing"]
+__all__ = ["obstacle", "packing", "row_by_row"]
 
 ATTENTION = "heal_row_by_row"
 PLAIN = {"full_attention", "sliding_attention"}
@@ -42,7 +42,7 @@ def packing(model: Any, wanted: bool | None, note: Callable[[str], None]) -> Ite
     if reason or wanted is False:
         yield False
         return
-    with _row_by_row(model):
+    with row_by_row(model):
         yield True
 
 
@@ -59,7 +59,7 @@ def obstacle(model: Any) -> str | None:
     try:
         with torch.no_grad():
             alone = model(input_ids=second[None], use_cache=False).logits[0]
-            with _row_by_row(model):
+            with row_by_row(model):
                 together = _logits_of_second(model, first, second)
     except TypeError as error:
         return f"it does not hand its rows' lengths to its attention ({error})"
@@ -80,7 +80,8 @@ def _logits_of_second(model: Any, first: torch.Tensor, second: torch.Tensor) -> 
 
 
 @contextmanager
-def _row_by_row(model: Any) -> Iterator[None]:
+def row_by_row(model: Any) -> Iterator[None]:
+    """Its attention is computed so while this lasts, whether or not it keeps to it."""
     AttentionInterface.register(ATTENTION, _attend)
     AttentionMaskInterface.register(ATTENTION, lambda *_, **__: None)
     before = model.config.get_text_config()._attn_implementation

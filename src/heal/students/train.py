@@ -45,7 +45,9 @@ ENDS = 10
 
 _LEARNING = {"learning_rate", "warmup", "min_lr", "weight_decay", "lora_rank"}
 """The settings that change what is learnt; the plan has the others in it."""
-_ALSO_LEARNING = {"lora_alpha", "lora_targets", "lora_dropout", "dora", "precision", "loss"}
+_ALSO_LEARNING = frozenset(
+    {"lora_alpha", "lora_targets", "lora_dropout", "dora", "precision", "loss", "anchor"}
+)
 """Those that count only where they are not left at their defaults."""
 _EDGE_BYTES = 1 << 20
 
@@ -82,6 +84,8 @@ class _Stage:
     rendered: dict[str, Rendered]
     opener: Opener
     source: Path
+    untouched: Path
+    """The student before any stage."""
     home: Path
     unseen: tuple[Rendered, ...] = ()
     """Its loss is measured when the stage is trained."""
@@ -128,7 +132,7 @@ def train_arm(
             first = i == 0
             source = student if first else homes[i - 1]
             own = opener if first else Opener()
-            stage = _Stage(plan, keys[i], rendered, own, source, homes[i], unseen)
+            stage = _Stage(plan, keys[i], rendered, own, source, student, homes[i], unseen)
             report = _reporter(on_progress, before, total)
             place = str(homes[i].relative_to(run_folder or folder))
             _train_stage(stage, arm, seed, settings, place, refused_long, report, on_note)
@@ -193,7 +197,7 @@ def _stage_keys(
     settings: Train,
 ) -> list[str]:
     """Each stage's content key; it covers the stages before it."""
-    more = settings.model_dump(include=_ALSO_LEARNING, exclude_defaults=True)
+    more = settings.model_dump(include={*_ALSO_LEARNING}, exclude_defaults=True)
     learning = settings.model_dump(include=_LEARNING) | more
     key = content_key("train", arm, seed, learning, _fingerprint(student))
     keys = []
@@ -343,6 +347,7 @@ def _fit_and_save(
         seed_for(seed, "train", stage.plan.index),
         settings,
         *resuming,
+        untouched=stage.untouched,
     )
     with logs_in(stage.home.parent / "logs" / stage.home.name):
         model, losses = _trained(job, stage.opener, tokenizer, report, note)

@@ -8,7 +8,7 @@ Importing this module imports torch and TRL.
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from trl import SFTConfig, SFTTrainer
 
 from heal.config import Train
 from heal.errors import UserError
+from heal.students.anchor import anchored_sums, read_untouched
 from heal.students.checkpoints import Note
 from heal.students.launch import Job
 from heal.students.memory import logits_limit, tokens_at_once
-from heal.students.packing import packing
+from heal.students.packing import packing, row_by_row
 from heal.students.parts import end_to_end, following, shares
 from heal.students.rendering import IGNORED, Rendered
 
@@ -39,12 +40,23 @@ class PlanTrainer(SFTTrainer):
         job: Job,
         on_loss: OnLoss,
         packs: bool,
+        untouched: Any = None,
         **options: Any,
     ) -> None:
         self.losses: list[float] = list(job.start.losses) if job.start else []
+        """Of the SFT loss alone, also where an anchor pulls."""
         self._job, self._on_loss, self._packs = job, on_loss, packs
+        self._told = torch.zeros(2)
+        """Of a part: its loss, and its KL from the untouched student."""
         self._started = time.monotonic()
         super().__init__(**options)
+        self._untouched = None if untouched is None else untouched.to(self.args.device)
+        if self._untouched is not None and self.aux_loss_enabled:
+            raise UserError(
+                "train.anchor: the student balances its experts by a loss of its own, which is"
+                " not computed beside an anchor",
+                hint="--set train.anchor=null",
+            )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The plan's batches. Not prepared by accelerate, which may split or repeat batches."""
@@ -64,29 +76,34 @@ class PlanTrainer(SFTTrainer):
         parts = shares(inputs, limit, world, packed=self._packs)[rank]
         if self._packs:
             parts = [end_to_end(part) for part in parts]
-        loss = sum(
+        told = sum(
             self._part(model, part, taught, last=i == len(parts) - 1)
             for i, part in enumerate(parts)
         )
         # a share counts as often as there are processes, for their gradients are averaged
-        total = self.accelerator.reduce(loss, "sum") / world if world > 1 else loss
-        self.losses.append(float(total))
-        if not math.isfinite(self.losses[-1]):
+        loss, away = (self.accelerator.reduce(told, "sum") / world if world > 1 else told).tolist()
+        self.losses.append(loss)
+        if not math.isfinite(loss + away):
+            what = f"the loss is {loss}" + (f", its anchor {away}" if self._untouched else "")
             raise UserError(
-                f"the loss is {self.losses[-1]} at step {len(self.losses)}: training diverged",
+                f"{what} at step {len(self.losses)}: training diverged",
                 hint="lower it with --set train.learning_rate=…",
             )
-        self._on_loss(len(self.losses), self.losses[-1])
-        return loss
+        self._away = away
+        self._on_loss(len(self.losses), loss)
+        return told[0]
 
     def _part(self, model: Any, part: Any, taught: Any, *, last: bool) -> Any:
-        """Gradients are exchanged behind the last part alone."""
+        """[2]: its loss, and its KL (0 without an anchor).
+
+        Gradients are exchanged behind the last part alone.
+        """
         state = self.accelerator.gradient_state
         state._set_sync_gradients(last)  # DeepSpeed steps by it
         with nullcontext() if last else self.accelerator.no_sync(model):
             loss = super().training_step(model, part, taught)
         state._set_sync_gradients(True)
-        return loss
+        return self._told if self._untouched else torch.stack([loss, torch.zeros_like(loss)])
 
     def compute_loss(
         self,
@@ -95,16 +112,32 @@ class PlanTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss over what is taught, whose logits alone are computed."""
+        """The loss over what is taught, whose logits alone are computed; with what anchors it."""
         places, wanted = following(inputs["labels"])
         vocabulary = self.model.config.get_text_config().vocab_size
-        fits = 4 * wanted.numel() * vocabulary <= logits_limit(self.args.device.type == "cpu")
-        if self.aux_loss_enabled or not fits:
+        limit, settings = logits_limit(self.args.device.type == "cpu"), self._job.settings
+        fits = 4 * wanted.numel() * vocabulary <= limit
+        if self._untouched is None and (self.aux_loss_enabled or not fits):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         read = {name: value for name, value in inputs.items() if name != "labels"}
-        logits = model(**read, use_cache=False, logits_to_keep=places).logits.float()
-        loss = summed_loss(logits, wanted, self._job.settings.loss)
-        return loss / num_items_in_batch * self.accelerator.num_processes
+        read |= {"use_cache": False, "logits_to_keep": places}
+        # before the student, whose activations are kept until its gradients are known
+        before = None if self._untouched is None else self._logits_before(read)
+        logits = model(**read).logits.float()
+        if before is None:
+            loss = summed_loss(logits, wanted, settings.loss)
+            return loss / num_items_in_batch * self.accelerator.num_processes
+        sums = anchored_sums(before, logits, wanted, settings.loss, limit)
+        sums = sums / num_items_in_batch * self.accelerator.num_processes
+        self._told = sums.detach()
+        return sums[0] + settings.anchor * sums[1]
+
+    @torch.no_grad()
+    def _logits_before(self, read: Any) -> torch.Tensor:
+        """What the untouched student makes of a part, in the precision of training."""
+        kind, lower = self.args.device.type, in_bfloat16(self._job.settings)
+        with torch.autocast(kind, torch.bfloat16, enabled=lower):
+            return self._untouched(**read).logits.float()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write one, without TRL's model card, and seal it."""
@@ -118,7 +151,8 @@ class PlanTrainer(SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Only to whom `train.report_to` names: progress goes through `on_loss`."""
         if self._job.settings.report_to:
-            super().log(logs, start_time)
+            anchored = self._untouched is not None and "loss" in logs
+            super().log(logs | ({"anchor_kl": self._away} if anchored else {}), start_time)
 
     def _send_telemetry(self) -> None:
         """Nothing leaves the machine."""
@@ -146,11 +180,16 @@ def trained(model: Any, tokenizer: Any, job: Job, on_loss: OnLoss, note: Note) -
         "input_ids": [list(r.ids) for r in job.rendered],
         "labels": [r.labels for r in job.rendered],
     }
-    with packing(model, job.settings.packing, note) as packs:
+    anchors = job.settings.anchor is not None
+    untouched = read_untouched(job.untouched, model) if anchors else None
+    with packing(model, job.settings.packing, note) as packs, ExitStack() as also:
+        if packs and anchors:
+            also.enter_context(row_by_row(untouched))
         trainer = PlanTrainer(
             job,
             on_loss,
             packs,
+            untouched,
             model=model,
             args=_arguments(job),
             train_dataset=Dataset.from_dict(columns),
