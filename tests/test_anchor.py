@@ -166,6 +166,27 @@ def test_adapters_of_every_stage_are_pulled_to_the_untouched_student(
     assert free[0] - free[-1] > 5 * abs(held[0] - held[-1])
 
 
+@pytest.mark.skipif(not trainer._cpu_has_bfloat16(), reason="this CPU has no such products")
+def test_in_bfloat16_the_anchor_is_where_training_starts(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulled: list[float] = []
+    told = trainer.anchored_sums
+
+    def watched(*given: Any) -> torch.Tensor:
+        sums = told(*given)
+        pulled.append(float(sums[1].detach()))
+        return sums
+
+    monkeypatch.setattr(trainer, "anchored_sums", watched)
+    exact = train(student, tmp_path / "float32", anchor=BETA)
+    float32, pulled[:] = [*pulled], []
+    rounded = train(student, tmp_path / "bfloat16", anchor=BETA, precision="bfloat16")
+    assert rounded == pytest.approx(exact, rel=0.02) and rounded != exact
+    assert pulled[0] == float32[0] == 0.0
+    assert pulled[1:] == pytest.approx(float32[1:], rel=0.3)
+
+
 def test_a_killed_stage_goes_on_to_the_bit(student: Path, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"checkpoint_every": 2})
     whole, _, _ = train_in(student, tmp_path / "whole", settings)
