@@ -50,7 +50,7 @@ class PlanTrainer(SFTTrainer):
         """Of a part: its loss, and its KL from the untouched student."""
         self._started = time.monotonic()
         super().__init__(**options)
-        self._untouched = None if untouched is None else untouched.to(self.args.device)
+        self._untouched: Any = untouched and untouched.to(self.args.device)
         if self._untouched is not None and self.aux_loss_enabled:
             raise UserError(
                 "train.anchor: the student balances its experts by a loss of its own, which is"
@@ -180,10 +180,12 @@ def trained(model: Any, tokenizer: Any, job: Job, on_loss: OnLoss, note: Note) -
         "input_ids": [list(r.ids) for r in job.rendered],
         "labels": [r.labels for r in job.rendered],
     }
-    anchors = job.settings.anchor is not None
-    untouched = read_untouched(job.untouched, model) if anchors else None
+    untouched = None
+    if job.settings.anchor is not None:
+        assert job.untouched is not None, "a job with an anchor says where it is"
+        untouched = read_untouched(job.untouched, model)
     with packing(model, job.settings.packing, note) as packs, ExitStack() as also:
-        if packs and anchors:
+        if packs and untouched:
             also.enter_context(row_by_row(untouched))
         trainer = PlanTrainer(
             job,
