@@ -30,7 +30,14 @@ LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 HEAVY = {"torch", "transformers", "trl", "datasets", "ray", "aiohttp", "peft", "reasoning_gym"}
 HOMES = {
-    "torch": ("engines.local", "students.train", "students.packing", "students.parts", "lab"),
+    "torch": (
+        "engines.local",
+        "students.anchor",
+        "students.train",
+        "students.packing",
+        "students.parts",
+        "lab",
+    ),
     "transformers": (
         "engines.local",
         "students.train",
