@@ -144,7 +144,7 @@ class Pure(Section):
     calibration_traces: int = Field(200, ge=20)
     """`calibrated`, `surprisal`, `worst_result`: so many unaided correct traces are scored to learn
     what honest ones look like; those of problems the teacher mostly solves, if they are enough."""
-    drop_at_most: float = Field(0.75, gt=0, le=1)
+    drop_at_most: float = Field(0.65, gt=0, le=1)
     """`calibrated`, `surprisal`, `worst_result`: where more of a set than this is above the line,
     honest unaided traces are no measure for that set; the worst `drop` share goes instead, and the
     report says so."""
