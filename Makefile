@@ -130,7 +130,7 @@ bench-choice: $(READY)
 	  --json benchmarks/results/choice-$$world.json || exit; done
 
 # A second round against plain sampling and longer training: 3 training seeds, 160 problems of each world;
-# fifteen trainings and four times a teacher's side for each. It resumes.
+# eighteen trainings and seven times a teacher's side for each. It resumes.
 bench-rounds: $(READY)
 	for world in walks rows; do $(BIN)/python -m benchmarks.bench_rounds --world $$world \
 	  --json benchmarks/results/rounds-$$world.json || exit; done

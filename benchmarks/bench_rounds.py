@@ -2,11 +2,13 @@
 
 In: a world, problem seeds and training seeds. Round one is one run. Of each training seed its
 student `heal` is sampled on the training problems and starts a run of its own: `heal` again, and
-`rft_more`, the teacher's plain samples for as many tokens, both from that same student. The trivial
-rival is round one trained for as many tokens as both rounds together. Out: avg@k on held-out
-problems in the strata of round one, paired differences, and what second rounds were made of: how
-often the students failed, what of the kept traces is truly valid. Intervals resample problems and
-training seeds. It resumes: what is finished is not made again.
+`rft_more`, the teacher's plain samples for as many tokens, both from that same student. A third has
+HEAL's traces cut by `claims`, for the entropy tells where the teacher is unsure, not where a student
+erred. The trivial rival is round one trained for the tokens of both rounds together. Out: avg@k on
+held-out problems in the strata of round one, paired differences, and what second rounds were made
+of: how often the students failed, what of the kept traces is truly valid. Students of two rounds are
+examined under different dice. Intervals resample problems and training seeds. It resumes: what is
+finished is not made again.
 
     python -m benchmarks.bench_rounds --world walks [--json FILE]
 """
@@ -16,6 +18,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +30,23 @@ from heal.cli.progress import ConsoleObserver
 from heal.config import Config
 from heal.execute import execute
 from heal.lab.judged import Named, judged
+from heal.lab.truth import split_steps
 from heal.method.intervals import Interval, wilson
 from heal.method.summary import HARD_AND_EXTREME, EvalSummary, summarise
 from heal.recipe import load
-from heal.records import Drop, Split, Stratum, TrainResult
+from heal.records import Breakpoint, Drop, Split, Stratum, Trace, TrainResult
 from heal.rounds import Round, make_round, plan_round
 from heal.session import Observer
 from heal.store import AttemptRow, SelectedRow, Store
 
 UNTRAINED, PLAIN_ONE, ONE = "base", "plain, round one", "HEAL, round one"
 LONGER, PLAIN_TWO, TWO = "HEAL, round one, longer", "plain, round two", "HEAL, round two"
-ARMS = (UNTRAINED, PLAIN_ONE, ONE, LONGER, PLAIN_TWO, TWO)
-PAIRS = ((TWO, ONE), (TWO, PLAIN_TWO), (TWO, LONGER), (PLAIN_TWO, ONE))
+BY_CLAIMS = "HEAL, round two, cut by claims"
+ARMS = (UNTRAINED, PLAIN_ONE, ONE, LONGER, PLAIN_TWO, TWO, BY_CLAIMS)
+PAIRS = (
+    *((TWO, ONE), (TWO, PLAIN_TWO), (TWO, LONGER), (PLAIN_TWO, ONE)),
+    *((BY_CLAIMS, PLAIN_TWO), (BY_CLAIMS, TWO)),
+)
 PRIMARY = (TWO, PLAIN_TWO)
 GROUPS = (str(Stratum.EASY), HARD_AND_EXTREME, str(Stratum.EXTREME))
 TRAINED = ("rft_more", "heal")
@@ -53,6 +61,8 @@ class Kept:
     problems: int
     valid: Interval
     """Share of its traces that are truly valid; over traces, and so too narrow."""
+    bad_prefix: int
+    """Repairs whose kept prefix has a bad step: no continuation can mend them."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +73,10 @@ class Second:
     made: Round
     forgotten: int
     """Extreme for the student, and easy for the teacher in round one."""
-    heal: tuple[Kept, ...]
-    plain: tuple[Kept, ...]
+    kept: Mapping[str, tuple[Kept, ...]]
+    """By student."""
     tokens: Mapping[str, int]
-    """Trained on, by arm."""
+    """Trained on, by student."""
 
 
 @dataclass(frozen=True)
@@ -103,43 +113,61 @@ def second_round(home: Path, seed: int, observer: Observer) -> tuple[Config, Rou
     return config, made
 
 
+def by_claims(home: Path, second: Config, observer: Observer) -> Config:
+    """The same second round, its traces cut where they claim what the teacher would not."""
+    folder = home / f"claims-{second.seeds[0]}"
+    _copy(Path(second.run), folder)
+    gear = second.gear.model_copy(update={"breakpoint": Breakpoint.CLAIMS})
+    config = second.model_copy(update={"run": str(folder), "arms": ("heal",), "gear": gear})
+    execute(config, observer)
+    return config
+
+
 def longer(home: Path, first: Config, seconds: Sequence[Config], observer: Observer) -> Config:
     """Round one's data, trained for the tokens of both rounds together."""
     once = trained_tokens(first)["heal"] / len(first.seeds)
     twice = sum(trained_tokens(config)["heal"] for config in seconds) / len(seconds)
     factor = (once + twice) / once
-    folder = home / "longer"
-    if not folder.exists():
-        part = folder.with_name("longer.part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(home / "first", part, ignore=shutil.ignore_patterns("students", "data"))
-        part.rename(folder)
+    _copy(home / "first", home / "longer")
     epochs, least = first.pace.epochs * factor, round(first.pace.min_tokens * factor)
     pace = first.pace.model_copy(update={"epochs": epochs, "min_tokens": least})
-    config = first.model_copy(update={"run": str(folder), "arms": ("heal",), "pace": pace})
+    run = str(home / "longer")
+    config = first.model_copy(update={"run": run, "arms": ("heal",), "pace": pace})
     execute(config, observer)
     return config
 
 
-def trained_tokens(config: Config) -> Counter[str]:
+def _copy(run: Path, folder: Path) -> None:
+    """A run's folder once more, without its students, whole or not at all."""
+    if not folder.exists():
+        part = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(run, part, ignore=shutil.ignore_patterns("students", "data"))
+        part.rename(folder)
+
+
+def trained_tokens(config: Config) -> dict[str, int]:
     """Presented to the students of a run, by arm, over all seeds."""
     found = Counter[str]()
     with Store.open(Path(config.run), write=False) as store:
         for _, result in store.live("train", TrainResult):
             found[result.arm] += result.tokens
-    return found
+    return dict(found)
 
 
 # ── figures ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def attempts(first: Config, second: Sequence[Config], again: Config) -> Iterator[AttemptRow]:
+def attempts(
+    first: Config, seconds: Sequence[Config], claims: Sequence[Config], again: Config
+) -> Iterator[AttemptRow]:
     """Every student's attempts at held-out problems, under the names of this page."""
-    names = {"base": UNTRAINED, "rft_more": PLAIN_ONE, "heal": ONE}
-    yield from _named(first, names)
+    yield from _named(first, {"base": UNTRAINED, "rft_more": PLAIN_ONE, "heal": ONE})
     yield from _named(again, {"heal": LONGER})
-    for config in second:
+    for config in seconds:
         yield from _named(config, {"rft_more": PLAIN_TWO, "heal": TWO})
+    for config in claims:
+        yield from _named(config, {"heal": BY_CLAIMS})
 
 
 def _named(config: Config, names: Mapping[str, str]) -> Iterator[AttemptRow]:
@@ -164,17 +192,22 @@ def compared(rows: Sequence[AttemptRow], first: Config) -> tuple[EvalSummary, li
     return found, own
 
 
-def made_of(first: Config, second: Config, made: Round) -> Second:
-    """What one second round trained on, and whether it is true."""
+def made_of(first: Config, second: Config, claims: Config, made: Round) -> Second:
+    """What one student's second rounds trained on, and whether it is true."""
     with Store.open(Path(second.run), write=False) as store:
         extreme = _strata(store, Stratum.EXTREME)
-        own = {arm: tuple(_kept(store, arm)) for arm in TRAINED}
+        kept = {TWO: tuple(_kept(store, "heal")), PLAIN_TWO: tuple(_kept(store, "rft_more"))}
+    with Store.open(Path(claims.run), write=False) as store:
+        kept[BY_CLAIMS] = tuple(_kept(store, "heal"))
     with Store.open(Path(first.run), write=False) as store:
         easy = _strata(store, Stratum.EASY)
-    (seed,) = second.seeds
-    return Second(
-        seed, made, len(extreme & easy), own["heal"], own["rft_more"], trained_tokens(second)
-    )
+    own = trained_tokens(second)
+    tokens = {
+        TWO: own["heal"],
+        PLAIN_TWO: own["rft_more"],
+        BY_CLAIMS: trained_tokens(claims)["heal"],
+    }
+    return Second(second.seeds[0], made, len(extreme & easy), kept, tokens)
 
 
 def _strata(store: Store, stratum: Stratum) -> set[str]:
@@ -185,10 +218,24 @@ def _strata(store: Store, stratum: Stratum) -> set[str]:
 def _kept(store: Store, arm: str) -> Iterator[Kept]:
     rows = [*store.rows(SelectedRow, 'arm=? AND "drop"=?', arm, Drop.KEPT)]
     for pool in sorted({row.pool for row in rows}):
-        named = {Named(row.problem, row.stage, row.trace) for row in rows if row.pool == pool}
-        valid = sum(truth.valid for _, _, truth in judged(store, sorted(named)))
+        named = sorted(Named(r.problem, r.stage, r.trace) for r in rows if r.pool == pool)
+        read = [*judged(store, named)]
+        valid = sum(truth.valid for _, _, truth in read)
+        bad = sum(
+            truth.first_bad is not None and truth.first_bad < _steps_kept(store, trace)
+            for _, trace, truth in read
+        )
         problems = len({one.problem for one in named})
-        yield Kept(pool, len(named), problems, wilson(valid, len(named)))
+        yield Kept(pool, len(named), problems, wilson(valid, len(named)), bad)
+
+
+def _steps_kept(store: Store, trace: Trace) -> int:
+    """Steps that a repair has from its parent; 0 for a whole trace."""
+    parent = store.get("sample", trace.parent or "", trace.problem_id, Trace)
+    if parent is None:
+        return 0
+    pairs = zip(split_steps(trace.text), split_steps(parent.text), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 # ── the page ────────────────────────────────────────────────────────────────────────────────────
@@ -210,14 +257,15 @@ def page(found: EvalSummary, own: Sequence[Compared], rounds: Sequence[Second]) 
 
 
 def _line(own: Second) -> str:
-    sets = ", ".join(
-        f"{who} {k.pool} {k.traces} on {k.problems} problems, {points(k.valid)} valid"
-        for who, kept in (("HEAL", own.heal), ("plain", own.plain))
+    sets = "; ".join(
+        f"{who} {k.pool}: {k.traces} traces on {k.problems} problems, {points(k.valid)} valid"
+        + (f", {k.bad_prefix} with a bad step in the kept prefix" if k.pool == "D3" else "")
+        for who, kept in own.kept.items()
         for k in kept
     )
     return (
         f"seed {own.seed}: {own.made.repairable} of {own.made.problems} training problems to repair"
-        f" ({own.forgotten} extreme ones were easy for the teacher); {sets}"
+        f" ({own.forgotten} extreme ones were easy for the teacher). {sets}"
     )
 
 
@@ -236,10 +284,14 @@ def main() -> None:
     observer = ConsoleObserver(Console())
     first = first_round(home, given, observer)
     made = [second_round(home, seed, observer) for seed in first.seeds]
-    again = longer(home, first, [config for config, _ in made], observer)
+    seconds = [config for config, _ in made]
+    claims = [by_claims(home, config, observer) for config in seconds]
+    again = longer(home, first, seconds, observer)
     observer.close()
-    found, own = compared([*attempts(first, [c for c, _ in made], again)], first)
-    rounds = [made_of(first, config, one) for config, one in made]
+    found, own = compared([*attempts(first, seconds, claims, again)], first)
+    rounds = [
+        made_of(first, config, cut, one) for (config, one), cut in zip(made, claims, strict=True)
+    ]
     told: dict[str, Any] = {
         **{name: getattr(given, name) for name in ("world", "problem_seed", "problems", "seeds")},
         "students": [asdict(s) for s in found.arms if s.stratum in GROUPS],

@@ -550,7 +550,7 @@ def test_the_benchmark_sets_both_second_rounds_against_each_other_and_the_first(
     with patch("benchmarks.bench_rounds.known", lambda first: (strata, dict.fromkeys(strata, "f"))):
         found, own = bench_rounds.compared(rows, load_over(MINIMAL, []))
     by = {(c.arm, c.against, c.stratum): c for c in own}
-    assert len(own) == len(by) == 12
+    assert len(own) == len(by) == 18
     two, one, plain = bench_rounds.TWO, bench_rounds.ONE, bench_rounds.PLAIN_TWO
     assert by[two, one, "hard+extreme"].interval.mean == 0.5
     assert by[two, one, "easy"].interval.mean == 0

@@ -202,16 +202,20 @@ def _summed_up(
         traces=str(plan.traces),
         run=plan.config.run,
         problems=len(own),
-        verdicts=Counter(str(verdict) for said in own.values() for verdict in said),
+        verdicts=_counted(verdict for said in own.values() for verdict in said),
         tokens=sum(row.tokens for row in attempts),
         failed=sum(row.error is not None for row in attempts),
-        strata=Counter(str(stratum) for stratum in strata.values()),
+        strata=_counted(strata.values()),
         repairable=sum(n > 0 for n in wrong.values()),
         wrong=sum(wrong.values()),
         held_out=len(theirs),
         held_out_traces=sum(map(len, theirs.values())),
         moved=sum(before[key] != _stratum(key, said) for key, said in theirs.items()),
     )
+
+
+def _counted(outcomes: Iterable[Verdict | Stratum]) -> dict[str, int]:
+    return dict(Counter(map(str, outcomes)))
 
 
 def _stratum(problem: str, said: list[Verdict]) -> Stratum:
