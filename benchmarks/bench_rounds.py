@@ -2,12 +2,12 @@
 
 In: a world, problem seeds and training seeds. Round one is one run. Of each training seed its
 student `heal` is sampled on the training problems and starts a run of its own: `heal` again, and
-`rft_more`, the teacher's plain samples for as many tokens, both from that same student. A third has
-HEAL's traces cut by `claims`, for the entropy tells where the teacher is unsure, not where a student
+`rft_more`, the teacher's plain samples for as many tokens, both from that same student. A third
+cuts its traces by `claims`, for the entropy tells where the teacher is unsure, not where a student
 erred. The trivial rival is round one trained for the tokens of both rounds together. Out: avg@k on
 held-out problems in the strata of round one, paired differences, and what second rounds were made
-of: how often the students failed, what of the kept traces is truly valid. Students of two rounds are
-examined under different dice. Intervals resample problems and training seeds. It resumes: what is
+of: how often the students failed, what of the kept traces is truly valid. Students of two rounds have
+different dice in their exams. Intervals resample problems and training seeds. It resumes: what is
 finished is not made again.
 
     python -m benchmarks.bench_rounds --world walks [--json FILE]
