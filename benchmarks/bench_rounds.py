@@ -6,8 +6,8 @@ student `heal` is sampled on the training problems and starts a run of its own: 
 cuts its traces by `claims`, for the entropy tells where the teacher is unsure, not where a student
 erred. The trivial rival is round one trained for the tokens of both rounds together. Out: avg@k on
 held-out problems in the strata of round one, paired differences, and what second rounds were made
-of: how often the students failed, what of the kept traces is truly valid. Students of two rounds have
-different dice in their exams. Intervals resample problems and training seeds. It resumes: what is
+of: how often the students failed, what of the kept traces is truly valid. Students of two rounds
+have different dice in their exams. Intervals resample problems and training seeds. It resumes: what is
 finished is not made again.
 
     python -m benchmarks.bench_rounds --world walks [--json FILE]
