@@ -7,8 +7,8 @@ cuts its traces by `claims`, for the entropy tells where the teacher is unsure, 
 erred. The trivial rival is round one trained for the tokens of both rounds together. Out: avg@k on
 held-out problems in the strata of round one, paired differences, and what second rounds were made
 of: how often the students failed, what of the kept traces is truly valid. Students of two rounds
-have different dice in their exams. Intervals resample problems and training seeds. It resumes: what is
-finished is not made again.
+have different dice in their exams. Intervals resample problems and training seeds. It resumes: what
+is finished is not made again.
 
     python -m benchmarks.bench_rounds --world walks [--json FILE]
 """
