@@ -101,12 +101,13 @@ def _chosen(
         raise UserError(f"{folder}: no student is trained to the end yet", hint=hint)
     last = {(r.arm, r.seed): r for r in sorted(results, key=lambda r: r.stage)}
     arms = list(dict.fromkeys(name for name, _ in last))
-    wanted = arm or (config.main_arm if config.main_arm in arms else arms[0])
+    usual = config.main_arm if config.main_arm in arms else arms[0]
+    wanted = arm or usual
     seeds = sorted(n for name, n in last if name == wanted)
     if not seeds:
         raise UserError(
             f"{folder}: no arm '{wanted}' was trained; trained are {', '.join(arms)}",
-            hint=f"heal round {folder} --arm {arms[0]}",
+            hint=f"heal round {folder} --arm {usual}",
         )
     number = seeds[0] if seed is None else seed
     if number not in seeds:
