@@ -156,9 +156,7 @@ def test_logits_beyond_the_limit_are_anchored_all_the_same(
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's
-def test_adapters_of_every_stage_are_pulled_to_the_untouched_student(
-    student: Path, tmp_path: Path
-) -> None:
+def test_an_anchor_holds_adapters_too(student: Path, tmp_path: Path) -> None:
     more = {"lora_rank": 2, "learning_rate": 0.03}
     free = train(student, tmp_path / "free", anchor=None, **more)
     held = train(student, tmp_path / "held", anchor=1e3, **more)

@@ -142,9 +142,8 @@ def _logits(whole: int, limit: int, settings: Train) -> int:
     """Bytes of all that is as large as the logits, of which `whole` are those of a part."""
     if settings.anchor is None:
         return 3 * min(whole, limit)  # as computed, normalised, and their gradient
-    # both students' and the gradient, in groups and then together; in a group both normalised,
-    # their difference, and its gradient
-    return 4 * whole + 4 * min(whole, limit)
+    # both students', and the gradient in groups and then together; a group's own beside them
+    return 5 * whole + 3 * min(whole, limit)
 
 
 def helping(
