@@ -139,7 +139,7 @@ def _lacking(choice: Choice, student: Student | None) -> str | None:
         )
     if choice is Choice.RANK_SURPRISAL and dialect not in (None, "vllm"):
         return (
-            f"asks for token ranks, which the student's {dialect} servers do not tell; try:"
-            " --set student.serve=null, which scores with the local engine"
+            "asks for token ranks, which the student's server does not tell (serve.dialect:"
+            f" {dialect}); try: --set student.serve=null, which scores with the local engine"
         )
     return None

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from heal.engines import read_weights
 from heal.errors import UserError
 from heal.students.rendering import IGNORED
+from heal.wording import plural
 
 __all__ = ["anchored_sums", "read_untouched"]
 
@@ -29,8 +30,8 @@ def read_untouched(folder: Path, student: Any) -> Any:
     before, now = (m.config.get_text_config().vocab_size for m in (untouched, student))
     if before != now:
         raise UserError(
-            f"train.anchor: {folder} has {before:,} tokens in its vocabulary, and the student in"
-            f" training {now:,}",
+            f"train.anchor: the vocabulary of {folder} has {plural(before, 'token')}, that of the"
+            f" student in training {now:,}",
             hint="--set train.anchor=null trains without one",
         )
     return untouched
