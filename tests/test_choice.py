@@ -392,8 +392,8 @@ REFUSED = {
     ),
     "--set pace.choice=rank_surprisal --set student.model=s"
     " --set student.serve.command=x --set student.serve.dialect=sglang": (
-        "pace.choice 'rank_surprisal' asks for token ranks, which the student's server does not tell"
-        " (serve.dialect: sglang); try: --set student.serve=null, which scores with the local"
+        "pace.choice 'rank_surprisal' asks for token ranks, which the student's server does not"
+        " tell (serve.dialect: sglang); try: --set student.serve=null, which scores with the local"
         " engine, or --set pace.choice=diverse"
     ),
     "--set pace.choice=middle --set student.model=s"
