@@ -35,7 +35,7 @@ from heal.students.checkpoints import Checkpoints
 from heal.students.launch import Job
 from heal.students.rendering import Rendered
 from heal.students.train import quiet, unmark_gguf
-from heal.students.trainer import _adapters, fit
+from heal.students.trainer import adapters, fit
 
 PEAK = 1e-5
 ON_LOSS = Callable[[int, float], None]
@@ -132,7 +132,7 @@ def trl(subject: Subject, model: Any, folder: Path, on_loss: ON_LOSS, **changes:
         train_dataset=Dataset.from_dict(columns),
         processing_class=subject.tokenizer,
         callbacks=[Told(on_loss)],
-        peft_config=_adapters(subject.settings),
+        peft_config=adapters(subject.settings),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()

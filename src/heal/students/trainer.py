@@ -196,7 +196,7 @@ def trained(model: Any, tokenizer: Any, job: Job, on_loss: OnLoss, note: Note) -
             args=_arguments(job),
             train_dataset=Dataset.from_dict(columns),
             processing_class=tokenizer,
-            peft_config=_adapters(job.settings),
+            peft_config=adapters(job.settings),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(job.start.folder) if job.start else None)
@@ -277,7 +277,7 @@ def _arguments(job: Job) -> SFTConfig:
     )
 
 
-def _adapters(settings: Train) -> Any:
+def adapters(settings: Train) -> Any:
     """peft's configuration; None: all weights are trained."""
     if settings.lora_rank is None:
         return None
