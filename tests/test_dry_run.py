@@ -174,12 +174,12 @@ def test_adapters_are_counted_as_peft_makes_them(tmp_path: Path) -> None:
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from heal.students.trainer import _adapters
+    from heal.students.trainer import adapters
 
     student = make_student(tmp_path)
     for more in ({}, {"lora_targets": ("q_proj", "v_proj")}, {"dora": True}):
         settings = Train(lora_rank=4, **more)
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(student), _adapters(settings))
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(student), adapters(settings))
         made = sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert memory_of(shape_of(student), settings).gradients == 4 * made
 
