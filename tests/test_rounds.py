@@ -303,7 +303,7 @@ def test_a_student_that_solves_everything_leaves_nothing_to_repair(heal: Heal) -
     with scripted_student([unaided(name, right(name, "own")) for name in names]):
         _, out, _ = heal("round", "run", "-o", "none.yaml", "--seed", "4", "--set", "sampling.n=3")
     assert "          4 problems: 4 easy\nrepair    0 wrong traces of 0 extreme problems\n" in out
-    assert "nothing for the teacher to repair: a second round would show" in out
+    assert "nothing for the teacher to repair: the second round would train" in out
     assert load("none.yaml").sampling.n == 3
 
 

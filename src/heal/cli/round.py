@@ -90,7 +90,7 @@ def lines_of(made: "Round") -> Iterator[str]:
 
 def _few(repairable: int) -> Iterator[str]:
     if not repairable:
-        yield "          nothing for the teacher to repair: a second round would show the"
-        yield "          student its own correct traces and no more; give it harder problems"
+        yield "          nothing for the teacher to repair: the second round would train the"
+        yield "          student on its own correct traces alone; repairs want harder problems"
     elif repairable < FEW:
         yield "          few: a second round has little to teach; give it harder problems"

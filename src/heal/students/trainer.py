@@ -48,6 +48,8 @@ class PlanTrainer(SFTTrainer):
         self._job, self._on_loss, self._packs = job, on_loss, packs
         self._told = torch.zeros(2)
         """Of a part: its loss, and its KL from the untouched student."""
+        self._away = 0.0
+        """The last step's KL."""
         self._started = time.monotonic()
         super().__init__(**options)
         self._untouched: Any = untouched and untouched.to(self.args.device)
