@@ -11,7 +11,7 @@ Stopped at any moment, the same command continues; a folder that holds a recipe 
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -108,13 +108,13 @@ def with_student(arms: Sequence[str], model: str, seeds: int) -> State:
 # ── the folder ──────────────────────────────────────────────────────────────────────────────────
 
 
-def prepare(folder: Path, teacher: str, quick: bool) -> Path:
+def prepare(folder: Path, teacher: str, quick: bool, seed: int = 11, scale: int = 2) -> Path:
     """The folder's recipe; written with its problems where there is none."""
     recipe = folder / "recipe.yaml"
     if recipe.exists():
         return recipe
     folder.mkdir(parents=True, exist_ok=True)
-    rows = list(chosen_problems(quick))
+    rows = list(chosen_problems(quick, seed, scale))
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (folder / "problems.jsonl").write_text(text, "utf-8")
     tree = {
@@ -134,19 +134,19 @@ def prepare(folder: Path, teacher: str, quick: bool) -> Path:
     return recipe
 
 
-def chosen_problems(quick: bool) -> Iterator[dict[str, str]]:
+def chosen_problems(quick: bool, seed: int = 11, scale: int = 2) -> Iterator[dict[str, str]]:
     """Six families at two sizes, no problem twice; quick: the first few of each."""
     seen = set[str]()
-    for sizes, seed in ((EASIER, 11), (HARDER, 12)):
-        for row in problems(seed, _scaled(sizes, quick)):
+    for sizes, dice in ((EASIER, seed), (HARDER, seed + 1)):
+        for row in problems(dice, _scaled(sizes, quick, scale)):
             if row["problem"] not in seen:
                 seen.add(row["problem"])
                 yield row
 
 
-def _scaled(sizes: Sizes, quick: bool) -> Sizes:
+def _scaled(sizes: Sizes, quick: bool, scale: int) -> Sizes:
     return {
-        family: (2 if quick else 2 * count, levels) for family, (count, levels) in sizes.items()
+        family: (2 if quick else scale * count, levels) for family, (count, levels) in sizes.items()
     }
 
 
@@ -273,16 +273,20 @@ def main() -> None:
     parser.add_argument("--cuts", nargs="+", choices=list(Breakpoint), default=list(CUTS))
     parser.add_argument("--hints", nargs="+", choices=list(HintKind))
     parser.add_argument("--seeds", type=int, default=3, help="training seeds")
+    parser.add_argument("--problem-seed", type=int, default=11, help="other problems")
+    parser.add_argument("--scale", type=int, default=2, help="2: a hundred and fifty problems")
+    parser.add_argument("--set", action="append", default=[], help="a setting, as heal takes it")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    recipe = prepare(args.out, args.teacher, args.quick)
+    recipe = prepare(args.out, args.teacher, args.quick, args.problem_seed, args.scale)
     arms = args.arms or (QUICK_ARMS if args.quick else DATA_ARMS)
     hints = args.hints or (HINTS[:2] if args.quick else HINTS)
     planned = list(states(arms, args.cuts, hints))
     if args.student:
         planned.append(with_student(arms, args.student, 1 if args.quick else args.seeds))
     try:
-        found = {s.name: watched(partial(measure, recipe, s)) for s in planned}
+        given = [replace(s, overrides=(*s.overrides, *args.set)) for s in planned]
+        found = {s.name: watched(partial(measure, recipe, s)) for s in given}
     except typer.Exit as stopped:
         raise SystemExit(stopped.exit_code) from None
     except HealError as error:

@@ -23,7 +23,7 @@ from heal.engines.local import attention, loading, sampling, trees
 from heal.engines.local.cohort import _filled_holes
 from heal.engines.local.decode import DecodeLoop, Policy
 from heal.engines.local.engine import LocalEngine, open_local
-from heal.engines.local.matrices import Dense, Int8, Packed, Watched
+from heal.engines.local.matrices import Dense, Int8, Packed, Watched, can_pack
 from heal.engines.local.native import NativeModel
 from heal.engines.local.rows import repeats_itself
 from heal.engines.local.scoring import batches_by_length
@@ -735,6 +735,24 @@ def test_a_packed_product_is_the_plain_one(rows: int, width: int, biased: bool, 
     packed.add_product(sums, x)
     plain.add_product(expected, x)
     assert torch.allclose(sums, expected, atol=1e-4)
+
+
+@pytest.mark.skipif(not can_pack("bfloat16", "cpu"), reason="this processor has no bfloat16")
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_a_packed_product_of_bfloat16_is_the_plain_one(rows: int) -> None:
+    torch.manual_seed(rows)
+    weight, bias = torch.randn(96, 40).bfloat16(), torch.randn(40).bfloat16()
+    plain, x = Dense(weight, bias), torch.randn(rows, 96).bfloat16()
+    packed = Packed.of(plain)
+    assert packed.nbytes == plain.nbytes
+    exact = x.float() @ weight.float() + bias.float()
+    for found in (packed.product(x), plain.product(x)):
+        assert found.dtype is torch.bfloat16
+        assert torch.allclose(found.float(), exact, rtol=0.01, atol=0.1)
+    sums = torch.randn(rows, 40).bfloat16()
+    expected = sums.float() + exact
+    packed.add_product(sums, x)
+    assert torch.allclose(sums.float(), expected, rtol=0.01, atol=0.2)
 
 
 @pytest.mark.parametrize("pays", [True, False])

@@ -22,7 +22,7 @@ class LocalEngine(Section):
     average (docs/engines.md), too much for PURE; and another model to everything stored. CPU and
     float32 only."""
     products: Literal["auto", "mkl", "onednn"] = "auto"
-    """Which library multiplies float32 matrices on a CPU; auto times both when the model is opened.
+    """Which library multiplies matrices on a CPU; auto times both when the model is opened.
     Values differ in their last bits, so fix it where two runs must agree to the last tie."""
     rows: int = Field(64, ge=1)
     """Traces decoded at once, across problems; fewer where `memory_gb` does not hold them."""

@@ -77,7 +77,7 @@ class Body:
         self.head: Matrix = _head(model)
         self.vocabulary = self.head.shape[1]
         self.rotation = _rotation(model, context)
-        self._scratch = self.embedding.new_empty((0, self.vocabulary))
+        self._scratch = self.embedding.new_empty((0, self.vocabulary), dtype=torch.float32)
         self._space: _Workspace | None = None
         self.layers: list[Layer] = []
         for index in range(len(model.model.layers)):
@@ -116,11 +116,13 @@ class Body:
 
     def step_logits(self, hidden: Tensor) -> Tensor:
         """The same in memory that the next call overwrites: fresh pages cost time."""
-        if self.dtype is not torch.float32:
-            return self.logits(hidden)
         if len(self._scratch) < len(hidden):
-            self._scratch = hidden.new_empty((len(hidden), self.vocabulary))
-        return self.head.product(hidden, self._scratch[: len(hidden)])
+            shape = (len(hidden), self.vocabulary)
+            self._scratch = hidden.new_empty(shape, dtype=torch.float32)
+        room = self._scratch[: len(hidden)]
+        if self.dtype is torch.float32:
+            return self.head.product(hidden, room)
+        return room.copy_(self.head.product(hidden))
 
     def _workspace(self, tokens: int) -> "_Workspace":
         if tokens > _KEPT_TOKENS:

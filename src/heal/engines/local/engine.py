@@ -153,7 +153,8 @@ def _pack(model: Model, settings: Settings) -> None:
 
     if settings.products == "onednn" and not can_pack(settings.dtype, settings.device):
         raise UserError(
-            "engine.local.products=onednn needs a CPU, float32, and a PyTorch built with oneDNN",
+            "engine.local.products=onednn needs a PyTorch built with oneDNN, a CPU, and float32"
+            " (or bfloat16 where the CPU multiplies it)",
             hint="--set engine.local.products=auto",
         )
     if isinstance(model, NativeModel) and can_pack(settings.dtype, settings.device):
