@@ -13,11 +13,13 @@ problems and training seeds, paired. It resumes: what is finished is not made ag
 import argparse
 import random
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from benchmarks.real_model_readings import write_figures
 from rich.console import Console
 
@@ -26,13 +28,15 @@ from heal.config import Config
 from heal.execute import execute
 from heal.keys import seed_for
 from heal.lab.benchmark import SCORED_TOKEN_COST, lab_config
-from heal.method.intervals import Interval
+from heal.lab.truth import judge
+from heal.method.intervals import Interval, ratio_of_sums
 from heal.method.summary import HARD_AND_EXTREME, EvalSummary, summarise
-from heal.records import Split, StagePlan, Stratum
+from heal.records import EvalTrace, Problem, Split, StagePlan, Stratum, Verdict
 from heal.run import Run
 from heal.session import Observer, Session
 from heal.store import AttemptRow, Store
 from heal.students.arms import Student, folder_of
+from heal.students.exam import STAGE
 from heal.students.sets import StoredExamples, beside
 from heal.students.train import train_arm
 
@@ -87,6 +91,8 @@ class Fared:
     frontier_against_none: Interval | None
     by_seed: dict[str, list[float]]
     """avg@k of each training seed, by group of problems."""
+    sound: dict[str, Interval | None]
+    """Of right attempts, by group of problems: the share in which every step holds."""
 
 
 @dataclass(frozen=True)
@@ -166,11 +172,19 @@ def compared(configs: Mapping[str, Config]) -> tuple[list[Fared], EvalSummary]:
         rows, strata, families, resamples=RESAMPLES, seed=0, arms=("base", "rft_more", *configs)
     )
     assert found is not None, "every student was examined"
-    return [_fared(found, cure, rows, strata) for cure in configs], found
+    fared = []
+    for cure, config in configs.items():
+        own = [row for row in rows if row.arm == cure]
+        fared.append(_fared(found, cure, own, strata, _sound(config, own, strata)))
+    return fared, found
 
 
 def _fared(
-    found: EvalSummary, cure: str, rows: Sequence[AttemptRow], strata: Mapping[str, str]
+    found: EvalSummary,
+    cure: str,
+    rows: Sequence[AttemptRow],
+    strata: Mapping[str, str],
+    sound: dict[str, Interval | None],
 ) -> Fared:
     own = {s.stratum: s.avg for s in found.arms if s.arm == cure}
     easy, frontier = str(Stratum.EASY), HARD_AND_EXTREME
@@ -184,8 +198,34 @@ def _fared(
         difference(found, cure, "rft_more", frontier),
         difference(found, cure, none, easy) if none else None,
         difference(found, cure, none, frontier) if none else None,
-        _by_seed([row for row in rows if row.arm == cure], strata),
+        _by_seed(rows, strata),
+        sound,
     )
+
+
+GROUPS = (("easy", ("easy",)), (HARD_AND_EXTREME, ("hard", "extreme")))
+
+
+def _sound(
+    config: Config, rows: Sequence[AttemptRow], strata: Mapping[str, str]
+) -> dict[str, Interval | None]:
+    """Whether students that are right have reasoned so; intervals resample problems."""
+    right, valid = Counter[str](), Counter[str]()
+    with Store.open(Path(config.run), write=False) as store:
+        questions = {key: problem.problem for key, problem in store.read("problem", Problem)}
+        for row in rows:
+            if row.verdict == Verdict.CORRECT:
+                attempt = store.get(STAGE, row.key, row.problem, EvalTrace)
+                assert attempt is not None, "an attempt's body is stored"
+                right[row.problem] += 1
+                valid[row.problem] += judge(questions[row.problem], attempt.text).valid
+    found = dict[str, Interval | None]()
+    for name, inside in GROUPS:
+        own = [problem for problem in right if strata[problem] in inside]
+        if own:
+            counts = (np.array([c[problem] for problem in own]) for c in (valid, right))
+            found[name] = ratio_of_sums(*counts, resamples=RESAMPLES, seed=0, bounds=(0.0, 1.0))
+    return found
 
 
 def difference(found: EvalSummary, arm: str, against: str, stratum: str) -> Interval:
@@ -199,7 +239,7 @@ def difference(found: EvalSummary, arm: str, against: str, stratum: str) -> Inte
 
 def _by_seed(rows: Sequence[AttemptRow], strata: Mapping[str, str]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
-    for name, inside in (("easy", ("easy",)), (HARD_AND_EXTREME, ("hard", "extreme"))):
+    for name, inside in GROUPS:
         own = [row for row in rows if strata[row.problem] in inside]
         for seed in sorted({row.seed for row in own}):
             hits = [row.verdict == "correct" for row in own if row.seed == seed]
@@ -269,12 +309,13 @@ def table(found: Sequence[Fared]) -> str:
     """Points of 100, with 95 % intervals."""
     lines = [
         "| cure | easy | hard and extreme | easy, heal − base | hard and extreme, heal − rft_more |"
-        " easy, − none | hard and extreme, − none |",
-        "|---|---|---|---|---|---|---|",
+        " easy, − none | hard and extreme, − none | of right ones sound: easy | hard and extreme |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for f in found:
         shares = (f.easy, f.frontier, f.kept, f.gained, f.easy_against_none)
-        cells = [points(i) for i in (*shares, f.frontier_against_none)]
+        sound = (f.sound.get(name) for name, _ in GROUPS)
+        cells = [points(i) for i in (*shares, f.frontier_against_none, *sound)]
         lines.append(f"| {f.cure} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
