@@ -47,6 +47,7 @@ READINGS = (
     Selection.LENGTH,
     Selection.RANDOM,
     Selection.RELIANCE,
+    Selection.JOINT,
 )
 ENTROPIES = {
     "difference": Breakpoint.DIFFERENCE,
@@ -287,9 +288,9 @@ def _separation(
     kind: Selection, right: Sequence[Tried], profiles: Sequence[PureScore], chosen: Sequence[int]
 ) -> dict[str, Any] | None:
     scores: dict[bool, list[float]] = {True: [], False: []}
+    suspicion = drop_scores([profiles[i] for i in chosen], kind, Pure(), seed=0)
     for i in chosen:
-        value = drop_scores([profiles[i]], kind, Pure(), seed=0)[profiles[i].trace]
-        scores[right[i].truth.fudged].append(value)
+        scores[right[i].truth.fudged].append(suspicion[profiles[i].trace])
     if not scores[True] or not scores[False]:
         return None
     fudged, valid = np.array(scores[True]), np.array(scores[False])

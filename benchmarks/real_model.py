@@ -55,8 +55,8 @@ HINTS = (
 )
 """`partial` needs reference solutions, which these families lack."""
 READINGS = (
-    *(Selection.SURPRISAL, Selection.WORST_RESULT, Selection.RELIANCE, Selection.MEAN_NLL),
-    *(Selection.MAX_PPL, Selection.LENGTH),
+    *(Selection.SURPRISAL, Selection.WORST_RESULT, Selection.RELIANCE, Selection.JOINT),
+    *(Selection.MEAN_NLL, Selection.MAX_PPL, Selection.LENGTH),
 )
 FULL = {
     "sampling": {"n": 10, "max_new_tokens": 320, "temperature": 0.7},

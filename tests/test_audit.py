@@ -52,6 +52,7 @@ from heal.method.audit import (
 from heal.method.entropy import answer_entropy
 from heal.method.final_answers import same_text
 from heal.method.intervals import auroc
+from heal.method.pure import drop_scores
 from heal.prompts import Prompts
 from heal.recipe import load
 from heal.records import (
@@ -67,6 +68,7 @@ from heal.records import (
     Trace,
 )
 from heal.report.audit_page import gear_page
+from heal.stages.filter import profiles
 from heal.store import Store
 
 NOUNS = ("apples", "pears", "plums", "limes", "dates", "figs")
@@ -376,6 +378,8 @@ def test_reliance_joins_the_detectors_where_it_is_measured(run: ScriptedRun) -> 
     found = audit(run, "pure.measure_reliance=true")
     assert run.watch.answers == {"audit": 2 * 6 * DRAWS}
     assert found.detectors["reliance"].swapped == 6 * DRAWS
+    assert found.detectors["joint"].swapped == 6 * DRAWS
+    assert not {"reliance", "joint"} & set(plain.detectors)
     assert found.scored_tokens > plain.scored_tokens
     assert run.watch.said == ["settings that differ from the run's: pure.measure_reliance"]
     relied = run.everything("audit_reliance", HintedScore).values()
@@ -728,3 +732,33 @@ def test_pures_readings_are_parted_by_the_checkers_word(tmp_path: Path) -> None:
     counts = Counter(words.values())
     assert found["length"].swapped == counts[Outcome.WRONG_STEP] > 0
     assert found["length"].gold == counts[Outcome.NONE_FOUND]
+
+
+def test_joint_ranks_whole_traces_and_repairs_apart_and_reads_what_has_a_hinted_score(
+    tmp_path: Path,
+) -> None:
+    run = checked_run(tmp_path)
+    run.go(until="score")
+    config = load(tmp_path / "recipe.yaml", [f"run={run.folder}"])
+    with Store.open(run.folder, write=False) as store:
+        unmeasured = separate_pure(store, config, [Selection.JOINT])["joint"]
+        assert (unmeasured.swapped, unmeasured.gold, unmeasured.auroc) == (0, 0, None)
+    run.go("pure.measure_reliance=true", until="score")
+    with Store.open(run.folder, write=False) as store:
+        found = separate_pure(store, config, [Selection.LENGTH, Selection.JOINT])
+        words = words_of(store)
+        ranks: dict[str, float] = {}
+        problem_of = dict[str, str]()
+        for group in ("hinted", str(config.gear.breakpoint)):
+            own = [profile for _, profile in profiles(store, group)]
+            assert own
+            ranks |= drop_scores(own, Selection.JOINT, config.pure)
+            problem_of |= {profile.trace: profile.problem_id for profile in own}
+    sides: dict[Outcome, dict[str, list[float]]] = {outcome: {} for outcome in Outcome}
+    for trace, rank in ranks.items():
+        sides[words[trace].outcome].setdefault(problem_of[trace], []).append(rank)
+    by_hand = separation(
+        sides[Outcome.WRONG_STEP], sides[Outcome.NONE_FOUND], resamples=2_000, seed=config.seed
+    )
+    assert found["joint"] == by_hand
+    assert (by_hand.swapped, by_hand.gold) == (found["length"].swapped, found["length"].gold)

@@ -383,6 +383,7 @@ def by_part(found: list[Cost]) -> dict[str, Cost]:
         ("pure={selection: surprisal}",),
         ("pure={selection: fraction, measure_reliance: true, measure_calibrated: true}",),
         ("pure={selection: calibrated}",),
+        ("pure={selection: joint}",),
         ("gear.hint=answer", "evaluate.scored_token_cost=0.5"),
     ],
 )

@@ -68,7 +68,7 @@ def test_detectors_are_measured_on_the_same_traces(measured: tuple[str, Benchmar
     found = measured[1]
     for pool, group in (("D2", "hinted"), ("D3", "difference")):
         rows = [row for row in found.detection if row.pool == pool]
-        assert {"fraction", "calibrated", "surprisal", "reliance", "mean_nll", "random"} <= {
+        assert {"fraction", "calibrated", "surprisal", "reliance", "joint", "random"} <= {
             row.name for row in rows
         }
         ((valid, fudged),) = {(row.valid, row.fudged) for row in rows}

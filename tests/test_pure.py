@@ -21,6 +21,7 @@ from heal.method.pure import (
     commitment,
     drop_scores,
     fits,
+    joint,
     select,
     step_ratios,
     step_surprisal,
@@ -186,6 +187,61 @@ def test_controls_measure_what_they_are_named_after():
     assert value(Selection.RELIANCE) == pytest.approx(1.75 - 0.3)
 
 
+def read_twice(trace, surprise, reliance, problem="p"):
+    """A profile of one step with these two readings; nan: it never mentions the answer."""
+    return profile([1], [0.3 + reliance], trace=trace, problem=problem, answers=[surprise])
+
+
+def test_joint_is_the_higher_of_two_mid_ranks_by_hand():
+    told = [
+        read_twice("a", 0.1, 2.0),
+        read_twice("b", 0.2, 0.5),
+        read_twice("c", 3.0, 0.5),
+        read_twice("silent", math.nan, 0.1),
+        profile([1], first=2, trace="kept whole"),
+    ]
+    # of three by surprisal: 1/6, 3/6, 5/6; of four by reliance: 7/8, 4/8, 4/8, 1/8
+    expected = {"a": 7 / 8, "b": 1 / 2, "c": 5 / 6, "silent": 1 / 8, "kept whole": math.inf}
+    for order in (told, told[::-1]):
+        found = drop_scores(order, Selection.JOINT, SETTINGS)
+        assert found == pytest.approx(expected)
+        assert list(found) == [p.trace for p in order]
+    assert drop_scores([], Selection.JOINT, SETTINGS) == {}
+
+
+def test_joint_ranks_the_whole_set_and_drops_a_share_of_each_problem():
+    easy = [read_twice(f"e{i}", i / 100, i / 100, "easy") for i in range(5)]
+    by_answer = [read_twice(f"a{i}", 5 + i, 1, "a") for i in range(5)]
+    by_hint = [read_twice(f"h{i}", 2, 5 + i, "h") for i in range(5)]
+    pool = easy + by_answer + by_hint
+    found = drop_scores(pool, Selection.JOINT, SETTINGS)
+    assert max(found[p.trace] for p in easy) == pytest.approx(4.5 / 15)
+    assert drop_scores(easy, Selection.JOINT, SETTINGS)["e4"] == pytest.approx(0.9)
+    assert select(pool, Selection.JOINT, SETTINGS) == {"e4", "a4", "h4"}
+
+
+READ = st.sampled_from([0.0, 0.5, 1.0, 2.0, 4.0, math.inf])
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdefgh"), st.tuples(READ, READ), min_size=1),
+    st.integers(0, 1),
+    st.floats(0, 5),
+    st.data(),
+)
+def test_joint_rises_with_either_reading_and_no_rival_with_it(read, which, more, data):
+    one = data.draw(st.sampled_from(sorted(read)))
+    readings = [{t: both[k] for t, both in read.items()} for k in (0, 1)]
+    before = joint(*readings)
+    readings[which][one] += more
+    after = joint(*readings)
+    assert after[one] >= before[one]
+    assert all(after[t] <= before[t] for t in read if t != one)
+    assert all(0 < s < 1 or s == math.inf for s in after.values())
+    shuffled = data.draw(st.permutations(sorted(read)))
+    assert joint(*({t: own[t] for t in shuffled} for own in readings)) == after
+
+
 def test_random_follows_its_seed():
     candidates = [with_score(str(i), 0) for i in range(40)]
     first = select(candidates, Selection.RANDOM, SETTINGS, seed=1)
@@ -199,6 +255,8 @@ def test_a_selection_without_its_measurements_is_refused():
         select([bare], Selection.RELIANCE, SETTINGS)
     kept_whole = PureScore("k", "p", "t", np.zeros(1), np.ones(2), [5], 2, [True])
     assert drop_scores([kept_whole], Selection.RELIANCE, SETTINGS) == {"t": math.inf}
+    with pytest.raises(ValueError, match="reliance"):
+        select([replace(bare, answer_surprisal=np.ones(1))], Selection.JOINT, SETTINGS)
     with pytest.raises(ValueError, match="worst_result"):
         select([bare], Selection.WORST_RESULT, SETTINGS)
     with pytest.raises(ValueError, match="surprisal"):
@@ -528,6 +586,26 @@ def test_the_most_reliant_repairs_are_dropped(tmp_path):
     run.go(until="select")
     leaps = {key for key, trace in repairs(run).items() if MAGIC in trace.text}
     assert dropped_by_pure(run, "D3") == leaps != set()
+
+
+def test_joint_asks_for_the_hinted_pass_and_no_u_and_drops_the_leap(tmp_path):
+    run = reliance_run(tmp_path, selection="joint", measure_uncertainty=False)
+    run.go(until="select")
+    found, hinted = profiles(run), hinted_scores(run)
+    assert found.keys() == hinted.keys()
+    assert not any(p.has_uncertainty for p in found.values())
+    assert all(p.answer_surprisal is not None for p in found.values())
+    leaps = {key for key, trace in repairs(run).items() if MAGIC in trace.text}
+    assert dropped_by_pure(run, "D3") == leaps != set()
+    assert run.meta("pure")["heal"]["line"] is None
+    both = {t: replace(p, hinted_log_ppl=hinted[t].log_ppl) for t, p in found.items()}
+    own = [both[t] for t in repairs(run) if t in both]
+    ranks = drop_scores(own, Selection.JOINT, SETTINGS)
+    chosen = run.rows(SelectedRow, "arm='heal' AND pool='D3'")
+    assert {row.trace: row.score for row in chosen} == pytest.approx(ranks)
+    assert len(own) > 1
+    assert scored_anew(run, "pure.selection=reliance") == 0
+    assert scored_anew(run, "pure.selection=surprisal") == 0
 
 
 def test_a_trace_without_its_hinted_score_is_dropped_only_where_reliance_selects(tmp_path):

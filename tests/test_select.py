@@ -242,6 +242,22 @@ def test_reliance_reads_the_hinted_score_beside_the_profile(store: Store) -> Non
     assert dropped(store, "heal", c)["D3"] == leaning | {"repaired7"}
 
 
+def test_joint_finds_by_either_reading_what_the_other_passes(store: Store) -> None:
+    for index in range(20):
+        one, failed = trace(Origin.REPAIRED, index), index == 7
+        value = None if failed else 0.01 if index in (3, 13, 18) else 0.4
+        told = HintedScore(f"r{index}", one.problem_id, one.key, value)
+        store.commit([Stored("reliance", told.key, one.problem_id, told)])
+        row = ("reliance", "difference", told.key, one.key, 5, failed, None, None)
+        store.insert([ScoreRow(one.problem_id, *row)])
+    # repaired0 surprises, three lean on their hint, and one could not be measured
+    expected = {f"repaired{index}" for index in (0, 3, 7, 13, 18)}
+    for arms in (["heal"], ["heal", "heal-random-drop"]):
+        c = config(pure={"selection": "joint"}, arms=arms)
+        assert dropped(store, "heal", c)["D3"] == expected
+    assert len(dropped(store, "heal-random-drop", c)["D3"]) == len(expected)
+
+
 # --- sets --------------------------------------------------------------------------------------
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from heal.config import Config
-from heal.method.arms import TRAINED, Extra, selections, wants_uncertainty
+from heal.method.arms import TRAINED, Extra, selections, wants_reliance, wants_uncertainty
 from heal.method.pure import LINED
-from heal.records import Breakpoint, HintKind, Problem, Selection, Split
+from heal.records import Breakpoint, HintKind, Problem, Split
 from heal.stages.guide import SOLUTION_SHARE, WRITTEN
 from heal.stages.probe import CANDIDATES, PATHS
 
@@ -214,8 +214,7 @@ class _UpperBound:
             words = (prompts.think_close or "") + prompts.probe + prompts.probe_close
             asked = a.prompt_tokens + _bytes(words) + self.answer
             read += steps * asked + a.trace_tokens * (steps + 1) / 2
-        by_reliance = Selection.RELIANCE in selections(self.config)
-        if aided and (self.config.pure.measure_reliance or by_reliance):
+        if aided and wants_reliance(self.config):
             read += self.hinted_prompt + a.trace_tokens
         return read
 

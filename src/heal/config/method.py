@@ -126,7 +126,8 @@ class Pure(Section):
     `fraction`: the paper's ratio. With too few honest traces to draw a line by,
     `calibrated` becomes `fraction`, and `surprisal` drops a share as that does. `worst_result`, of
     numbers that steps claim behind a relation sign, is for arithmetic: a trace without any is as
-    suspicious as can be."""
+    suspicious as can be. `joint`: the higher of a trace's two ranks by `surprisal` and `reliance`
+    among all whole hinted traces, or all repairs; without a line, the worst `drop` share goes."""
     line: Line = Line(honest_lost=0.05)
     """What the line of `calibrated`, `surprisal` and `worst_result` may cost or let pass, estimated
     on the run. Where fewer than 20 traces could draw it by the checker's word, honest ones draw it
@@ -154,8 +155,8 @@ class Pure(Section):
     its whole prompt while scoring (vLLM) reads each trace once for every step of it. Switched on
     later, it scores again; `heal audit pure` always asks."""
     measure_reliance: bool = False
-    """Also score every candidate with its hint in view, which the selection `reliance` asks for
-    by itself; switch it on to compare detectors on the same traces."""
+    """Also score every candidate with its hint in view, which the selections `reliance` and
+    `joint` ask for by themselves; switch it on to compare detectors on the same traces."""
     measure_calibrated: bool = False
     """Also score unaided correct traces, which `calibrated`, `surprisal` and `worst_result` ask for
     by themselves, and ask after each step as `measure_uncertainty` does."""

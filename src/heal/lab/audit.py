@@ -21,14 +21,14 @@ from heal.lab import answer_swap, sampled_answers, swap_plan
 from heal.lab.answer_swap import Continued, Swap, Told
 from heal.lab.checked import separate_pure
 from heal.method.audit import PureAudit, SampledU, Separation, rank_correlation, separation
-from heal.method.pure import Calibration, commitment, drop_scores
+from heal.method.pure import BY_RELIANCE, Calibration, commitment, drop_scores
 from heal.reach import IDENTITY, first_stage, flatten
 from heal.records import AuditSide, Check, Gate, Problem, PureScore, Selection
 from heal.report.lines import tally
 from heal.runner import Limits, Runner, lanes
 from heal.session import Observer, Session
 from heal.stages import calibrate as calibrating
-from heal.stages.filter import has_reliance
+from heal.stages.filter import readable
 from heal.stages.found import Answerable, Found, Setup
 from heal.store import Store, Stored
 from heal.verifiers import open_verifier
@@ -210,7 +210,7 @@ class _Audit:
         kinds = list(DETECTORS)
         lines = calibration.lines if calibration else {}
         kinds[1:1] = [Selection.CALIBRATED] if Selection.CALIBRATED in lines else []
-        return kinds + ([Selection.RELIANCE] if self._setup.wants_reliance else [])
+        return kinds + (sorted(BY_RELIANCE) if self._setup.wants_reliance else [])
 
     def _separation(
         self,
@@ -258,7 +258,7 @@ class _Audit:
 
 
 def _readable(profiles: Sequence[PureScore], kind: Selection) -> list[PureScore]:
-    return [p for p in profiles if kind is not Selection.RELIANCE or has_reliance(p)]
+    return [p for p in profiles if readable(p, kind)]
 
 
 def _by_text(config: Config) -> Callable[[Answerable], Check] | None:

@@ -23,7 +23,7 @@ from heal.method.arms import TRAINED
 from heal.method.entropy import step_values
 from heal.method.gear import find_breakpoint
 from heal.method.intervals import Interval, auroc, ratio_of_sums, wilson
-from heal.method.pure import Calibration, calibrate, drop_scores
+from heal.method.pure import BY_RELIANCE, Calibration, calibrate, drop_scores
 from heal.method.summary import EvalSummary
 from heal.recipe import load
 from heal.records import (
@@ -41,7 +41,7 @@ from heal.report.numbers import SetRow, sets
 from heal.session import Observer
 from heal.stages import calibrate as calibrating
 from heal.stages import locate, repair, sample
-from heal.stages.filter import has_reliance, profiles
+from heal.stages.filter import profiles, readable
 from heal.store import Store
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
@@ -291,19 +291,20 @@ def _detection(store: Store, config: Config) -> tuple[Detection, ...]:
     kinds = list(DETECTORS)
     lines = calibration.lines if calibration else {}
     kinds[1:1] = [Selection.CALIBRATED] if Selection.CALIBRATED in lines else []
-    kinds += [Selection.RELIANCE] if config.pure.measure_reliance else []
+    kinds += sorted(BY_RELIANCE) if config.pure.measure_reliance else []
     found = []
     main = str(config.gear.breakpoint)
     for pool, group, stage in (
         ("D2", repair.HINTED, repair.HINTED),
         ("D3", main, repair.REPAIRED),
     ):
-        read = dict[str, _Read]()
-        for _, profile in profiles(store, group):
+        read, own = dict[str, _Read](), [profile for _, profile in profiles(store, group)]
+        suspicions = _suspicions(own, kinds, config, calibration)
+        for profile in own:
             named = Named(profile.problem_id, stage, profile.trace)
             ((_, _, truth),) = judged(store, [named])
-            suspicion = _suspicion(profile, kinds, config, calibration)
-            read[profile.key] = _Read(truth.valid, suspicion)
+            by = {kind: s[profile.trace] for kind, s in suspicions.items() if profile.trace in s}
+            read[profile.key] = _Read(truth.valid, by)
         in_order = [read[key] for key in sorted(read)]
         found += [_detect(kind, pool, in_order) for kind in kinds]
     return tuple(found)
@@ -317,21 +318,18 @@ def _calibration(store: Store, config: Config) -> Calibration | None:
     return calibrate(sorted(honest, key=lambda profile: profile.trace), config.pure)
 
 
-def _suspicion(
-    profile: PureScore,
+def _suspicions(
+    pool: Sequence[PureScore],
     kinds: Iterable[Selection],
     config: Config,
     calibration: Calibration | None,
-) -> dict[Selection, float]:
-    found = dict[Selection, float]()
-    for kind in kinds:
-        if kind is Selection.RELIANCE and not has_reliance(profile):
-            continue  # the row's n tells
-        scores = drop_scores(
-            [profile], kind, config.pure, seed=config.seed, calibration=calibration
-        )
-        found[kind] = scores[profile.trace]
-    return found
+) -> dict[Selection, dict[str, float]]:
+    """By kind and trace; of a trace that a kind cannot read none, the row's n tells."""
+    able = {kind: [p for p in pool if readable(p, kind)] for kind in kinds}
+    return {
+        kind: drop_scores(own, kind, config.pure, seed=config.seed, calibration=calibration)
+        for kind, own in able.items()
+    }
 
 
 def _detect(kind: Selection, pool: str, read: Sequence[_Read]) -> Detection:

@@ -23,10 +23,19 @@ from heal.method.entropy import step_values
 from heal.method.gear import find_breakpoint
 from heal.method.intervals import Interval, ratio_of_sums
 from heal.method.pure import Calibration, calibrate, drop_scores
-from heal.records import Breakpoint, Cut, Outcome, Selection, StepWord, StepWords, TokenScores
+from heal.records import (
+    Breakpoint,
+    Cut,
+    Outcome,
+    PureScore,
+    Selection,
+    StepWord,
+    StepWords,
+    TokenScores,
+)
 from heal.stages import calibrate as calibrating
 from heal.stages import locate, repair
-from heal.stages.filter import has_reliance, profiles
+from heal.stages.filter import profiles, readable
 from heal.store import Store
 
 RESAMPLES = 2_000
@@ -167,24 +176,30 @@ def separate_pure(
     """How far each reading of traces over a wrong step stands above that of traces without one.
 
     Of what passed the gates and was scored, whole hinted traces and the main breakpoint's repairs;
-    empty where no checker has read them.
+    empty where no checker has read them. `joint` ranks each of the two sets for itself.
     """
     words: dict[str, StepWord] = {}
     for _, told in store.read("stepwords", StepWords):
         words |= told.words
     groups = repair.HINTED, str(config.gear.breakpoint)
-    read = {p.trace: p for _, p in profiles(store, *groups) if p.trace in words}
+    sets, problem_of = defaultdict[str, list[PureScore]](list), dict[str, str]()
+    for group, profile in profiles(store, *groups):
+        sets[group].append(profile)
+        if profile.trace in words:
+            problem_of[profile.trace] = profile.problem_id
     calibration = _calibration(store, config)
     found = {}
-    for kind in kinds if read else ():
+    for kind in kinds if problem_of else ():
+        scores: dict[str, float] = {}
+        for own in sets.values():
+            able = [profile for profile in own if readable(profile, kind)]
+            scores |= drop_scores(able, kind, config.pure, calibration=calibration)
         wrong, clean = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
         sides = {Outcome.WRONG_STEP: wrong, Outcome.NONE_FOUND: clean}
-        for trace, profile in read.items():
+        for trace, problem in problem_of.items():
             side = sides.get(words[trace].outcome)
-            if side is None or (kind is Selection.RELIANCE and not has_reliance(profile)):
-                continue
-            score = drop_scores([profile], kind, config.pure, calibration=calibration)
-            side[profile.problem_id].append(score[trace])
+            if side is not None and trace in scores:
+                side[problem].append(scores[trace])
         found[str(kind)] = separation(wrong, clean, resamples=RESAMPLES, seed=config.seed)
     return found
 

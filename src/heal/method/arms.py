@@ -11,7 +11,7 @@ from enum import StrEnum
 from heal.config import Config
 from heal.method.curriculum import Order
 from heal.method.pace import POOLS
-from heal.method.pure import LINED
+from heal.method.pure import BY_RELIANCE, LINED
 from heal.records import Breakpoint, Choice, Selection
 
 
@@ -87,7 +87,7 @@ def trained(config: Config) -> dict[str, Arm]:
 
 def wants_reliance(config: Config) -> bool:
     """Whether assisted traces are scored with their hint in view too."""
-    return config.pure.measure_reliance or Selection.RELIANCE in selections(config)
+    return config.pure.measure_reliance or not selections(config).isdisjoint(BY_RELIANCE)
 
 
 def wants_worst_result(config: Config) -> bool:

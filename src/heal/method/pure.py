@@ -5,7 +5,7 @@ traces to drop. High means suspicious in every score here. `fraction` drops a fi
 cannot clean a pool that is mostly fudged; those of `LINED` can, given traces known to be honest.
 `fraction` and `calibrated` ask whether the step that settles the answer surprises; `surprisal` asks
 whether the answer itself does, where the trace writes it; `worst_result` whether any number does
-that a step claims.
+that a step claims; `joint` ranks a set by two readings and takes the more suspicious rank.
 """
 
 from collections import defaultdict
@@ -35,6 +35,10 @@ HONEST_LOST = 0.05
 """Of honest traces, above their line, where `pure.line` names a share of others."""
 LINED = (Selection.CALIBRATED, Selection.SURPRISAL, Selection.WORST_RESULT)
 """Selections that drop what lies above a line drawn by honest traces."""
+JOINED = (Selection.SURPRISAL, Selection.RELIANCE)
+"""What `joint` ranks by."""
+BY_RELIANCE = frozenset({Selection.RELIANCE, Selection.JOINT})
+"""Selections that need what a trace costs with its hint in view."""
 
 _Array = NDArray[np.float64]
 
@@ -185,6 +189,31 @@ def worst_result(score: PureScore) -> float | None:
     return None if np.isnan(score.worst_result) else score.worst_result
 
 
+def joint(surprisals: Mapping[str, float], reliances: Mapping[str, float]) -> dict[str, float]:
+    """The higher of each trace's two ranks in its set, between 0 and 1, by key.
+
+    Both: suspicions by trace, as `drop_scores` gives them, of one set judged together and not of
+    one problem, where few ranks say little; traces without either are left out. Ranks are
+    mid-ranks, (r − ½)/n, among the traces that a reading can read. One it cannot (infinite: a trace
+    that never mentions the answer has no surprisal) takes the other's rank alone; one that neither
+    can, without a step of its own, is infinitely suspicious.
+    """
+    both = [trace for trace in reliances if trace in surprisals]
+    ranks = [
+        _mid_ranks({t: own[t] for t in both if np.isfinite(own[t])})
+        for own in (surprisals, reliances)
+    ]
+    return {t: max((own[t] for own in ranks if t in own), default=np.inf) for t in both}
+
+
+def _mid_ranks(values: Mapping[str, float]) -> dict[str, float]:
+    """Of each the share of all that lies below, ties and itself counting half."""
+    from scipy.stats import rankdata  # `heal --help` must not wait for scipy
+
+    ranks = (rankdata(list(values.values())) - 0.5) / max(len(values), 1)
+    return dict(zip(values, ranks.tolist(), strict=True))
+
+
 def telling_step(score: PureScore, kind: Selection, settings: Pure) -> int | None:
     """The step, from 1, that a trace's suspicion was read from; None where no one step was."""
     match kind:
@@ -282,11 +311,15 @@ def drop_scores(
         worst_result  S = max −ln p(a token of a claimed number)
         random      a seeded number by key     reliance    −Δ = mean ln p(y|x,h) − mean ln p(y|x)
         length      −(tokens written)          mean_nll, max_ppl   over all scorable steps from b
+        joint       the higher rank of surprisal and reliance
 
-    `length` suspects the short: a shortcut skips steps. A trace without any step to score is
+    `length` suspects the short: a shortcut skips steps. `joint` ranks all candidates, so give one
+    whole set; every other kind reads each trace for itself. A trace without any step to score is
     infinitely suspicious, since nothing speaks for it. Raises: ValueError when what a kind needs
     was not measured.
     """
+    if kind is Selection.JOINT:
+        return joint(*(drop_scores(candidates, part, settings) for part in JOINED))
     suspicions = (_suspicion(c, kind, settings, seed, calibration) for c in candidates)
     return {
         c.trace: np.inf if s is None or np.isnan(s) else float(s)
@@ -322,6 +355,8 @@ def _suspicion(
             return _mean_nll(score, scorable=True)
         case Selection.MAX_PPL:
             return _peak(np.where(_written(score, scorable=True), score.log_ppl, np.nan))
+        case Selection.JOINT:
+            raise ValueError("selection 'joint' ranks a set, not one trace")
 
 
 def _dice(seed: int, trace: str) -> float:

@@ -93,6 +93,8 @@ class Selection(StrEnum):
     CALIBRATED = "calibrated"
     SURPRISAL = "surprisal"
     WORST_RESULT = "worst_result"
+    JOINT = "joint"
+    """By the more suspicious of `surprisal` and `reliance`, as ranks in the set judged together."""
     RANDOM = "random"
     RELIANCE = "reliance"
     LENGTH = "length"

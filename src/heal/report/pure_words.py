@@ -25,6 +25,8 @@ SUSPECTS: Mapping[str, str] = {
     "and uncertainty do",
     Selection.SURPRISAL: "the answer surprising the teacher where the trace writes it down",
     Selection.WORST_RESULT: "a claimed number surprising the teacher where the trace writes it",
+    Selection.JOINT: "the answer surprising the teacher where the trace writes it, or a trace that "
+    "only the hint makes likely, whichever sets it further apart",
     Selection.RANDOM: "nothing (traces were dropped by chance)",
     Selection.RELIANCE: "a trace that only the hint makes likely",
     Selection.LENGTH: "a short trace",
@@ -156,6 +158,8 @@ def _measured(kind: Selection) -> str:
         return "there the answer costs (−ln p, nats)"
     if kind is Selection.WORST_RESULT:
         return "its least expected number costs (−ln p, nats)"
+    if kind is Selection.JOINT:
+        return "the higher of its two ranks is"
     return "its score is"
 
 

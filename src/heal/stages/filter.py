@@ -14,7 +14,17 @@ import numpy as np
 from heal.config import Config
 from heal.method.arms import Arm, trained
 from heal.method.lines import AtLine, at_line, drawn_by_share
-from heal.method.pure import LINED, Calibration, drop_at_random, drop_scores, dropped_by, fits
+from heal.method.pure import (
+    BY_RELIANCE,
+    JOINED,
+    LINED,
+    Calibration,
+    drop_at_random,
+    drop_scores,
+    dropped_by,
+    fits,
+    joint,
+)
 from heal.records import HintedScore, Outcome, PureScore, Selection, StepWords
 from heal.stages import repair, score, words
 from heal.store import Store
@@ -145,6 +155,8 @@ class Profiles:
         return Selection.FRACTION if kind is Selection.CALIBRATED and undrawn else kind
 
     def _read(self, store: Store, kinds: set[Selection]) -> None:
+        joined = Selection.JOINT in kinds
+        read = (kinds - {Selection.JOINT}).union(JOINED if joined else ())
         passed = (
             "SELECT problem, CASE stage WHEN 'hinted' THEN stage ELSE tag END, key FROM traces"
             " WHERE stage IN ('hinted', 'repair') AND gate='passed' ORDER BY problem"
@@ -154,12 +166,15 @@ class Profiles:
         for group, profile in profiles(store):
             if profile.trace not in self.problem_of[group]:
                 continue
-            for kind in kinds:
-                if kind is Selection.RELIANCE and not has_reliance(profile):
+            for kind in read:
+                if not readable(profile, kind):
                     continue  # nothing speaks for what the selection's own measurement failed on
                 self._scores[group, kind] |= drop_scores(
                     [profile], kind, self._config.pure, calibration=self._calibration
                 )
+        for group in self.problem_of if joined else ():  # ranks are of a whole group
+            parts = (self._scores[group, part] for part in JOINED)
+            self._scores[group, Selection.JOINT] = joint(*parts)
 
 
 def profiles(store: Store, *groups: str) -> Iterator[tuple[str, PureScore]]:
@@ -184,7 +199,7 @@ def profiles(store: Store, *groups: str) -> Iterator[tuple[str, PureScore]]:
         yield tag, profile
 
 
-def has_reliance(profile: PureScore) -> bool:
-    """Whether `reliance` can read a profile: measured, or without a step of its own to measure."""
+def readable(profile: PureScore, kind: Selection) -> bool:
+    """Whether a selection has its measurement; `reliance` none on a trace without a new step."""
     own = profile.first_step <= len(profile.step_tokens)
-    return profile.hinted_log_ppl is not None or not own
+    return kind not in BY_RELIANCE or profile.hinted_log_ppl is not None or not own
