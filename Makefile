@@ -7,7 +7,7 @@ CONVERTER := build/gguf-converter
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-moves bench-retention bench-choice bench-rounds bench-real bench-student bench-train docs audit test-faults test-faults-quick wheel clean
+.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-moves bench-retention bench-choice bench-rounds bench-filters bench-real bench-student bench-train docs audit test-faults test-faults-quick wheel clean
 
 setup: $(READY)
 
@@ -134,6 +134,10 @@ bench-choice: $(READY)
 bench-rounds: $(READY)
 	for world in walks rows; do $(BIN)/python -m benchmarks.bench_rounds --world $$world \
 	  --json benchmarks/results/rounds-$$world.json || exit; done
+
+# Which of PURE's selections cleans: three worlds, 300 problems each, no student. Half an hour of one core; it resumes.
+bench-filters: $(READY)
+	$(BIN)/python -m benchmarks.bench_filters --json benchmarks/results/filters.json
 
 # What cuts yield, and every arm, in the world of several choices; then its rare words alone, which plain
 # sampling reaches. It resumes.
