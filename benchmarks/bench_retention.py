@@ -62,6 +62,11 @@ CURES: Mapping[str, tuple[str, ...]] = {
         "pace.own_replay=0.15",
         "pace.stage_share=[0.35, 0.325, 0.325]",
     ),
+    "rehearsal, 10 %": ("pace.rehearsal=0.1",),
+    "rehearsal, 20 %": ("pace.rehearsal=0.2",),
+    "rehearsal, 30 %": ("pace.rehearsal=0.3",),
+    "rehearsal, 20 %, alone": ("pace.rehearsal=0.2", "pace.rehearsal_replay=0"),
+    "rehearsal, 30 %, alone": ("pace.rehearsal=0.3", "pace.rehearsal_replay=0"),
     "own answers and own D1": (
         "pace.own_replay=0.15",
         "pace.own_d1=true",
