@@ -7,7 +7,7 @@ CONVERTER := build/gguf-converter
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-moves bench-retention bench-choice bench-rounds bench-filters bench-real bench-student bench-train docs audit test-faults test-faults-quick wheel clean
+.PHONY: setup demo test test-all test-servers test-vllm vllm-server check bench bench-engine bench-method bench-scale bench-rows bench-walks bench-moves-students bench-moves bench-retention bench-choice bench-rounds bench-filters bench-real bench-student bench-train docs audit test-faults test-faults-quick wheel clean
 
 setup: $(READY)
 
@@ -107,15 +107,21 @@ bench-scale: $(READY)
 bench-engine: $(READY)
 	$(BIN)/python benchmarks/bench_engine.py
 
-# Every arm, 5 training seeds, 300 problems of each world that no choice was made on: a world on each
-# core, about 45 minutes. It resumes.
+# Every arm in the lab's three worlds on problems that no choice was made on: rows and walks 300 each and 5
+# training seeds, moves 200 and 3; two worlds at a time, in less than 90 minutes of two cores. It resumes.
+# QUICK=1: 160 problems of each, 4 arms, one training seed.
 bench-method: $(READY)
-	$(MAKE) -j2 bench-rows bench-walks
+	$(MAKE) -j2 bench-rows bench-walks bench-moves-students
+
+COMPARE = $(BIN)/heal lab compare --world $(1) --set run=runs/$(1)-benchmark$(if $(QUICK),-quick --quick) \
+	  --set problems.args.seed=3 --json runs/$(1)-benchmark$(if $(QUICK),-quick).json
 
 bench-rows bench-walks: bench-%: $(READY)
-	$(BIN)/heal lab compare --world $* --seeds 5 --set run=runs/$*-benchmark \
-	  --set problems.args.seed=3 --json runs/$*-benchmark.json
-	$(BIN)/heal lab budgets --world $* --set problems.args.seed=3 --json runs/$*-budgets.json
+	$(call COMPARE,$*) $(if $(QUICK),,--seeds 5)
+	$(if $(QUICK),,$(BIN)/heal lab budgets --world $* --set problems.args.seed=3 --json runs/$*-budgets.json)
+
+bench-moves-students: $(READY)
+	$(call COMPARE,moves) $(if $(QUICK),,--problems 200 --seeds 3)
 
 # Cures for forgetting, each alone: 5 training seeds, 300 problems of each world. Two hours of one core; it
 # resumes.
@@ -139,15 +145,14 @@ bench-rounds: $(READY)
 bench-filters: $(READY)
 	$(BIN)/python -m benchmarks.bench_filters --json benchmarks/results/filters.json
 
-# What cuts yield, and every arm, in the world of several choices; then its rare words alone, which plain
-# sampling reaches. It resumes.
+# What cuts yield in the world of several choices; then students of its rare words alone, which plain sampling
+# reaches: half an hour of one core. It resumes.
 bench-moves: $(READY)
 	$(BIN)/python -m benchmarks.bench_moves --problems 400 --json runs/moves.json
 	$(BIN)/heal lab yields --world moves --set problems.args.seed=3 --json runs/moves-yields.json
-	$(BIN)/heal lab compare --world moves --seeds 3 --set run=runs/moves-benchmark \
-	  --set problems.args.seed=3 --json runs/moves-benchmark.json
-	$(BIN)/heal lab compare --world moves --seeds 3 --set run=runs/moves-rare \
-	  --set 'problems.args.families=[slide, roll]' --set problems.args.seed=3 --json runs/moves-rare.json
+	$(BIN)/heal lab compare --world moves --seeds 5 --problems 400 --set run=runs/moves-rare \
+	  --set 'arms=[base, rft, rft_more, heal]' --set 'problems.args.families=[slide, roll]' \
+	  --set problems.args.seed=8 --json benchmarks/results/moves_rare.json
 
 # The site, in build/site; a broken link or anchor fails it.
 docs: $(READY)
