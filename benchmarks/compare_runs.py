@@ -62,6 +62,7 @@ BODIES: Mapping[str, type] = {
     "watched": records.StageExam,
     "evaluate": records.EvalTrace,
     "own": records.OwnAnswer,
+    "rehearsed": records.OwnAnswer,
     "student_score": records.StudentScore,
     "plan": records.StagePlan,
     "train": records.TrainResult,

@@ -23,6 +23,7 @@ from unittest.mock import patch
 import yaml
 
 from heal.execute import execute
+from heal.functions import allow_code
 from heal.recipe import load
 from heal.records import Gate, Problem, Split, Stratum
 from heal.report.view import RunView
@@ -514,6 +515,7 @@ def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     _, _home, _stage, _k = sys.argv
+    allow_code()  # of a recipe that a test wrote
     with small_batches():
         if _stage in ("before", "within", "after"):
             with dying_in(int(_k), _stage, sigkill):

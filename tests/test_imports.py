@@ -18,7 +18,7 @@ LEVELS = [
     ("session", "runner", "students", "report", "before"),
     ("export", "view"),
     ("run", "marking", "importing"),
-    ("retention", "probing", "choosing"),
+    ("retention", "rehearsal", "probing", "choosing"),
     ("pipeline",),
     ("execute",),
     ("api", "examine", "rounds"),

@@ -46,6 +46,7 @@ from heal.stages import calibrate, match_budget
 from heal.steps import checker_edition
 from heal.store import DATABASE, AttemptRow, ScoreRow, SelectedRow, Store, TraceRow
 from heal.store.marks import bad_marks
+from heal.students.sets import REHEARSED
 from heal.verifiers import edition
 from heal.wording import plural
 
@@ -190,7 +191,7 @@ def _forget_results(store: Store) -> None:
     store.forget(TraceRow, stage=match_budget.STAGE)
     store.forget(ScoreRow, tag=calibrate.TAG)
     store.set_meta(choice_words.META, None)
-    for stage in ("plan", "train"):
+    for stage in ("plan", "train", REHEARSED):
         store.set_live(stage, ())
 
 

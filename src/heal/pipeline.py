@@ -13,6 +13,7 @@ from heal.choosing import note_choice, score_to_choose
 from heal.marking import marked_bad, tell_left_out
 from heal.method.arms import Extra, trained, wants_calibration
 from heal.records import Split
+from heal.rehearsal import train_each
 from heal.report.lines import scored, tally
 from heal.retention import WATCHED, ask_own, watch
 from heal.run import SO_FAR, Run, Stage
@@ -98,18 +99,19 @@ def choose(run: Run) -> str:
 
 
 def train(run: Run) -> str:
-    """§4: every arm and seed through three chained stages, at equal steps and tokens."""
+    """§4: every arm and seed through its chained stages, at equal steps and tokens."""
     s, c = run.session, run.session.config
     if c.student is None:
         return "no student: the training data is in data/"
     s.close_engines()
     ask_own(run)
-    plans, empty = students.plan(s.store, c)
+    offer = students.offered(s.store, c)
+    plans, empty = students.plan(c, offer)
     for name in empty:
         s.fact(f"arm {name} not trained: it has no examples", 1)
-    run.keep_plans(plans)
+    run.keep_plans(plans, sum(offer.steps(c.pace)))
     results, watched = [], list[str]()
-    for result in students.train(s.store, c, s.problems, plans, run.trained, s.observer.say):
+    for result in train_each(run, offer):
         s.store.put("train", result.key, "", result)
         run.names[result.arm, result.seed] = result.key
         run.stage_over(result)

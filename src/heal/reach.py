@@ -66,6 +66,8 @@ REACH: tuple[tuple[str, str | None], ...] = (
     ("pace.closing", "train"),
     ("pace.own_replay", "train"),
     ("pace.own_d1", "train"),
+    ("pace.rehearsal", "train"),
+    ("pace.rehearsal_replay", "train"),
     ("pace.replay_easy", "train"),
     ("pace.frontier_from", "train"),
     ("pace", "select"),

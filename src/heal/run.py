@@ -24,6 +24,7 @@ from heal.records import (
     HintKind,
     Problem,
     Split,
+    StagePlan,
     StepWords,
     Stratum,
     TrainResult,
@@ -176,13 +177,18 @@ class Run:
             store.set_meta("scored_token_cost", cost)
         return float(cost)
 
-    def keep_plans(self, plans: students.Plans) -> None:
-        """Store every arm's presentations, and say how many steps they take."""
+    def keep_plans(self, plans: students.Plans, steps: int) -> None:
+        """Store every arm's presentations; each student's training takes so many steps in all."""
         self.plans = plans
         planned = [(arm, n, p) for (arm, n), own in plans.items() for p in own]
         store = self.session.store
         store.record("plan", ((f"{arm}-seed{n}-{p.index}", "", p) for arm, n, p in planned))
-        self.session.observer.begin("train", sum(len(p.batches) for _, _, p in planned), "steps")
+        self.session.observer.begin("train", len(plans) * steps, "steps")
+
+    def keep_plan(self, arm: str, seed: int, plan: StagePlan) -> None:
+        """Store one more stage of a student, planned once the stages before it were trained."""
+        self.plans = {**self.plans, (arm, seed): (*self.plans[arm, seed], plan)}
+        self.session.store.add_live("plan", [(f"{arm}-seed{seed}-{plan.index}", "", plan)])
 
     def trained(self, step: int, total: int, loss: float) -> None:
         """A student's optimizer step was made; those before it that no one told of are old."""
@@ -194,7 +200,7 @@ class Run:
         """A student's stage is trained, here or earlier."""
         plans = self.plans[result.arm, result.seed]
         self._reached(sum(len(plan.batches) for plan in plans if plan.index <= result.stage))
-        if result.stage == plans[-1].index:
+        if result.stage == self.session.config.pace.stages:
             self.steps = 0
 
     def _reached(self, step: int) -> None:

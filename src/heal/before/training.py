@@ -16,7 +16,7 @@ from heal.config import Config, Train
 from heal.data.problems import read_problems
 from heal.engines import read_tokenizer, resolve_model
 from heal.errors import UserError
-from heal.method.curriculum import stage_steps
+from heal.method.curriculum import REHEARSAL, STAGES, stage_steps
 from heal.prompts import fill
 from heal.records import Example, Split, TrainResult
 from heal.store import DATABASE, Store
@@ -36,7 +36,6 @@ from heal.students.rendering import read_tokenizer as read_plain_tokenizer
 from heal.students.sets import StoredExamples, beside, lengths, set_sizes
 from heal.wording import plural
 
-STAGES = ("foundation", "bridge", "frontier")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 LINES = 24
 """Of the example that are shown."""
@@ -81,7 +80,7 @@ def foresee(config: Config) -> Foresight:
     traces = round(config.pace.epochs * config.pace.cap_d1 * len(asked))
     steps = stage_steps(max(1, traces), config.train.batch_size, config.pace)
     each = config.train.batch_size * config.train.max_length
-    shown = [Stage(name, n, n * each) for name, n in zip(STAGES, steps, strict=True)]
+    shown = [Stage(name, n, n * each) for name, n in zip(STAGES, steps, strict=False)]
     first = (asked or problems)[0]
     user = fill(config.prompts.solve, problem=first.problem)
     example = Example(
@@ -91,8 +90,9 @@ def foresee(config: Config) -> Foresight:
 
 
 def _from_run(store: Store, config: Config, problems: dict[str, Any]) -> Foresight | None:
-    plans, _ = arms.plan(store, config)
-    if not plans:
+    offer = arms.offered(store, config)
+    plans, _ = arms.plan(config, offer)
+    if not plans or offer.budget is None:
         return None
     arm = next((name for name, _ in plans if name == config.main_arm), next(iter(plans))[0])
     plan = next(own for (name, _), own in plans.items() if name == arm)
@@ -101,6 +101,8 @@ def _from_run(store: Store, config: Config, problems: dict[str, Any]) -> Foresig
         Stage(STAGES[p.index - 1], len(p.batches), sum(sizes[t] for b in p.batches for t in b))
         for p in plan
     ]
+    each = offer.budget.batch_tokens  # what the student will write is not known yet
+    shown += [Stage(STAGES[REHEARSAL], n, n * each) for n in offer.steps(config.pace)[REHEARSAL:]]
     earlier = [result for _, result in store.read("train", TrainResult) if result.tokens]
     seconds = sum(result.seconds for result in earlier)
     speed = sum(result.tokens for result in earlier) / seconds if seconds else None

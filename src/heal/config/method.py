@@ -214,10 +214,25 @@ class Pace(Section):
     """D1 of problems the teacher mostly solves is the untouched student's own correct answers,
     trace for trace, as far as it has any: it is not taught in other words what it knows."""
 
+    rehearsal: float = Field(0.0, ge=0, lt=1)
+    """Share of the token budget of a fourth, closing stage at stage III's peak rate: the student of
+    stage III is asked all training problems, `evaluate.samples` attempts each, and is shown its own
+    correct answers, at most `cap_d1` of a problem, none that it cannot be taught nor, with
+    `steps.gate`, one with a wrong step. `stage_share` is of the rest, so the budget stays the same.
+    0: there is no such stage."""
+    rehearsal_replay: float = Field(0.3, ge=0, lt=1)
+    """Share of that stage shown from all sets. A student without a correct answer trains it on
+    these alone."""
+
     @property
     def asks_student(self) -> bool:
         """Whether the untouched student is asked for answers of its own."""
         return self.own_d1 or self.own_replay > 0
+
+    @property
+    def stages(self) -> int:
+        """Of each student's training."""
+        return len(self.stage_share) + (self.rehearsal > 0)
 
     @field_validator("stage_share")
     @classmethod

@@ -3,6 +3,7 @@
 In: the rows of an arm and the run's settings. Out: three lists of trace keys, as HEAL's own
 training shows them (docs/method.md §4), and the numbers a trainer needs: learning rates, batch
 sizes, steps. A run without a student has no plan; then one is made of the teacher's token lengths.
+A rehearsal is of what HEAL's own student wrote, so it is in no list.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,8 @@ def _stored(
 ) -> Sequence[StagePlan]:
     """The run's own plan, if it is of these rows; else nothing."""
     name = f"{arm}-seed{config.seeds[0]}-"
-    plans = [plan for key, plan in store.live("plan", StagePlan) if key.startswith(name)]
+    found = [plan for key, plan in store.live("plan", StagePlan) if key.startswith(name)]
+    plans = [plan for plan in found if plan.index <= len(STAGE_NAMES)]
     known = {trace for traces in tokens.values() for trace in traces}
     shown = {trace for plan in plans for batch in plan.batches for trace in batch}
     if not plans or not shown <= known:

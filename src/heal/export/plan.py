@@ -17,9 +17,9 @@ from heal.config import Config, Train
 from heal.errors import UserError
 from heal.export import merging
 from heal.keys import seed_for
+from heal.method.curriculum import STAGES
 from heal.records import Example, Problem, StagePlan
 from heal.store import Store
-from heal.students.export import STAGE_NAMES
 from heal.students.rendering import Rendered, Renderer, open_renderer
 from heal.students.sets import StoredExamples
 
@@ -135,7 +135,7 @@ def planned(store: Store, config: Config, arm: str) -> Planned:
 
 
 def _name(plan: StagePlan) -> str:
-    return STAGE_NAMES[plan.index - 1]
+    return STAGES[plan.index - 1]
 
 
 def _out(plan: StagePlan) -> str:

@@ -1,8 +1,8 @@
 """PACE's curriculum: what the student is shown, in which order and batch (docs/method.md §4).
 
-In: the sets as token lengths. Out: three stages as explicit presentations. Every arm given the same
-budget and batch size gets the same number of optimizer steps, hence the same learning-rate trace;
-only what is shown differs.
+In: the sets as token lengths. Out: three stages as explicit presentations, and a fourth of the
+student's own answers. Every arm given the same budget and batch size gets the same number of
+optimizer steps, hence the same learning-rate trace; only what is shown differs.
 """
 
 import itertools
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 
 import numpy as np
 
@@ -44,8 +45,12 @@ class Beside:
 
 
 NOTHING = Beside()
+STAGES = ("foundation", "bridge", "frontier", "rehearsal")
+"""The last one only with `pace.rehearsal`."""
 LAST = len(POOLS) - 1
 """The stage, counted from 0, that is closed by a mixture."""
+REHEARSAL = len(POOLS)
+"""The stage, counted from 0, of the trained student's own answers."""
 
 
 def budget_tokens(d1_tokens: int, settings: Pace) -> int:
@@ -53,16 +58,18 @@ def budget_tokens(d1_tokens: int, settings: Pace) -> int:
     return max(round(settings.epochs * d1_tokens), settings.min_tokens)
 
 
-def stage_steps(budget: int, batch_tokens: int, settings: Pace) -> tuple[int, int, int]:
-    """Optimizer steps of the three stages: a function of the budget alone, so alike for all arms.
+def stage_steps(budget: int, batch_tokens: int, settings: Pace) -> tuple[int, ...]:
+    """Optimizer steps of each stage: a function of the budget alone, so alike for all arms.
 
-    They sum to budget / batch_tokens, rounded; a stage with a share gets at least one.
+    They sum to budget / batch_tokens, rounded; a stage with a share gets at least one. The fourth
+    is there with `rehearsal` and takes its share of them, `stage_share` is of the rest.
     """
     total = max(1, round(budget / batch_tokens))
     shares = np.asarray(settings.stage_share) / sum(settings.stage_share)
+    if settings.rehearsal:
+        shares = np.append(shares * (1 - settings.rehearsal), settings.rehearsal)
     ends = [0, *(round(total * float(share)) for share in np.cumsum(shares))]
-    steps = [max(ends[i + 1] - ends[i], int(shares[i] > 0)) for i in range(3)]
-    return steps[0], steps[1], steps[2]
+    return tuple(max(b - a, int(s > 0)) for a, b, s in zip(ends, ends[1:], shares, strict=False))
 
 
 def schedule(
@@ -79,10 +86,10 @@ def schedule(
 
     Stage I shows D1, II D1 ∪ D2, III all (D3 from II on with `frontier_from` 2); II and III are
     `replay` old by tokens, each stage is `own_replay` the student's own, and the last `closing` of
-    III is all sets evenly. A trace is shown
-    at most `max_shows` times in a stage, its alternates in turn with it: new traces that run out
-    leave their share to replay, replay that runs out gives it back, and only a stock too small for
-    its stage (every trace shown `max_shows` times) is shown more often. `shuffled` and `reverse`
+    III is all sets evenly. A trace is shown at most `max_shows` times in a stage, its alternates in
+    turn with it: new traces that run out leave their share to replay, replay that runs out gives it
+    back, and only a stock too small for its stage (every trace shown `max_shows` times) is shown
+    more often. `shuffled` and `reverse`
     rearrange exactly the curriculum's presentations over the same steps.
 
     With L the longest trace shown: a stage of n steps (the whole, when rearranged) has
@@ -93,9 +100,9 @@ def schedule(
     """
     if not any(pools.values()):
         raise ValueError("no traces to train on: every set is empty")
-    steps = stage_steps(budget, batch_tokens, settings)
+    steps = stage_steps(budget, batch_tokens, settings)[:REHEARSAL]
     source = _Source(pools, settings, beside, random.Random(seed))
-    shown = [source.stage(stage, n * batch_tokens) for stage, n in enumerate(steps)]
+    shown = [source.stage(i, n * batch_tokens, settings.replay) for i, n in enumerate(steps)]
     lengths = source.lengths
     if order is Order.CURRICULUM:
         batches = [_batches(s, n, lengths) for s, n in zip(shown, steps, strict=True)]
@@ -114,20 +121,48 @@ def schedule(
     return first, second, third
 
 
+def rehearse(
+    pools: Mapping[str, Lengths],
+    rehearsed: Lengths,
+    settings: Pace,
+    *,
+    replay: float,
+    batch_tokens: int,
+    budget: int,
+    seed: int,
+    beside: Beside = NOTHING,
+) -> StagePlan:
+    """Stage IV of a student: its own answers after stage III, and `replay` by tokens of all sets.
+
+    Shown, repeated and sized as a stage of `schedule`, of which it takes the steps that `rehearsal`
+    leaves; without answers it is replay alone. Answers no longer than a batch leave no step empty.
+    """
+    steps = stage_steps(budget, batch_tokens, settings)[REHEARSAL]
+    source = _Source(pools, settings, beside, random.Random(seed), rehearsed)
+    shown = source.stage(REHEARSAL, steps * batch_tokens, replay)
+    batches = _batches(shown, steps, source.lengths)
+    return StagePlan(REHEARSAL + 1, tuple(batches), settings.stage_lr[LAST])
+
+
 class _Source:
-    """Where the presentations of all three stages come from."""
+    """Where the presentations of all stages come from."""
 
     def __init__(
-        self, pools: Mapping[str, Lengths], settings: Pace, beside: Beside, rng: random.Random
+        self,
+        pools: Mapping[str, Lengths],
+        settings: Pace,
+        beside: Beside,
+        rng: random.Random,
+        rehearsed: Lengths = MappingProxyType({}),
     ) -> None:
         self.rng = rng
-        self._settings, self._beside = settings, beside
+        self._settings, self._beside, self._rehearsed = settings, beside, rehearsed
         self._pools = {pool: dict(pools.get(pool, {})) for pool in POOLS}
-        sets = (*self._pools.values(), beside.own, *beside.alternates.values())
+        sets = (*self._pools.values(), beside.own, rehearsed, *beside.alternates.values())
         self.lengths: dict[str, int] = {t: n for traces in sets for t, n in traces.items()}
         self._turns = _Turns(beside.alternates)
 
-    def stage(self, stage: int, tokens: int) -> list[str]:
+    def stage(self, stage: int, tokens: int, replay: float) -> list[str]:
         """Presentations of one stage: new, replayed and the student's own, evenly mixed."""
         new, old = self._sets(stage)
         closing = self._closing(tokens) if stage == LAST else []
@@ -138,7 +173,7 @@ class _Source:
         tokens -= own.tokens
         fresh, again = self._stock(new), self._stock(old)
         for stock, target in (
-            (fresh, tokens * (1 - self._settings.replay)),
+            (fresh, tokens * (1 - replay)),
             (again, tokens),
             (fresh, tokens),
         ):
@@ -162,6 +197,7 @@ class _Source:
         """What a stage is for, and what of the earlier sets it shows again."""
         early = stage == 1 and self._settings.frontier_from == 2
         new = [t for pool in POOLS[stage : stage + 1 + early] for t in self._pools[pool]]
+        new += self._rehearsed if stage == REHEARSAL else ()
         old = [t for pool in POOLS[:stage] for t in self._pools[pool]]
         if self._settings.replay_easy:
             old = [t for t in old if t in self._beside.easy] or old

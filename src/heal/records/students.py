@@ -33,7 +33,7 @@ class Example:
 
 @dataclass(frozen=True)
 class OwnAnswer:
-    """A correct answer of the untouched student, which it is shown again against forgetting."""
+    """A correct answer of a student, which it is shown again against forgetting."""
 
     key: str
     """Of the attempt."""
@@ -67,7 +67,7 @@ class StagePlan:
     """One training stage as explicit presentations: what is shown, in which order and batch."""
 
     index: int
-    """1 foundation, 2 bridge, 3 frontier."""
+    """1 foundation, 2 bridge, 3 frontier, 4 rehearsal."""
     batches: tuple[tuple[str, ...], ...]
     """Trace keys of each optimizer step."""
     lr_scale: float

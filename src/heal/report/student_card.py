@@ -9,13 +9,12 @@ from typing import Any
 
 import yaml
 
+from heal.method.curriculum import STAGES
 from heal.method.summary import ALL
 from heal.records import TrainResult
 from heal.report import numbers, sentences, words
 from heal.report.view import RunView
 from heal.wording import plural
-
-_STAGES = {1: "foundation", 2: "bridge", 3: "frontier"}
 
 
 def student_card(view: RunView, config: Mapping[str, Any], stages: Sequence[TrainResult]) -> str:
@@ -78,7 +77,7 @@ def _stages(stages: Sequence[TrainResult]) -> str:
         if s.validation_loss is not None:
             unseen = f"{s.validation_loss:.4f} (n = {s.validation_traces:,})"
         rows.append(
-            f"| {_STAGES.get(s.stage, s.stage)} | {s.steps:,} | {s.tokens:,} | {s.distinct:,}"
+            f"| {STAGES[s.stage - 1]} | {s.steps:,} | {s.tokens:,} | {s.distinct:,}"
             f" | {s.learning_rate:g} | {s.loss_first:.4f} → {s.loss_last:.4f} | {unseen} |"
         )
     left = stages[-1].refused_long

@@ -2,8 +2,10 @@
 
 In: a trace. Out: token indices one past each step's end. A repaired trace is split on either side
 of its cut, so that the kept steps stay the parent's own. And what the step checker says of them.
+A student's own text is split alike, in its own tokens.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from heal.config import Gear
@@ -20,12 +22,27 @@ def trace_steps(trace: Trace, model: TextModel, gear: Gear, prompts: Prompts) ->
     before the closing tag. Thinking that says nothing is one step of tags.
     """
     pieces = model.token_bytes(trace.ids.tolist())
+    return _step_ends(pieces, trace.prefix_tokens, gear, prompts)
+
+
+def text_steps(pieces: Sequence[bytes], gear: Gear, prompts: Prompts) -> list[str]:
+    """A text's steps, of the bytes of its tokens."""
+    ends = _step_ends(pieces, 0, gear, prompts)
+    return [
+        b"".join(pieces[start:end]).decode(errors="replace").strip()
+        for start, end in pairwise([0, *ends])
+    ]
+
+
+def _step_ends(
+    pieces: Sequence[bytes], prefix_tokens: int, gear: Gear, prompts: Prompts
+) -> list[int]:
     start, end = reasoning_span(pieces, prompts.think_close)
     if start >= end:
         return [max(end, 1)] if pieces else []
     bounds = [start, end]
-    if start < trace.prefix_tokens < end:
-        bounds.insert(1, trace.prefix_tokens)
+    if start < prefix_tokens < end:
+        bounds.insert(1, prefix_tokens)
     return [
         low + inner
         for low, high in pairwise(bounds)

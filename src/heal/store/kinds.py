@@ -39,6 +39,7 @@ KINDS: dict[str, type] = {
     "problem": Problem,
     "plan": StagePlan,
     "own": OwnAnswer,
+    "rehearsed": OwnAnswer,
     "student_score": StudentScore,
     "watched": StageExam,
     "train": TrainResult,

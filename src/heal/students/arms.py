@@ -3,7 +3,7 @@
 Plans come from the columns of `select` (`sets.py`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +13,22 @@ from heal.engines.base import Engine, Sampling
 from heal.functions import edition as function_edition
 from heal.keys import seed_for
 from heal.method.arms import Arm, trained
-from heal.method.curriculum import NOTHING, Beside, budget_tokens, schedule
+from heal.method.curriculum import (
+    NOTHING,
+    Beside,
+    Lengths,
+    budget_tokens,
+    rehearse,
+    schedule,
+    stage_steps,
+)
 from heal.records import Drop, Example, Problem, Split, StagePlan, Trace, TrainResult, Verdict
 from heal.stages.candidates import example
 from heal.store import Store
 from heal.students.checkpoints import Note
 from heal.students.exam import Exam
 from heal.students.sets import Sizes, StoredExamples, beside, in_own_words, lengths, set_sizes
-from heal.students.train import Opener, Progress, train_arm
+from heal.students.train import Opener, Progress, has_weights, train_arm
 from heal.verifiers import edition
 
 SERVED = "-served"
@@ -49,25 +57,64 @@ class Student:
     """Where they are."""
 
 
-def plan(store: Store, config: Config) -> tuple[Plans, list[str]]:
-    """Every arm's presentations for each training seed, and the arms that have nothing to show."""
+@dataclass(frozen=True)
+class Offer:
+    """What each arm may show its students, and for how long."""
+
+    sizes: Mapping[str, Sizes]
+    beside: Mapping[str, Beside]
+    budget: Budget | None
+    """None: there is nothing to train on."""
+
+    def steps(self, pace: Pace) -> tuple[int, ...]:
+        """Of each stage of each student."""
+        return (
+            stage_steps(self.budget.tokens, self.budget.batch_tokens, pace) if self.budget else ()
+        )
+
+
+def offered(store: Store, config: Config) -> Offer:
+    """All that arms may show but what their students will write."""
     sizes = {name: set_sizes(store, name) for name in trained(config)}
     more = {name: beside(store, name) for name in trained(config)}
     shown = [n for name in sizes for n in lengths(sizes[name], more[name]).values()]
     longest = max(shown, default=0)
     main = sizes[config.main_arm] if config.main_arm else {}
     budget = matched_budget(main, config.pace, config.train.batch_size, longest)
-    plans, empty = dict[tuple[str, int], tuple[StagePlan, ...]](), list[str]()
     if config.pace.own_d1:  # the budget is that of the teacher's D1 all the same
         sizes = {name: in_own_words(store, name, own) for name, own in sizes.items()}
+    return Offer(sizes, more, budget)
+
+
+def plan(config: Config, offer: Offer) -> tuple[Plans, list[str]]:
+    """Every arm's first three stages for each training seed; the arms that have nothing to show."""
+    plans, empty = dict[tuple[str, int], tuple[StagePlan, ...]](), list[str]()
     for name, arm in trained(config).items():
-        if budget is None or not any(sizes[name].values()):
+        sizes, more = offer.sizes[name], offer.beside[name]
+        if offer.budget is None or not any(sizes.values()):
             empty.append(name)
             continue
         for seed in config.seeds:
             dice = seed_for(config.seed, "plan", seed)
-            plans[name, seed] = arm_plan(arm, sizes[name], budget, config.pace, dice, more[name])
+            plans[name, seed] = arm_plan(arm, sizes, offer.budget, config.pace, dice, more)
     return plans, empty
+
+
+def rehearsal_plan(
+    config: Config, offer: Offer, arm: str, seed: int, rehearsed: Lengths
+) -> StagePlan:
+    """A student's fourth stage, of its own answers: trace → tokens, none longer than a batch."""
+    assert offer.budget is not None, "nobody is rehearsed where nobody is trained"
+    return rehearse(
+        offer.sizes[arm],
+        rehearsed,
+        config.pace,
+        replay=config.pace.rehearsal_replay,
+        batch_tokens=offer.budget.batch_tokens,
+        budget=offer.budget.tokens,
+        seed=seed_for(config.seed, "rehearsal", seed),
+        beside=offer.beside[arm],
+    )
 
 
 def matched_budget(sizes: Sizes, pace: Pace, batch_size: int, longest: int = 0) -> Budget | None:
@@ -87,7 +134,7 @@ def matched_budget(sizes: Sizes, pace: Pace, batch_size: int, longest: int = 0) 
 def arm_plan(
     arm: Arm, sizes: Sizes, budget: Budget, pace: Pace, seed: int, more: Beside = NOTHING
 ) -> tuple[StagePlan, ...]:
-    """An arm's three stages. A training seed is this seed: all arms take the same.
+    """An arm's first three stages. A training seed is this seed: all arms take the same.
 
     It decides which traces are shown more often, and in what order; the optimizer has no dice.
     """
@@ -102,43 +149,62 @@ def arm_plan(
     )
 
 
-def train(
-    store: Store,
-    config: Config,
-    problems: Mapping[str, Problem],
-    plans: Plans,
-    on_progress: Progress,
-    on_note: Note,
-) -> Iterator[TrainResult]:
-    """Train every arm under every seed, a seed's arms one after the other."""
-    assert config.student is not None
-    examples = StoredExamples(store, config, problems)
-    opener = Opener(read_weights, read_tokenizer)
-    validation, wanted = [*unseen_examples(store, config, problems)], config.train.validation
-    if len(validation) < wanted:
-        on_note(
-            f"train.validation: {len(validation):,} of {wanted:,}; the teacher solved no more of"
-            " the held-out problems"
-        )
-    too_long = dict(
-        store.query("SELECT arm, COUNT(*) FROM selected WHERE \"drop\"=? GROUP BY arm",
-                    (Drop.TOO_LONG,))
-    )  # fmt: skip
-    for arm, seed in sorted(plans, key=lambda planned: config.seeds.index(planned[1])):
-        yield from train_arm(
+class Trainer:
+    """Trains students, arm by arm and seed by seed."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: Config,
+        problems: Mapping[str, Problem],
+        on_progress: Progress,
+        on_note: Note,
+    ) -> None:
+        self._store, self._config, self._problems = store, config, problems
+        self._on_progress, self._on_note = on_progress, on_note
+        self._validation = [*unseen_examples(store, config, problems)]
+        wanted = config.train.validation
+        if len(self._validation) < wanted:
+            on_note(
+                f"train.validation: {len(self._validation):,} of {wanted:,}; the teacher solved no"
+                " more of the held-out problems"
+            )
+        too_long = 'SELECT arm, COUNT(*) FROM selected WHERE "drop"=? GROUP BY arm'
+        self._too_long: dict[str, int] = dict(store.query(too_long, (Drop.TOO_LONG,)))
+
+    def train(self, arm: str, seed: int, plans: Sequence[StagePlan]) -> Iterator[TrainResult]:
+        """One student's stages; those that were finished before are not trained again."""
+        return self._train(arm, seed, plans, self._on_progress)
+
+    def bring_back(self, arm: str, seed: int, plans: Sequence[StagePlan]) -> None:
+        """See that the last of these stages has its weights; its steps count for no progress."""
+        for _ in self._train(arm, seed, plans, None, weights_needed=True):
+            pass
+
+    def _train(
+        self,
+        arm: str,
+        seed: int,
+        plans: Sequence[StagePlan],
+        on_progress: Progress | None,
+        weights_needed: bool = False,
+    ) -> Iterator[TrainResult]:
+        assert self._config.student is not None
+        return train_arm(
             arm,
             seed,
-            plans[arm, seed],
-            examples,
-            resolve_model(config.student.model),
-            config.train,
-            store.folder / folder_of(arm, seed),
+            plans,
+            StoredExamples(self._store, self._config, self._problems),
+            resolve_model(self._config.student.model),
+            self._config.train,
+            self._store.folder / folder_of(arm, seed),
             on_progress,
-            run_folder=store.folder,
-            refused_long=too_long.get(arm, 0),
-            opener=opener,
-            on_note=on_note,
-            validation=validation,
+            run_folder=self._store.folder,
+            refused_long=self._too_long.get(arm, 0),
+            opener=Opener(read_weights, read_tokenizer),
+            on_note=self._on_note,
+            validation=self._validation,
+            weights_needed=weights_needed,
         )
 
 
@@ -185,10 +251,12 @@ def untouched(config: Config) -> Student:
 
 def watched(config: Config, home: Path, result: TrainResult) -> Student | None:
     """The student a stage has just made; None where its weights are gone, as it was made before."""
-    folder = home / result.folder
-    if not any(folder.glob("*.safetensors")):
-        return None
-    return Student(result.arm, result.seed, result.key, str(folder))
+    return made_by(home, result) if has_weights(home / result.folder) else None
+
+
+def made_by(home: Path, result: TrainResult) -> Student:
+    """The student a stage made, whether or not its weights are still there."""
+    return Student(result.arm, result.seed, result.key, str(home / result.folder))
 
 
 def weights_of(config: Config, student: Student) -> str:

@@ -61,6 +61,11 @@ def owes(found: Found, exam: Exam, student: Student) -> Iterator[Request]:
             yield _judging(found, exam, attempt)
 
 
+def lacks_attempts(found: Found, exam: Exam) -> bool:
+    """Whether the student must be opened: an attempt is not made, or failed."""
+    return any(_attempt(found, exam, index) is None for index in range(exam.samples))
+
+
 def conclude(found: Found, exam: Exam) -> Iterator[AttemptRow]:
     """Rows of the verified attempts."""
     for index in range(exam.samples):

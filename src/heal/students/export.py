@@ -5,12 +5,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from heal.method.curriculum import STAGES
 from heal.method.pace import POOLS
 from heal.method.thinking import Malformed, canonical, read_thought
 from heal.records import Example
 from heal.store import Store
 
-STAGE_NAMES = ("foundation", "bridge", "frontier")
+STAGE_NAMES = STAGES[: len(POOLS)]
+"""Of the stages that show sets."""
 
 
 def row_of(shown: Example) -> dict[str, Any]:

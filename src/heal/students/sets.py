@@ -16,6 +16,8 @@ from heal.store import Store
 
 OWN = "own"
 """Where the untouched student's own answers are stored, and what their set is called."""
+REHEARSED = "rehearsed"
+"""Likewise those of the students of stage III, each of which is shown its own alone."""
 
 Sizes = Mapping[str, Mapping[str, int]]
 """Set → trace → tokens, as the student reads it."""
@@ -81,7 +83,8 @@ def pool_of(store: Store, arm: str) -> dict[str, str]:
     """Trace → the set it is shown for, of everything an arm's students may be shown."""
     chosen = (Drop.KEPT, Drop.ALTERNATE)
     found = {t: pool for drop in chosen for pool, _, t, _ in _chosen(store, arm, drop)}
-    return found | {key: OWN for key, _ in store.live(OWN, OwnAnswer)}
+    own = (OWN, REHEARSED)
+    return found | {key: stage for stage in own for key, _ in store.live(stage, OwnAnswer)}
 
 
 class StoredExamples(Mapping[str, Example]):
@@ -94,13 +97,14 @@ class StoredExamples(Mapping[str, Example]):
             (Drop.KEPT, Drop.ALTERNATE),
         )
         self._places = {trace: (problem, stage) for trace, problem, stage in shown}
-        own = store.live(OWN, OwnAnswer)
-        self._places |= {key: (answer.problem_id, OWN) for key, answer in own}
+        for stage in (OWN, REHEARSED):
+            own = store.live(stage, OwnAnswer)
+            self._places |= {key: (answer.problem_id, stage) for key, answer in own}
 
     def __getitem__(self, trace: str) -> Example:
         problem, stage = self._places[trace]
-        if stage == OWN:
-            return self._own(trace, problem)
+        if stage in (OWN, REHEARSED):
+            return self._own(stage, trace, problem)
         found = self._store.get(stage, trace, problem, Trace)
         assert found is not None, "columns name only what is stored"
         return example(found, self._problems[problem], self._prompts)
@@ -111,16 +115,16 @@ class StoredExamples(Mapping[str, Example]):
     def __len__(self) -> int:
         return len(self._places)
 
-    def _own(self, key: str, problem: str) -> Example:
-        answer = self._store.get(OWN, key, problem, OwnAnswer)
+    def _own(self, stage: str, key: str, problem: str) -> Example:
+        answer = self._store.get(stage, key, problem, OwnAnswer)
         assert answer is not None, "the live table names only what is stored"
-        return own_example(key, self._problems[problem], answer.text, self._prompts)
+        return own_example(stage, key, self._problems[problem], answer.text, self._prompts)
 
 
-def own_example(key: str, problem: Problem, text: str, prompts: Prompts) -> Example:
-    """The training pair of one of the student's own answers."""
+def own_example(stage: str, key: str, problem: Problem, text: str, prompts: Prompts) -> Example:
+    """The training pair of one of a student's own answers; `stage` is where it is stored."""
     user = fill(prompts.solve, problem=problem.problem)
-    return Example(key, problem.id, OWN, user, text, prompts.system)
+    return Example(key, problem.id, stage, user, text, prompts.system)
 
 
 def _chosen(store: Store, arm: str, drop: Drop) -> Iterator[tuple[str, str, str, int]]:

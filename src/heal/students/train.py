@@ -35,7 +35,7 @@ from heal.students.rendering import Rendered, Renderer, read_tokenizer
 from heal.students.reporting import logs_in, require_packages
 from heal.wording import plural
 
-__all__ = ["Opener", "Progress", "read_model", "train_arm"]
+__all__ = ["Opener", "Progress", "has_weights", "read_model", "train_arm"]
 
 log = logging.getLogger("heal.students")
 
@@ -106,6 +106,7 @@ def train_arm(
     opener: Opener | None = None,
     on_note: Note = log.warning,
     validation: Sequence[Example] = (),
+    weights_needed: bool = False,
 ) -> Iterator[TrainResult]:
     """Train one arm's stages into `folder`/stage1, stage2, …, each from the one before.
 
@@ -114,8 +115,9 @@ def train_arm(
     keeps its weights. A result's `folder` is relative to `run_folder` (None: to `folder`),
     `tokens` counts prompts too, `refused_long` is passed on. `opener` None reads a transformers
     folder. `validation` is never trained on: each stage ends with its loss on what the student can
-    be taught of it. `on_note` is told of checkpoints that cannot be used. Raises: UserError when a
-    plan names an example that is missing or must be refused.
+    be taught of it. `on_note` is told of checkpoints that cannot be used. `weights_needed`: stages
+    that were finished before are trained again where the last one's weights are gone. Raises:
+    UserError when a plan names an example that is missing or must be refused.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     opener, on_note = opener or Opener(), _once(on_note)
@@ -125,7 +127,7 @@ def train_arm(
     unseen = _unseen(validation, tokenizer, settings.max_length, on_note)
     keys = _stage_keys(arm, seed, plans, rendered, student, settings)
     homes = [folder / f"stage{plan.index}" for plan in plans]
-    finished = _finished(homes, keys)
+    finished = _finished(homes, keys, weights_needed)
     total, before = sum(len(plan.batches) for plan in plans), 0
     for i, plan in enumerate(plans):
         if i >= finished:
@@ -227,16 +229,21 @@ def _fingerprint(model: Path) -> str:
     return digest.hexdigest()
 
 
-def _finished(homes: Sequence[Path], keys: Sequence[str]) -> int:
+def _finished(homes: Sequence[Path], keys: Sequence[str], weights_needed: bool) -> int:
     """How many leading stages need no training; where training goes on, weights must be there."""
     count = 0
     while count < len(homes) and _key_of(homes[count]) == keys[count]:
         count += 1
-    if count == len(homes):
+    if count == len(homes) and not weights_needed:
         return count
-    while count and not any(homes[count - 1].glob("*.safetensors")):
+    while count and not has_weights(homes[count - 1]):
         count -= 1
     return count
+
+
+def has_weights(home: Path) -> bool:
+    """Whether a stage's folder still holds the student it made."""
+    return any(home.glob("*.safetensors"))
 
 
 def _key_of(home: Path) -> str | None:

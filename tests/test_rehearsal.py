@@ -1,0 +1,179 @@
+"""The closing stage: what the student of stage III gets right is shown to it once more."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.kills import differing, weights
+from tests.scripted_run import ScriptedRun, kill
+from tests.test_pace import LONGEST, POOLS, lengths, plan, tokens
+from tests.test_run_arms import with_student
+
+from heal.config import Pace
+from heal.method.curriculum import rehearse, stage_steps
+from heal.records import OwnAnswer, StageExam, StagePlan, TrainResult
+from heal.students.own import at_most
+
+BUDGET, BATCH = 40_000, 400
+RIGHT = lengths("r", 60)
+
+
+def rehearsal(rehearsed=RIGHT, replay=0.3, share=0.2, seed=0, pools=POOLS, **settings):
+    return rehearse(
+        pools,
+        rehearsed,
+        Pace(rehearsal=share, **settings),
+        replay=replay,
+        batch_tokens=BATCH,
+        budget=BUDGET,
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("budget", [1600, 10_000, 40_000])
+def test_the_rehearsal_is_a_part_of_the_same_steps_and_tokens(share: float, budget: int) -> None:
+    usual = stage_steps(budget, BATCH, Pace())
+    *first, last = stage_steps(budget, BATCH, Pace(rehearsal=share))
+    assert sum(first) + last == sum(usual) or budget / BATCH < 10
+    assert len(first) == 3 and last == pytest.approx(share * sum(usual), abs=1)
+    own = plan(budget=budget, rehearsal=share)
+    assert [len(stage.batches) for stage in own] == first
+
+
+def test_rehearsed_arms_train_for_as_long_as_each_other_and_as_without() -> None:
+    without = sum(map(sum, map(tokens, plan())))
+    small = {"D1": lengths("a", 9), "D2": {}, "D3": {}}
+    for pools in (POOLS, small):
+        for rehearsed in (RIGHT, lengths("r", 2), {}):
+            own = {**pools, "r": rehearsed}
+            stages = [*plan(pools, rehearsal=0.2), rehearsal(rehearsed, pools=pools)]
+            assert sum(len(stage.batches) for stage in stages) == BUDGET / BATCH
+            assert sum(sum(tokens(s, own)) for s in stages) == pytest.approx(
+                without, abs=3 * LONGEST
+            )
+
+
+@pytest.mark.parametrize("replay", [0.0, 0.3])
+def test_own_answers_and_replay_have_their_shares_evenly(replay: float) -> None:
+    stage = rehearsal(replay=replay)
+    assert (stage.index, stage.lr_scale) == (4, Pace().stage_lr[2])
+    size = {**RIGHT, **{t: n for traces in POOLS.values() for t, n in traces.items()}}
+    half = len(stage.batches) // 2
+    for part in (stage.batches, stage.batches[:half], stage.batches[half:]):
+        shown = [t for batch in part for t in batch]
+        own = sum(size[t] for t in shown if t in RIGHT)
+        whole = sum(size[t] for t in shown)
+        assert own / whole == pytest.approx(1 - replay, abs=3 * LONGEST / whole)
+    visits = Counter(t for batch in stage.batches for t in batch if t in RIGHT)
+    assert max(visits.values()) - min(visits[t] for t in RIGHT) <= 1
+
+
+def test_few_own_answers_leave_the_rest_to_the_sets_and_none_leaves_it_all() -> None:
+    few = lengths("r", 2)
+    stage = rehearsal(few)
+    visits = Counter(t for batch in stage.batches for t in batch)
+    assert [visits[t] for t in few] == [Pace().max_shows] * 2
+    alone = rehearsal({})
+    assert {t[0] for batch in alone.batches for t in batch} == {"a", "b", "c"}
+    assert len(alone.batches) == len(stage.batches)
+
+
+def test_a_rehearsal_follows_from_the_answers_and_the_seed_alone() -> None:
+    assert rehearsal(dict(reversed(RIGHT.items()))) == rehearsal()
+    assert rehearsal(seed=1) != rehearsal()
+
+
+def test_few_answers_of_a_problem_are_chosen_by_the_seed_whatever_their_order() -> None:
+    answers = [OwnAnswer(f"{p}{i}", p, "", 1, 1) for p in "ab" for i in range(9)]
+    chosen = at_most(answers, 4, 0)
+    assert Counter(a.problem_id for a in chosen) == {"a": 4, "b": 4}
+    assert at_most(answers[::-1], 4, 0) == chosen
+    assert {a.key for a in at_most(answers, 4, 1)} != {a.key for a in chosen}
+
+
+def rehearsed_run(home: Path, **pace: Any) -> ScriptedRun:
+    """Two arms and a verifier that finds everything right."""
+    run = with_student(home)
+    (home / "lenient.py").write_text("def judge(text, gold):\n    return True\n")
+    settings = {
+        "arms": ["rft", "heal"],
+        "seeds": [0],
+        "problems": {"held_out": 0.4, "verifier": "lenient:judge"},
+        "pace": {"epochs": 4, "rehearsal": 0.4, **pace},
+        "train": {"threads": 1, "max_length": 900, "learning_rate": 1e-3, "batch_size": 2},
+        "evaluate": {"samples": 3, "teacher_n": 10, "max_new_tokens": 300, "bootstrap": 200,
+                     "scored_token_cost": 0.5},
+        "engine": {"local": {"threads": 1, "products": "mkl"}},
+    }  # fmt: skip
+    return ScriptedRun(home, run.world, {**run.settings, **settings})
+
+
+def test_the_student_of_stage_three_is_asked_and_shown_its_own_answers(
+    tmp_path: Path, code_allowed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path / "one"))
+    run = rehearsed_run(tmp_path / "one")
+    watch = run.go("train.watch=1")
+    assert watch.done["train"] == watch.totals["train"]
+    results, plans = run.read("train", TrainResult), run.read("plan", StagePlan)
+    assert Counter(r.stage for r in results) == dict.fromkeys((1, 2, 3, 4), 2)
+    assert {(e.arm, e.stage) for e in run.read("watched", StageExam)} == {
+        (arm, stage) for arm in ("rft", "heal") for stage in (1, 2, 3, 4)
+    }
+    answers = {a.key: a for a in run.read("rehearsed", OwnAnswer)}
+    assert answers and not run.read("own", OwnAnswer)
+    shown = [{t for b in p.batches for t in b} & set(answers) for p in plans if p.index == 4]
+    assert len(shown) == 2 and all(shown) and not shown[0] & shown[1], "each its own alone"
+    assert not any({t for b in p.batches for t in b} & set(answers) for p in plans if p.index < 4)
+    assert [name.split("/")[2] for name in weights(run)] == ["stage4", "stage4"]
+    assert run.view is not None
+    assert any(row.stage == 4 and row.shares.get("rehearsed") for row in run.view.plan)
+    facts = {fact.text: fact.count for fact in run.view.facts}
+    print(facts)
+    assert facts["of these rehearsed"] == len(answers)
+    steps = sum(r.steps for r in results)
+
+    before = weights(run)
+    again = run.go("train.watch=1", "evaluate.bootstrap=300")
+    assert not again.answers.total() and weights(run) == before
+
+    # more is asked of a student whose weights are gone: it is trained again
+    more = run.go("train.watch=1", "evaluate.samples=4")
+    assert sum("trained again up to stage 3" in line for line in more.said) == 2
+    fresh = rehearsed_run(tmp_path / "two")
+    fresh.go("train.watch=1", "evaluate.samples=4")
+    assert weights(run) == weights(fresh)
+
+    run.go("pace.rehearsal=0", until="train")
+    assert [name.split("/")[2] for name in weights(run)] == ["stage3", "stage3"]
+    assert sum(r.steps for r in run.read("train", TrainResult)) == steps
+    assert not run.read("rehearsed", OwnAnswer)
+
+
+def test_a_student_that_gets_nothing_right_is_shown_the_sets_alone(tmp_path: Path) -> None:
+    run = with_student(tmp_path)
+    watch = run.go("arms=[heal]", "seeds=[0]", "pace.rehearsal=0.4", "pace.epochs=4")
+    assert any("nothing right to rehearse" in line for line in watch.said)
+    assert run.view is not None
+    facts = {fact.text: fact.count for fact in run.view.facts}
+    assert facts["students without a correct answer to rehearse, shown the sets alone"] == 1
+    assert not run.read("rehearsed", OwnAnswer)
+    assert {r.stage for r in run.read("train", TrainResult)} == {1, 2, 3, 4}
+
+
+@pytest.mark.timeout(600)
+def test_kill_nine_while_it_is_asked_or_rehearses_ends_in_the_same_students(
+    tmp_path: Path, code_allowed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = rehearsed_run(tmp_path / "whole")
+    monkeypatch.syspath_prepend(str(whole.home))
+    run = rehearsed_run(tmp_path / "killed")
+    whole.go()
+    steps = {p.index: len(p.batches) for p in whole.read("plan", StagePlan)}
+    kill(run.home, "evaluate", 3)
+    kill(run.home, "train", sum(steps[i] for i in (1, 2, 3)) + 1)
+    kill(run.home, "evaluate", 9)
+    run.go()
+    assert differing(run, whole) == []
