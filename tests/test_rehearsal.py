@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,11 +10,30 @@ from tests.kills import differing, weights
 from tests.scripted_run import ScriptedRun, kill
 from tests.test_pace import LONGEST, POOLS, lengths, plan, tokens
 from tests.test_run_arms import with_student
+from tests.tiny_student import make_tokenizer
 
+from heal.before.training import foresee
 from heal.config import Pace
+from heal.export.formats import export
 from heal.method.curriculum import rehearse, stage_steps
-from heal.records import OwnAnswer, StageExam, StagePlan, TrainResult
-from heal.students.own import at_most
+from heal.recipe import load, parse
+from heal.records import (
+    EvalTrace,
+    Finish,
+    OwnAnswer,
+    Problem,
+    StageExam,
+    StagePlan,
+    TrainResult,
+    Verdict,
+)
+from heal.rehearsal import step_check
+from heal.run import Run
+from heal.stages.candidates import Seen
+from heal.store import AttemptRow, Store
+from heal.students.own import at_most, gather
+from heal.students.rendering import Renderer
+from heal.students.sets import REHEARSED
 
 BUDGET, BATCH = 40_000, 400
 RIGHT = lengths("r", 60)
@@ -93,17 +113,17 @@ def test_few_answers_of_a_problem_are_chosen_by_the_seed_whatever_their_order() 
     assert {a.key for a in at_most(answers, 4, 1)} != {a.key for a in chosen}
 
 
-def rehearsed_run(home: Path, **pace: Any) -> ScriptedRun:
+def rehearsed_run(home: Path, judge: str, **pace: Any) -> ScriptedRun:
     """Two arms and a verifier that finds everything right."""
     run = with_student(home)
-    (home / "lenient.py").write_text("def judge(text, gold):\n    return True\n")
+    (home / f"{judge}.py").write_text("def judge(text, gold):\n    return True\n")
     settings = {
         "arms": ["rft", "heal"],
         "seeds": [0],
-        "problems": {"held_out": 0.4, "verifier": "lenient:judge"},
+        "problems": {"held_out": 0.4, "verifier": f"{judge}:judge"},
         "pace": {"epochs": 4, "rehearsal": 0.4, **pace},
         "train": {"threads": 1, "max_length": 900, "learning_rate": 1e-3, "batch_size": 2},
-        "evaluate": {"samples": 3, "teacher_n": 10, "max_new_tokens": 300, "bootstrap": 200,
+        "evaluate": {"samples": 3, "teacher_n": 10, "max_new_tokens": 100, "bootstrap": 200,
                      "scored_token_cost": 0.5},
         "engine": {"local": {"threads": 1, "products": "mkl"}},
     }  # fmt: skip
@@ -114,7 +134,7 @@ def test_the_student_of_stage_three_is_asked_and_shown_its_own_answers(
     tmp_path: Path, code_allowed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path / "one"))
-    run = rehearsed_run(tmp_path / "one")
+    run = rehearsed_run(tmp_path / "one", "agrees")
     watch = run.go("train.watch=1")
     assert watch.done["train"] == watch.totals["train"]
     results, plans = run.read("train", TrainResult), run.read("plan", StagePlan)
@@ -131,9 +151,15 @@ def test_the_student_of_stage_three_is_asked_and_shown_its_own_answers(
     assert run.view is not None
     assert any(row.stage == 4 and row.shares.get("rehearsed") for row in run.view.plan)
     facts = {fact.text: fact.count for fact in run.view.facts}
-    print(facts)
     assert facts["of these rehearsed"] == len(answers)
     steps = sum(r.steps for r in results)
+
+    monkeypatch.chdir(run.home)
+    exported = export(run.folder, "trl-plan", tmp_path / "plan").files
+    assert exported["stage4_rehearsal.steps.jsonl"] == 6
+    assert export(run.folder, "trl", tmp_path / "trl").settings_left_out == (
+        "pace.rehearsal=0.4: what trl writes ends before that stage",
+    )
 
     before = weights(run)
     again = run.go("train.watch=1", "evaluate.bootstrap=300")
@@ -142,7 +168,7 @@ def test_the_student_of_stage_three_is_asked_and_shown_its_own_answers(
     # more is asked of a student whose weights are gone: it is trained again
     more = run.go("train.watch=1", "evaluate.samples=4")
     assert sum("trained again up to stage 3" in line for line in more.said) == 2
-    fresh = rehearsed_run(tmp_path / "two")
+    fresh = rehearsed_run(tmp_path / "two", "agrees")
     fresh.go("train.watch=1", "evaluate.samples=4")
     assert weights(run) == weights(fresh)
 
@@ -150,6 +176,50 @@ def test_the_student_of_stage_three_is_asked_and_shown_its_own_answers(
     assert [name.split("/")[2] for name in weights(run)] == ["stage3", "stage3"]
     assert sum(r.steps for r in run.read("train", TrainResult)) == steps
     assert not run.read("rehearsed", OwnAnswer)
+
+
+@pytest.mark.parametrize(("gate", "kept"), [(True, 2), (False, 3)])
+def test_an_answer_with_a_wrong_step_is_not_rehearsed(
+    tmp_path: Path, gate: bool, kept: int
+) -> None:
+    config = parse({
+        "run": str(tmp_path / "run"), "problems": {"path": "-"}, "teacher": {"model": "-"},
+        "steps": {"checker": "arithmetic", "gate": gate},
+    })  # fmt: skip
+    problem = Problem("p", "How many are 3 and 4?", "7")
+    texts = ("3 + 4 = 7, so 7", "3 + 4 = 8\n\nThe answer is 7", "It is 7", "It is 7")
+    rows = []
+    with Store.open(tmp_path / "run") as store:
+        for i, text in enumerate(texts):
+            rows.append(
+                AttemptRow("p", "heal", 0, i, f"k{i}", Verdict.CORRECT, "7", "stop", 5, None)
+            )
+            made = EvalTrace(f"k{i}", "p", "heal", 0, i, Finish.STOP, 5, text)
+            store.put("evaluate", f"k{i}", "p", made)
+        run = Run(SimpleNamespace(config=config, probed=()))  # type: ignore[arg-type]
+        check = step_check(run, Renderer(make_tokenizer(), 200))
+        found = gather(
+            store, config.prompts, {"p": problem}, rows, lambda e: Seen(9), REHEARSED, check
+        )
+    assert len(found.answers) == kept and found.repeated == 1
+    assert found.faulty == (1 if gate else 0)
+
+
+def test_a_dry_run_tells_of_the_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = with_student(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    more = ["pace.rehearsal=0.4", "pace.epochs=4", "arms=[heal]"]
+    bound = foresee(load("recipe.yaml", more))
+    run.go(*more, until="select")
+    measured = foresee(load("recipe.yaml", more))
+    for seen in (bound, measured):
+        assert [stage.name for stage in seen.stages][-1] == "rehearsal"
+        assert seen.stages[-1].steps > 0 and seen.stages[-1].tokens > 0
+        assert seen.attempts == 4 * 2
+    run.go(*more, until="train")
+    results = [r for r in run.read("train", TrainResult) if r.seed == 0]
+    steps = [r.steps for r in sorted(results, key=lambda r: r.stage)]
+    assert steps == [stage.steps for stage in measured.stages]
 
 
 def test_a_student_that_gets_nothing_right_is_shown_the_sets_alone(tmp_path: Path) -> None:
@@ -163,13 +233,14 @@ def test_a_student_that_gets_nothing_right_is_shown_the_sets_alone(tmp_path: Pat
     assert {r.stage for r in run.read("train", TrainResult)} == {1, 2, 3, 4}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kill_nine_while_it_is_asked_or_rehearses_ends_in_the_same_students(
     tmp_path: Path, code_allowed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = rehearsed_run(tmp_path / "whole")
+    whole = rehearsed_run(tmp_path / "whole", "nods")
     monkeypatch.syspath_prepend(str(whole.home))
-    run = rehearsed_run(tmp_path / "killed")
+    run = rehearsed_run(tmp_path / "killed", "nods")
     whole.go()
     steps = {p.index: len(p.batches) for p in whole.read("plan", StagePlan)}
     kill(run.home, "evaluate", 3)

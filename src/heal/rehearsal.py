@@ -84,7 +84,7 @@ def _plan(run: Run, offer: students.Offer, result: TrainResult) -> StagePlan:
     student = students.made_by(s.store.folder, result)
     rows = run.attempts(student, problems, lambda count: None)
     renderer = open_renderer(c.student.model, c.train.max_length)
-    see, faulty = reader(renderer), _step_check(run, renderer)
+    see, faulty = reader(renderer), step_check(run, renderer)
     found = own.gather(s.store, c.prompts, s.problems, rows, see, REHEARSED, faulty)
     fitting = [a for a in found.answers if a.student_tokens <= offer.budget.batch_tokens]
     dice = seed_for(c.seed, REHEARSED, result.seed)
@@ -98,7 +98,7 @@ def _plan(run: Run, offer: students.Offer, result: TrainResult) -> StagePlan:
     return students.rehearsal_plan(c, offer, result.arm, result.seed, rehearsed)
 
 
-def _step_check(run: Run, renderer: Renderer) -> Callable[[Problem, str], bool]:
+def step_check(run: Run, renderer: Renderer) -> Callable[[Problem, str], bool]:
     """Whether the step checker finds a wrong step in a text; as `steps.gate` asks of repairs."""
     c, checker = run.session.config, run.setup.checker
     if checker is None or not c.steps.gate:

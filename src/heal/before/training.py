@@ -5,7 +5,7 @@ what cannot fit. Opens no weights: a student's config.json and tokenizer are rea
 there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from heal.engines import read_tokenizer, resolve_model
 from heal.errors import UserError
 from heal.method.curriculum import REHEARSAL, STAGES, stage_steps
 from heal.prompts import fill
-from heal.records import Example, Split, TrainResult
+from heal.records import Example, Problem, Split, TrainResult
 from heal.store import DATABASE, Store
 from heal.students import arms
 from heal.students.launch import sharded
@@ -67,6 +67,8 @@ class Foresight:
     example: Example
     stand_in: bool
     """The example's answer is the gold answer, for no trace is there yet."""
+    attempts: int = 0
+    """Each student makes for its rehearsal."""
 
 
 def foresee(config: Config) -> Foresight:
@@ -86,7 +88,8 @@ def foresee(config: Config) -> Foresight:
     example = Example(
         "-", first.id, "D1", user, f"\\boxed{{{first.answer}}}", config.prompts.system
     )
-    return Foresight(tuple(shown), False, _students(config), None, example, True)
+    attempts = _attempts(config, problems)
+    return Foresight(tuple(shown), False, _students(config), None, example, True, attempts)
 
 
 def _from_run(store: Store, config: Config, problems: dict[str, Any]) -> Foresight | None:
@@ -108,7 +111,13 @@ def _from_run(store: Store, config: Config, problems: dict[str, Any]) -> Foresig
     speed = sum(result.tokens for result in earlier) / seconds if seconds else None
     first = next(trace for p in plan for batch in p.batches for trace in batch)
     example = StoredExamples(store, config, problems)[first]
-    return Foresight(tuple(shown), True, len(plans), speed, example, False)
+    attempts = _attempts(config, problems.values())
+    return Foresight(tuple(shown), True, len(plans), speed, example, False, attempts)
+
+
+def _attempts(config: Config, problems: Iterable[Problem]) -> int:
+    asked = sum(problem.split is Split.TRAIN for problem in problems)
+    return asked * config.evaluate.samples if config.pace.rehearsal else 0
 
 
 def _students(config: Config) -> int:
@@ -120,6 +129,9 @@ def lines_of(config: Config, machine: Machine, seen: Foresight) -> Iterator[str]
     assert config.student is not None
     yield from _plan_lines(seen)
     yield from _time_lines(seen)
+    if seen.attempts:
+        yield f"Before its rehearsal each student makes {plural(seen.attempts, 'attempt')} at the"
+        yield "training problems; the time of these is not in it."
     if config.train.anchor is not None:
         yield "train.anchor: each token also goes through the untouched student, which is"
         yield "about a third more time than without; earlier training may have had none."

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heal.config import Config, Train
+from heal.config import Config
 from heal.errors import UserError
 from heal.export import distillation, trainers
 from heal.export.card import card
@@ -77,7 +77,7 @@ def export(folder: Path, name: str, out: Path, arm: str | None = None) -> Export
         out.mkdir(parents=True, exist_ok=True)
         files, next_step = FORMATS[name](job)
         refused = dict(job.rows.refused)
-        unsaid = tuple(_unsaid(name, config.train))
+        unsaid = tuple(_unsaid(name, config))
         told = {
             "format": name,
             "run": str(folder),
@@ -92,10 +92,13 @@ def export(folder: Path, name: str, out: Path, arm: str | None = None) -> Export
     return Exported(out, files, refused, next_step, unsaid)
 
 
-def _unsaid(name: str, train: Train) -> Iterator[str]:
+def _unsaid(name: str, config: Config) -> Iterator[str]:
     """What a format's trainer is not told, and so does not do."""
     if name not in CONFIGURED:
         return
+    train, rehearsal = config.train, config.pace.rehearsal
+    if rehearsal and name != "trl-plan":
+        yield f"pace.rehearsal={rehearsal:g}: what {name} writes ends before that stage"
     if train.anchor is not None:
         yield f"train.anchor={train.anchor:g}: what {name} writes trains without an anchor"
     if train.loss != "nll" and name != "trl-plan":
