@@ -44,7 +44,9 @@ def train_each(run: Run, offer: students.Offer) -> Iterator[TrainResult]:
                 " and its weights are gone"
             )
             trainer.bring_back(arm, seed, plans)
-        run.keep_plan(arm, seed, _plan(run, offer, last))
+        fourth = _plan(run, offer, last)
+        s.store.add_live("plan", [(f"{arm}-seed{seed}-{fourth.index}", "", fourth)])
+        run.plans = {**run.plans, (arm, seed): (*plans, fourth)}
         for result in trainer.train(arm, seed, run.plans[arm, seed]):
             if result.stage > last.stage:
                 yield result
@@ -53,7 +55,8 @@ def train_each(run: Run, offer: students.Offer) -> Iterator[TrainResult]:
 def _forget_rehearsal(run: Run, arm: str, seed: int, stages: int) -> None:
     """A stage of earlier settings beside the student of these would be taken for it."""
     home = run.session.store.folder / students.folder_of(arm, seed)
-    shutil.rmtree(home / f"stage{stages + 1}", ignore_errors=True)
+    for folder in home.glob(f"stage{stages + 1}*"):  # begun ones and their checkpoints too
+        shutil.rmtree(folder)
 
 
 def _is_gone(run: Run, result: TrainResult) -> bool:

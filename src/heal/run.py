@@ -24,7 +24,6 @@ from heal.records import (
     HintKind,
     Problem,
     Split,
-    StagePlan,
     StepWords,
     Stratum,
     TrainResult,
@@ -184,11 +183,6 @@ class Run:
         store = self.session.store
         store.record("plan", ((f"{arm}-seed{n}-{p.index}", "", p) for arm, n, p in planned))
         self.session.observer.begin("train", len(plans) * steps, "steps")
-
-    def keep_plan(self, arm: str, seed: int, plan: StagePlan) -> None:
-        """Store one more stage of a student, planned once the stages before it were trained."""
-        self.plans = {**self.plans, (arm, seed): (*self.plans[arm, seed], plan)}
-        self.session.store.add_live("plan", [(f"{arm}-seed{seed}-{plan.index}", "", plan)])
 
     def trained(self, step: int, total: int, loss: float) -> None:
         """A student's optimizer step was made; those before it that no one told of are old."""
