@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from heal.cli.progress import ConsoleObserver
+from heal.config import Pace
 from heal.records import StagePlan, TrainResult
 from heal.run import Run
 
@@ -51,7 +52,8 @@ def result(arm: str, stage: int) -> TrainResult:
 
 def test_steps_of_an_earlier_start_count_as_done() -> None:
     told = Told()
-    run = Run(SimpleNamespace(observer=told))  # type: ignore[arg-type]
+    session = SimpleNamespace(observer=told, config=SimpleNamespace(pace=Pace()))
+    run = Run(session)  # type: ignore[arg-type]
     stages = tuple(StagePlan(i, (("t",),) * 4, 1.0) for i in (1, 2, 3))
     run.plans = {("rft", 0): stages, ("heal", 0): stages, ("heal", 1): stages}
     for stage in (1, 2, 3):  # all of it was trained earlier
