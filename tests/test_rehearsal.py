@@ -39,12 +39,11 @@ BUDGET, BATCH = 40_000, 400
 RIGHT = lengths("r", 60)
 
 
-def rehearsal(rehearsed=RIGHT, replay=0.3, share=0.2, seed=0, pools=POOLS, **settings):
+def rehearsal(rehearsed=RIGHT, share=0.2, seed=0, pools=POOLS, **settings):
     return rehearse(
         pools,
         rehearsed,
         Pace(rehearsal=share, **settings),
-        replay=replay,
         batch_tokens=BATCH,
         budget=BUDGET,
         seed=seed,
@@ -75,19 +74,12 @@ def test_rehearsed_arms_train_for_as_long_as_each_other_and_as_without() -> None
             )
 
 
-@pytest.mark.parametrize("replay", [0.0, 0.3])
-def test_own_answers_and_replay_have_their_shares_evenly(replay: float) -> None:
-    stage = rehearsal(replay=replay)
+def test_own_answers_are_shown_alone_and_evenly() -> None:
+    stage = rehearsal()
     assert (stage.index, stage.lr_scale) == (4, Pace().stage_lr[2])
-    size = {**RIGHT, **{t: n for traces in POOLS.values() for t, n in traces.items()}}
-    half = len(stage.batches) // 2
-    for part in (stage.batches, stage.batches[:half], stage.batches[half:]):
-        shown = [t for batch in part for t in batch]
-        own = sum(size[t] for t in shown if t in RIGHT)
-        whole = sum(size[t] for t in shown)
-        assert own / whole == pytest.approx(1 - replay, abs=3 * LONGEST / whole)
-    visits = Counter(t for batch in stage.batches for t in batch if t in RIGHT)
-    assert max(visits.values()) - min(visits[t] for t in RIGHT) <= 1
+    visits = Counter(t for batch in stage.batches for t in batch)
+    assert visits.keys() == RIGHT.keys()
+    assert max(visits.values()) - min(visits.values()) <= 1
 
 
 def test_few_own_answers_leave_the_rest_to_the_sets_and_none_leaves_it_all() -> None:

@@ -67,7 +67,6 @@ REACH: tuple[tuple[str, str | None], ...] = (
     ("pace.own_replay", "train"),
     ("pace.own_d1", "train"),
     ("pace.rehearsal", "train"),
-    ("pace.rehearsal_replay", "train"),
     ("pace.replay_easy", "train"),
     ("pace.frontier_from", "train"),
     ("pace", "select"),

@@ -218,11 +218,8 @@ class Pace(Section):
     """Share of the token budget of a fourth, closing stage at stage III's peak rate: the student of
     stage III is asked all training problems, `evaluate.samples` attempts each, and is shown its own
     correct answers, at most `cap_d1` of a problem, none that it cannot be taught nor, with
-    `steps.gate`, one with a wrong step. `stage_share` is of the rest, so the budget stays the same.
-    0: there is no such stage."""
-    rehearsal_replay: float = Field(0.3, ge=0, lt=1)
-    """Share of that stage shown from all sets. A student without a correct answer trains it on
-    these alone."""
+    `steps.gate`, one with a wrong step. What `max_shows` leaves over is shown from the sets.
+    `stage_share` is of the rest, so the budget stays the same. 0: there is no such stage."""
 
     @property
     def asks_student(self) -> bool:

@@ -126,20 +126,20 @@ def rehearse(
     rehearsed: Lengths,
     settings: Pace,
     *,
-    replay: float,
     batch_tokens: int,
     budget: int,
     seed: int,
     beside: Beside = NOTHING,
 ) -> StagePlan:
-    """Stage IV of a student: its own answers after stage III, and `replay` by tokens of all sets.
+    """Stage IV of a student: its own answers after stage III.
 
     Shown, repeated and sized as a stage of `schedule`, of which it takes the steps that `rehearsal`
-    leaves; without answers it is replay alone. Answers no longer than a batch leave no step empty.
+    leaves. What `max_shows` of the answers leaves over is shown from the sets; without answers all
+    is. Answers no longer than a batch leave no step empty.
     """
     steps = stage_steps(budget, batch_tokens, settings)[REHEARSAL]
     source = _Source(pools, settings, beside, random.Random(seed), rehearsed)
-    shown = source.stage(REHEARSAL, steps * batch_tokens, replay)
+    shown = source.stage(REHEARSAL, steps * batch_tokens, replay=0.0)
     batches = _batches(shown, steps, source.lengths)
     return StagePlan(REHEARSAL + 1, tuple(batches), settings.stage_lr[LAST])
 

@@ -109,7 +109,6 @@ def rehearsal_plan(
         offer.sizes[arm],
         rehearsed,
         config.pace,
-        replay=config.pace.rehearsal_replay,
         batch_tokens=offer.budget.batch_tokens,
         budget=offer.budget.tokens,
         seed=seed_for(config.seed, "rehearsal", seed),
