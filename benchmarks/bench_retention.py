@@ -65,8 +65,6 @@ CURES: Mapping[str, tuple[str, ...]] = {
     "rehearsal, 10 %": ("pace.rehearsal=0.1",),
     "rehearsal, 20 %": ("pace.rehearsal=0.2",),
     "rehearsal, 30 %": ("pace.rehearsal=0.3",),
-    "rehearsal, 20 %, alone": ("pace.rehearsal=0.2", "pace.rehearsal_replay=0"),
-    "rehearsal, 30 %, alone": ("pace.rehearsal=0.3", "pace.rehearsal_replay=0"),
     "own answers and own D1": (
         "pace.own_replay=0.15",
         "pace.own_d1=true",
@@ -289,7 +287,7 @@ def _relearnt(run: Run, observer: Observer) -> list[AttemptRow]:
     rows: list[AttemptRow] = []
     observer.begin("relearn", len(c.seeds) * len(held_out) * c.evaluate.samples, "attempts")
     for seed in c.seeds:
-        source = s.store.folder / folder_of("heal", seed) / "stage3"
+        source = s.store.folder / folder_of("heal", seed) / f"stage{c.pace.stages}"
         plan = _easy_steps(s.store, c, seed)
         folder = s.store.folder / "relearnt" / f"seed{seed}"
         examples = StoredExamples(s.store, c, s.problems)
