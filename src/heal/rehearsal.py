@@ -85,7 +85,7 @@ def _plan(run: Run, offer: students.Offer, result: TrainResult) -> StagePlan:
     attempts = plural(len(problems) * c.evaluate.samples, "attempt")
     s.observer.say(f"{told}: {attempts} at the training problems, to be rehearsed")
     student = students.made_by(s.store.folder, result)
-    rows = run.attempts(student, problems, lambda count: None)
+    rows = run.ask_in_training(student, problems)
     renderer = open_renderer(c.student.model, c.train.max_length)
     see, faulty = reader(renderer), step_check(run, renderer)
     found = own.gather(s.store, c.prompts, s.problems, rows, see, REHEARSED, faulty)

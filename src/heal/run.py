@@ -113,6 +113,10 @@ class Run:
     """Of trained weights, by arm and training seed."""
     steps: int = 0
     """Of the student in training, as the observer was told."""
+    all_steps: int = 0
+    """Of all students."""
+    steps_over: int = 0
+    """Of all students, trained here or earlier."""
 
     @cached_property
     def setup(self) -> Setup:
@@ -182,12 +186,14 @@ class Run:
         planned = [(arm, n, p) for (arm, n), own in plans.items() for p in own]
         store = self.session.store
         store.record("plan", ((f"{arm}-seed{n}-{p.index}", "", p) for arm, n, p in planned))
-        self.session.observer.begin("train", len(plans) * steps, "steps")
+        self.all_steps, self.steps_over = len(plans) * steps, 0
+        self.session.observer.begin("train", self.all_steps, "steps")
 
     def trained(self, step: int, total: int, loss: float) -> None:
         """A student's optimizer step was made; those before it that no one told of are old."""
         self._reached(step - 1)
         self.steps = step
+        self.steps_over += 1
         self.session.observer.advance()
 
     def stage_over(self, result: TrainResult) -> None:
@@ -200,7 +206,19 @@ class Run:
     def _reached(self, step: int) -> None:
         if step > self.steps:
             self.session.observer.stored(step - self.steps)
+            self.steps_over += step - self.steps
             self.steps = step
+
+    def ask_in_training(
+        self, student: students.Student, problems: Sequence[Problem]
+    ) -> list[AttemptRow]:
+        """The verified attempts of a student that is to be trained on; training is told on."""
+        observer, samples = self.session.observer, self.session.config.evaluate.samples
+        observer.begin("rehearse", len(problems) * samples, "attempts")
+        rows = self.attempts(student, problems, observer.advance)
+        observer.begin("train", self.all_steps, "steps")
+        observer.stored(self.steps_over)
+        return rows
 
     def examine(self, student: students.Student, problems: Sequence[Problem]) -> list[AttemptRow]:
         """One student's verified attempts, for the columns too."""
