@@ -94,6 +94,7 @@ def recipe(
         f"evaluate.scored_token_cost={SCORED_TOKEN_COST}",
         "engine.local.products=mkl",
         "train.threads=1",
+        "pace.rehearsal=0",  # what was chosen has the last word
         *more,
     )
     return lab_config(world, settings)

@@ -119,13 +119,14 @@ class Relearned:
 
 
 def recipe(world: str, problem_seed: int, overrides: Sequence[str], run: Path) -> Config:
-    """The lab's recipe as every cure starts from it."""
+    """The lab's recipe as every cure starts from it: with none, rehearsal included."""
     settings = (
         f"run={run}",
         f"problems.args.seed={problem_seed}",
         f"evaluate.scored_token_cost={SCORED_TOKEN_COST}",
         "engine.local.products=mkl",
         "train.threads=1",
+        "pace.rehearsal=0",  # a cure of its own
         *overrides,
     )
     return lab_config(world, settings)

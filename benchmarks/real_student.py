@@ -84,7 +84,7 @@ def _write_recipe(
         "student": {"model": STUDENT},
         "arms": ["base", "rft"],
         "sampling": {"n": 1, "max_new_tokens": 160},
-        "pace": {"epochs": 1.0},
+        "pace": {"epochs": 1.0, "rehearsal": 0},
         "train": {"batch_size": 8, "max_length": 256, "threads": 1, **train},
         "evaluate": {"samples": 1, "temperature": 0.0},
         "engine": {"local": {"threads": 1}},

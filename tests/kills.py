@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
     "student": {"model": "student"},
     "sampling": {"n": 20},
     "train": {"learning_rate": 1e-3, "batch_size": 4, "threads": 1, "max_length": 900},
-    "pace": {"epochs": 4},
+    "pace": {"epochs": 4, "rehearsal": 0.2},
     "evaluate": {"samples": 2, "max_new_tokens": 24, "scored_token_cost": 1.0},
     "engine": {"local": {"threads": 1, "products": "mkl"}},
 }

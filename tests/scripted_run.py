@@ -192,6 +192,8 @@ SETTINGS: dict[str, Any] = {
     "gear": {"paths": 5, "candidates": 2, "hinted_samples": 4},
     # Scripted numbers are written for the ratio; what `calibrated` does has tests of its own.
     "pure": {"selection": "fraction"},
+    # What trains here is not asked for more: `test_rehearsal.py` and the lab's tests do that.
+    "pace": {"rehearsal": 0},
 }
 
 

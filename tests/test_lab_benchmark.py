@@ -12,7 +12,7 @@ from heal.lab.benchmark import Benchmark, compare, lab_config
 from heal.lab.benchmark_page import markdown
 from heal.lab.truth import judge
 from heal.lab.worlds import WORLDS, world_of
-from heal.records import Drop, Problem, Split, Trace
+from heal.records import Drop, Problem, Split, Trace, TrainResult
 from heal.report.load import load_view
 from heal.store import ProblemRow, SelectedRow, Store
 
@@ -107,6 +107,21 @@ def _is_valid(store: Store, problem: Problem, row: SelectedRow) -> bool:
     trace = store.get(row.stage, row.trace, row.problem, Trace)
     assert trace is not None
     return judge(problem.problem, trace.text).valid
+
+
+def test_every_arm_is_rehearsed_by_default(measured: tuple[str, Benchmark]) -> None:
+    with Store.open(Path(measured[1].run), write=False) as store:
+        results = [result for _, result in store.live("train", TrainResult)]
+        facts = {fact.text: fact.count for fact in load_view(store).facts}
+    for arm in ("rft", "heal", "heal-ratio"):
+        own = sorted((r for r in results if r.arm == arm), key=lambda r: r.stage)
+        assert [r.stage for r in own] == [1, 2, 3, 4]
+        assert own[-1].folder == f"students/{arm}-seed0/stage4"
+        assert (Path(measured[1].run) / own[-1].folder / "model.safetensors").is_file()
+    assert {r.stage: r.steps for r in results if r.arm == "rft"} == {
+        r.stage: r.steps for r in results if r.arm == "heal"
+    }
+    assert facts["of these rehearsed"] > 0
 
 
 def test_the_page_has_every_table_with_its_n(measured: tuple[str, Benchmark]) -> None:

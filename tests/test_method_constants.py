@@ -47,6 +47,7 @@ CONSTANTS = {
     "pace.stage_lr": (1.0, 0.7, 0.5),
     "pace.epochs": 5.0,
     "pace.max_shows": 8,
+    "pace.rehearsal": 0.0,
     "train.learning_rate": 1e-5,
     "train.batch_size": 8,
     "train.warmup": 0.03,

@@ -197,6 +197,25 @@ def test_an_answer_with_a_wrong_step_is_not_rehearsed(
     assert found.faulty == (1 if gate else 0)
 
 
+def test_the_default_preset_rehearses_and_the_papers_does_not() -> None:
+    least = {"run": "r", "problems": {"path": "p"}, "teacher": {"model": "m"}}
+    assert parse(least).pace.rehearsal == 0.2
+    assert parse({**least, "pace": {"epochs": 1}}).pace.rehearsal == 0.2
+    assert parse({**least, "pace": {"rehearsal": 0}}).pace.stages == 3
+    assert parse({**least, "preset": "paper"}).pace.stages == 3
+
+
+def test_a_run_without_one_says_what_a_rehearsal_redoes_and_keeps_the_rest(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path)
+    run.go()
+    before = run.stored()
+    again = run.go("pace.rehearsal=0.2")
+    assert [line for line in again.said if line.startswith("changed: ")] == [
+        "changed: pace.rehearsal 0.0 → 0.2; redoes what it reaches from 'train' on"
+    ]
+    assert not again.answers.total() and run.stored() == before
+
+
 def test_a_dry_run_tells_of_the_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = with_student(tmp_path)
     monkeypatch.chdir(tmp_path)

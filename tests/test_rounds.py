@@ -56,7 +56,7 @@ SETTINGS: dict[str, Any] = {
     "problems": {"held_out": 0.4},
     "prompts": {"solve": "{problem}", "solve_hinted": "{problem} Hint: {hint}"},
     "sampling": {"n": N},
-    "pace": {"epochs": 0.5},
+    "pace": {"epochs": 0.5, "rehearsal": 0.2},
     "train": {"threads": 1, "max_length": 900},
     "evaluate": {
         "samples": 2,
@@ -235,9 +235,9 @@ def test_unaided_traces_are_the_students_and_repairs_go_on_from_its_own_words(se
 def test_the_student_trained_further_is_the_one_that_was_sampled(second: Path) -> None:
     recipe = load(second.parent / "two.yaml")
     assert recipe.student is not None
-    assert recipe.student.model == "run/students/heal-seed3/stage3"
+    assert recipe.student.model == "run/students/heal-seed3/stage4"
     before = second.parent / recipe.student.model / "model.safetensors"
-    after = second / "students/heal-seed3/stage3/model.safetensors"
+    after = second / "students/heal-seed3/stage4/model.safetensors"
     assert before.read_bytes() != after.read_bytes()
 
 
@@ -266,14 +266,14 @@ def test_a_third_round_starts_from_the_second(second: Path, at_home: ScriptedRun
     with scripted_student(STUDENT), unsynced():
         made = make_round(plan_round(Path("two"), Path("three.yaml")), Watch())
     assert made.held_out_traces == 60
-    assert load("three.yaml").student.model == "two/students/heal-seed3/stage3"  # type: ignore[union-attr]
+    assert load("three.yaml").student.model == "two/students/heal-seed3/stage4"  # type: ignore[union-attr]
     assert not made.moved
 
 
 # ── what a person sees ──────────────────────────────────────────────────────────────────────────
 
 SAID = """\
-student   run/students/heal-seed3/stage3
+student   run/students/heal-seed3/stage4
 sampled   4 training problems · 10,074 tokens
           48 traces: 24 correct · 24 wrong
           4 problems: 2 easy · 2 extreme
@@ -465,7 +465,7 @@ def test_what_cannot_be_done_is_refused_with_the_command_that_can(name: str, hea
 
 
 def test_weights_that_are_gone_name_a_student_that_is_there(heal: Heal) -> None:
-    weights = Path("run/students/heal-seed4/stage3/model.safetensors")
+    weights = Path("run/students/heal-seed4/stage4/model.safetensors")
     weights.rename("kept")
     try:
         code, _, err = heal("round", "run", "--seed", "4")
@@ -473,7 +473,7 @@ def test_weights_that_are_gone_name_a_student_that_is_there(heal: Heal) -> None:
         Path("kept").rename(weights)
     assert code == 2
     assert err == (
-        "heal: run/students/heal-seed4/stage3: the student's weights are gone\n"
+        "heal: run/students/heal-seed4/stage4: the student's weights are gone\n"
         "  → heal round run --arm heal --seed 3, or bring them back\n"
     )
 
@@ -516,7 +516,7 @@ def test_secrets_are_asked_for_and_never_written(
 
 
 def test_thinking_that_the_students_prompt_opens_is_in_the_file(copied: Path) -> None:
-    template = copied / "students/heal-seed3/stage3/chat_template.jinja"
+    template = copied / "students/heal-seed3/stage4/chat_template.jinja"
     opens = "<|start|>assistant\n"
     assert opens in template.read_text()
     template.write_text(template.read_text().replace(opens, f"{opens}<think>\n"))

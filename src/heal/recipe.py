@@ -28,6 +28,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "steps": {"checker": "arithmetic"},
         # Of so small a teacher's guided hints hardly one in three says anything of use.
         "gear": {"hint_gate": True},
+        # On fresh problems of both worlds of the lab easy problems come back, and the frontier pays
+        # nothing: LOG.md, own answers after the frontier.
+        "pace": {"rehearsal": 0.2},
     },
     "paper": {},
 }

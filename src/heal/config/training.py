@@ -19,7 +19,7 @@ class Launch(Section):
 
 
 class Train(Section):
-    """TRL's `SFTTrainer`, three chained runs, loss on the assistant's tokens only."""
+    """TRL's `SFTTrainer`, a run for each stage, loss on the assistant's tokens only."""
 
     learning_rate: float = Field(1e-5, gt=0)
     batch_size: int = Field(8, ge=1)
