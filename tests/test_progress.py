@@ -30,6 +30,22 @@ def test_plain_lines_come_after_3_seconds_and_then_every_15(
     assert written.getvalue().splitlines()[0] == "sample    4 of 100 problems · about 0:01:12 left"
 
 
+def test_a_stage_that_another_interrupts_is_timed_as_a_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("heal.cli.progress.time", SimpleNamespace(monotonic=lambda: now))
+    written = io.StringIO()
+    observer = ConsoleObserver(Console(file=written, width=80))
+    for round_ends in (130.0, 160.0):
+        for name in ("train", "rehearse", "train"):
+            observer.begin(name, 9)
+            now += 10
+        assert now == round_ends
+        observer.end("train", "done")
+    assert written.getvalue() == "train     done · 30.0 s\n" * 2
+
+
 class Told:
     """An observer that counts steps."""
 

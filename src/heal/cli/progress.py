@@ -37,14 +37,16 @@ class ConsoleObserver:
         self._total = self._finished = self._stored = self._arrived = self._tokens = 0
         self._outcomes: Counter[str] = Counter()
         self._started = self._spoke = time.monotonic()
+        self._begun = dict[str, float]()  # since when, of a stage that others interrupt
 
     def begin(self, stage: str, total: int, unit: str = "items") -> None:
-        """A part of the work that has `total` units starts."""
+        """A part of the work that has `total` units starts, or goes on after another."""
         self.close()
         self._stage, self._total, self._unit = stage, total, unit
         self._finished = self._stored = self._arrived = self._tokens = 0
         self._outcomes = Counter()
         self._started = self._spoke = time.monotonic()
+        self._begun.setdefault(stage, self._started)
         if self.console.is_terminal and total:
             self._bar = Progress(
                 TextColumn("{task.description:<9}"),
@@ -80,7 +82,9 @@ class ConsoleObserver:
         """A stage is over; `line` says what came of it."""
         told = [visible(redact(line))]
         if stage == self._stage:
-            told.append(f" · {time.monotonic() - self._started:.1f} s")
+            began = self._begun.get(stage, self._started)
+            told.append(f" · {time.monotonic() - began:.1f} s")
+            self._begun.clear()
         self.close()
         text = Text.assemble(told[0], *((part, "dim") for part in told[1:]))
         margin = f"{stage:<{MARGIN}}"
