@@ -1,9 +1,10 @@
 """Training with its closing stage: a student's own answers after the frontier (`pace.rehearsal`).
 
 The student that stage III has made is asked all training problems. What it gets right is shown to
-it once more, with a share of the sets beside it. Its plan follows from stored attempts alone, so a
-run that is cut off ends with the student of an undisturbed one. Where attempts are still owed and
-stage III's weights are gone (`evaluate.samples` was raised), the first stages are trained again.
+it once more; where that is too little, the sets fill the rest. Its plan follows from stored
+attempts alone, so a run that is cut off ends with the student of an undisturbed one. Where
+attempts are still owed and stage III's weights are gone (`evaluate.samples` was raised), the first
+stages are trained again.
 """
 
 import shutil
