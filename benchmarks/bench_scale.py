@@ -106,7 +106,8 @@ def world(problems: int, tokens: int, folder: Path) -> None:
         "problems": {"path": "problems.jsonl", "verifier": "exact", "held_out": 0},
         "teacher": {"engine": "scripted", "model": "script.json"},
         "sampling": {"n": N},
-        "gear": {"paths": 4, "candidates": 4},
+        # failed traces are scored, so that every stage has work
+        "gear": {"breakpoint": "difference", "paths": 4, "candidates": 4},
         "arms": ["rft", "heal"],
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

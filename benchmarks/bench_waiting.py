@@ -156,7 +156,8 @@ def _config(home: Path) -> Config:
         },
         "teacher": {"engine": "scripted", "model": str(home / "script.json")},
         "arms": ["rft", "heal"],
-        "gear": {"hint_max_tokens": HINT_TOKENS},
+        # failed traces are scored, so that every stage waits
+        "gear": {"breakpoint": "difference", "hint_max_tokens": HINT_TOKENS},
     }
     return parse(tree)
 

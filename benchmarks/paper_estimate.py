@@ -112,8 +112,9 @@ CHOSEN, SMALLEST = SERVERS[1], SERVERS[3]
 
 
 def config(uncertainty: bool = False) -> Config:
-    """The defaults of a run; with U, PURE probes every step."""
+    """The defaults of a run, cut by entropy as the paper does; with U, PURE probes every step."""
     tree = {
+        "gear": {"breakpoint": "difference"},
         "pure": {"measure_uncertainty": uncertainty},
         "run": "runs/paper",
         "problems": {"path": "problems.jsonl", "held_out": 0.0},

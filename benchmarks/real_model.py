@@ -60,11 +60,23 @@ READINGS = (
 )
 FULL = {
     "sampling": {"n": 10, "max_new_tokens": 320, "temperature": 0.7},
-    "gear": {"paths": 3, "candidates": 2, "target": None, "hinted_samples": 6},
+    "gear": {
+        "breakpoint": "difference",  # beside the random cut, which is an arm
+        "paths": 3,
+        "candidates": 2,
+        "target": None,
+        "hinted_samples": 6,
+    },
 }
 QUICK = {
     "sampling": {"n": 4, "max_new_tokens": 200, "temperature": 0.7},
-    "gear": {"paths": 2, "candidates": 1, "target": None, "hinted_samples": 2},
+    "gear": {
+        "breakpoint": "difference",
+        "paths": 2,
+        "candidates": 1,
+        "target": None,
+        "hinted_samples": 2,
+    },
 }
 
 

@@ -96,6 +96,7 @@ def recipe(folder: Path, teacher: str) -> dict[str, Any]:
         "arms": ["base", "heal"],
         "sampling": {"n": 12, "max_new_tokens": 320, "temperature": 0.7},
         "gear": {
+            "breakpoint": "difference",  # failed traces are scored for the readings
             "hint": "answer",
             "paths": 4,
             "candidates": 2,

@@ -189,7 +189,8 @@ SETTINGS: dict[str, Any] = {
     "problems": {"path": "problems.jsonl", "verifier": "exact", "held_out": 0},
     "teacher": {"engine": "scripted", "model": "script.json"},
     "sampling": {"n": 40},
-    "gear": {"paths": 5, "candidates": 2, "hinted_samples": 4},
+    # Failed traces are scored and cut by entropy; random cuts have tests of their own.
+    "gear": {"breakpoint": "difference", "paths": 5, "candidates": 2, "hinted_samples": 4},
     # Scripted numbers are written for the ratio; what `calibrated` does has tests of its own.
     "pure": {"selection": "fraction"},
     # What trains here is not asked for more: `test_rehearsal.py` and the lab's tests do that.

@@ -27,6 +27,7 @@ from heal.keys import content_key
 from heal.method.arms import (
     breakpoints,
     wants_reliance,
+    wants_scores,
     wants_uncertainty,
     wants_worst_result,
 )
@@ -220,11 +221,18 @@ def ask_all(session: Session, until: str | None = None) -> Run:
     return run
 
 
+def _scores(config: Config, until: str | None) -> bool:
+    """Whether any stage up to there scores."""
+    names = [stage.name for stage in OF_EACH_PROBLEM]
+    first = "locate" if wants_scores(config) else "score"
+    return until not in names[: names.index(first)]
+
+
 def _run_stages(session: Session, until: str | None) -> None:
     session.store.set_meta("stopped", "it was interrupted")
     _problem_facts(session)
     session.store.set_meta("facts", dict(session.facts))
-    if until not in ("sample", "verify") and session.config.teacher is not None:
+    if session.config.teacher is not None and _scores(session.config, until):
         session.require_scores()
     run = ask_all(session, until)
     single = until in {stage.name for stage in OF_EACH_PROBLEM}

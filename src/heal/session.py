@@ -21,6 +21,7 @@ from heal.engines import model_files, noted, open_absent, open_engine
 from heal.engines.base import Engine, Served
 from heal.errors import CapabilityError, NoServerError
 from heal.keys import content_key
+from heal.method.arms import wants_scores
 from heal.records import Problem
 from heal.store import Store
 from heal.verifiers import Verifier, edition, open_verifier
@@ -135,13 +136,13 @@ class Session:
 
     def require_scores(self) -> None:
         """Ask before any token is spent. Raises: CapabilityError where nobody can score."""
-        named = self.config.scorer is not None
+        named, locates = self.config.scorer is not None, wants_scores(self.config)
         if not self.scorer.capabilities.score:
             raise CapabilityError(
                 f"the {'scorer' if named else 'teacher'}'s engine cannot give log-probs of a given "
-                "text, which locating breaks and PURE need",
+                f"text, which {'locating breaks and PURE need' if locates else 'PURE needs'}",
                 hint="name a `scorer:` with the same vocabulary (a local copy of the teacher will "
-                "do), or stop before that with `heal verify`",
+                f"do), or stop before that with `heal {'verify' if locates else 'repair'}`",
             )
         for text in _TELLING_TEXTS if named else ():
             if self.scorer.encode(text) != self.teacher.encode(text):

@@ -12,7 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from heal.config import Config
-from heal.method.arms import TRAINED, Extra, selections, wants_reliance, wants_uncertainty
+from heal.method.arms import (
+    TRAINED,
+    Extra,
+    selections,
+    wants_reliance,
+    wants_scores,
+    wants_uncertainty,
+)
 from heal.method.pure import LINED
 from heal.records import Breakpoint, HintKind, Problem, Split
 from heal.stages.guide import SOLUTION_SHARE, WRITTEN
@@ -135,8 +142,9 @@ class _UpperBound:
         return self.answer_prompt + max(length.get(kind, 0) for kind in self.kinds)
 
     def locate(self) -> Cost:
-        """Every failed trace is read once, however many ways it is cut."""
-        return Cost("locate", self.paths * (self.a.prompt_tokens + self.a.trace_tokens), 0)
+        """Every failed trace is read once, however many ways it is cut; or not at all."""
+        each = self.a.prompt_tokens + self.a.trace_tokens if wants_scores(self.config) else 0
+        return Cost("locate", self.paths * each, 0)
 
     def guide(self) -> Cost:
         """Hints the teacher writes: of each cut, as often as one may leak."""

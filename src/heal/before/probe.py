@@ -15,6 +15,7 @@ from heal.config import Config
 from heal.engines.base import Engine, Generated, GenRequest, Sampling, ScoreRequest, answers
 from heal.engines.scripted import ScriptedEngine
 from heal.errors import HealError
+from heal.method.arms import wants_scores
 from heal.method.final_answers import extract_answer
 from heal.records import Finish, Problem
 from heal.stages.sample import solve_ids
@@ -185,10 +186,11 @@ class Probe:
         return (self.target.prompt or "")[-40:]
 
     def _no_scores(self, prompt: tuple[int, ...]) -> Finding:
+        who = "GEAR and PURE need" if wants_scores(self.config) else "PURE needs"
         return Finding(
             "scoring",
             Outcome.FAILED,
-            "it gives no log-probs of given tokens, which GEAR and PURE need",
+            f"it gives no log-probs of given tokens, which {who}",
             "name a model that can: --set scorer.engine=local --set scorer.model=FOLDER",
         )
 

@@ -39,6 +39,8 @@ _CHOOSING = {
     "heal-middle": Choice.MIDDLE,
 }
 """Arms whose traces the untouched student chooses."""
+_CUTTING = {"heal-random-cut": Breakpoint.RANDOM, "heal-restart": Breakpoint.RESTART}
+"""Arms whose repairs follow a breakpoint of their own."""
 
 
 class Limits(Section):
@@ -90,6 +92,17 @@ class Config(Section):
     def _a_cut_by_a_checker_has_one(self) -> "Config":
         if self.gear.breakpoint is Breakpoint.CHECKER and self.steps.checker is None:
             raise ValueError("gear.breakpoint 'checker' needs a steps.checker; try: arithmetic")
+        return self
+
+    @model_validator(mode="after")
+    def _no_control_that_cuts_as_heal_does(self) -> "Config":
+        for arm in self.arms:
+            if _CUTTING.get(arm) is self.gear.breakpoint:
+                raise ValueError(
+                    f"the arm {arm!r} is 'heal' itself where gear.breakpoint is"
+                    f" {self.gear.breakpoint.value!r}; try: --set gear.breakpoint=difference, or"
+                    " leave it out of arms"
+                )
         return self
 
     @model_validator(mode="after")

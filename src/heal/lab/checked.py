@@ -20,7 +20,7 @@ from heal.errors import UserError
 from heal.keys import seed_for
 from heal.method.audit import GearAudit, LocatedCut, Separation, separation
 from heal.method.entropy import step_values
-from heal.method.gear import find_breakpoint
+from heal.method.gear import UNSCORED, find_breakpoint
 from heal.method.intervals import Interval, ratio_of_sums
 from heal.method.pure import Calibration, calibrate, drop_scores
 from heal.records import (
@@ -139,28 +139,34 @@ def _cuts_of(store: Store) -> Mapping[str, dict[str, int]]:
     return found
 
 
-def _scored_cuts(store: Store, config: Config) -> Iterator[tuple[Cut, TokenScores]]:
+def _scored_cuts(store: Store, config: Config) -> Iterator[tuple[Cut, TokenScores | None]]:
+    """The run's own cuts, with the scores of their traces where these were scored."""
     keys = dict(store.query("SELECT trace, key FROM scores WHERE stage=?", (locate.STAGE,)))
     for _, cut in store.live("cut", Cut, str(config.gear.breakpoint)):
-        scores = store.get(locate.STAGE, keys[cut.trace], cut.problem_id, TokenScores)
-        assert scores is not None, "columns name only what is stored"
-        yield cut, scores
+        key = keys.get(cut.trace)
+        yield cut, store.get(locate.STAGE, key, cut.problem_id, TokenScores) if key else None
 
 
 def _steps(
-    cut: Cut, scores: TokenScores, config: Config, used: Mapping[str, int]
+    cut: Cut, scores: TokenScores | None, config: Config, used: Mapping[str, int]
 ) -> dict[str, int]:
-    """Where each breakpoint cuts a trace; the run's own as it stands."""
-    low, high = (
-        step_values(entropy, cut.step_ends, config.gear.step_entropy)
-        for entropy in (scores.entropy_lo, scores.entropy_hi)
-    )
+    """Where each breakpoint cuts a trace; the run's own as it stands.
+
+    Of a trace without scores, those that read none.
+    """
+    low = high = np.full(len(cut.step_ends), np.nan, np.float32)
+    if scores is not None:
+        low, high = (
+            step_values(entropy, cut.step_ends, config.gear.step_entropy)
+            for entropy in (scores.entropy_lo, scores.entropy_hi)
+        )
     dice = seed_for(config.seed, cut.trace, 0)
     found = {
         str(kind): find_breakpoint(
             low, high, cut.step_ends, kind=kind, window=config.gear.window, seed=dice
         ).step
         for kind in BY_ARITHMETIC
+        if scores is not None or kind in UNSCORED
     }
     if str(Breakpoint.CLAIMS) in used:
         found[str(Breakpoint.CLAIMS)] = used[str(Breakpoint.CLAIMS)]

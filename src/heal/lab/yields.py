@@ -54,6 +54,7 @@ WHOLE = "answer: whole traces"
 AGAINST = {False: "random", True: "answer: random"}
 """What ways are compared with, by whether they are under the bare answer."""
 READS_SCORES = {Breakpoint.DIFFERENCE, Breakpoint.ZSCORE, Breakpoint.CUSUM, Breakpoint.CLAIMS}
+"""Of the lab's ways; its checker always has a word."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from heal.config import Config
 from heal.method.curriculum import Order
+from heal.method.gear import UNSCORED
 from heal.method.pace import POOLS
 from heal.method.pure import BY_RELIANCE, LINED
 from heal.records import Breakpoint, Choice, Selection
@@ -77,6 +78,11 @@ def breakpoints(config: Config) -> tuple[Breakpoint, ...]:
     main = config.gear.breakpoint
     arms = trained(config).values()
     return tuple(dict.fromkeys([main, *(arm.breakpoint or main for arm in arms)]))
+
+
+def wants_scores(config: Config) -> bool:
+    """Whether failed traces are scored: where a cut depends on more than where steps end."""
+    return not UNSCORED.issuperset(breakpoints(config))
 
 
 def trained(config: Config) -> dict[str, Arm]:

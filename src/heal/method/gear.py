@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from heal.records import Breakpoint, Fallback, FloatArray, Verdict
 
 THIRD = 1 / 3
+UNSCORED = frozenset({Breakpoint.RANDOM, Breakpoint.FIXED_THIRD, Breakpoint.RESTART})
+"""Breakpoints that read nothing but where steps end."""
 ZSCORE_SOFTENER = 0.1
 """Added to σ, in nats, so that a flat history does not turn ripples into surges."""
 CUSUM_SLACK = 0.5

@@ -60,7 +60,8 @@ def _failed(axes: "Axes", exhibit: Exhibit, c: Palette) -> None:
     said = _shown(exhibit.case.answer or "no answer", 24)
     _text(axes, _LEFT, 118, f"Failed: answered {said}", c.broken, 13, bold=True)
     top = _LEFT + _COLUMN
-    _text(axes, top, 118, "entropy (nats)", c.muted, 9, right=True)
+    if exhibit.failed_chart is not None:
+        _text(axes, top, 118, "entropy (nats)", c.muted, 9, right=True)
     y = 146.0
     for line in _fitting(exhibit.failed, exhibit.case.cut.step):
         if line.mark == "cut":

@@ -4,7 +4,7 @@ In: `BrokenTrace`s of a view. Out: `Exhibit`s, text and numbers without markup. 
 and say by how much.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,13 @@ from heal.wording import plural
 
 MAX_STEP_CHARS = 1_500
 MAX_STEPS = 40
+_NO_SURGE: Mapping[str, str] = {
+    Breakpoint.RANDOM: "chosen at random",
+    Breakpoint.FIXED_THIRD: "the step that starts nearest a third",
+    Breakpoint.RESTART: "nothing is kept",
+    Breakpoint.CHECKER: "the first step that the checker finds wrong",
+}
+"""Why a cut is where it is, where no statistic chose it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,8 @@ class Exhibit:
 
     case: BrokenTrace
     failed: Sequence[Line]
-    failed_chart: Drawing
+    failed_chart: Drawing | None
+    """Its step entropies; None: nothing scored it."""
     repaired: Sequence[Line]
     repaired_chart: Drawing | None
     cut: str
@@ -64,15 +72,16 @@ def exhibit(case: BrokenTrace, view: RunView, settings: Pure) -> Exhibit:
     window = (1 + np.flatnonzero(np.isfinite(cut.surge))).tolist()
     note = "fallback" if cut.fallback else "undecided" if cut.undecided else ""
     top = float(np.nanmax(cut.entropy_hi, initial=0))
-    chart = None
+    entropies, chart = None, None
+    if np.isfinite(cut.entropy_hi).any():
+        bounds = cut.entropy_lo, cut.entropy_hi
+        entropies = charts.entropy_chart(*bounds, window, cut.step, note=note)
     if repair is not None and repair.pure is not None:
         chart = charts.pure_chart(repair.pure, repair.commitment)
     return Exhibit(
         case=case,
         failed=shorten([_failed_line(step, case, top) for step in case.steps]),
-        failed_chart=charts.entropy_chart(
-            cut.entropy_lo, cut.entropy_hi, window, cut.step, note=note
-        ),
+        failed_chart=entropies,
         repaired=shorten([_repair_line(step, repair) for step in repair.steps]) if repair else [],
         repaired_chart=chart,
         cut=cut_note(cut, case.breakpoint),
@@ -88,7 +97,7 @@ def cut_note(cut: Cut, kind: str) -> str:
         return f"fallback: {str(cut.fallback).replace('_', ' ')}"
     surge = cut.surge[cut.step - 1] if 0 < cut.step <= len(cut.surge) else np.nan
     if np.isnan(surge):
-        return "not chosen by entropy"
+        return _NO_SURGE.get(kind, "not chosen by entropy")
     sure = "undecided by the bounds" if cut.undecided else f"margin {cut.margin:.2f}"
     if kind == Breakpoint.CLAIMS:
         return f"breaks here with probability {surge:.2f}, {sure}"
@@ -132,7 +141,7 @@ def _word(word: StepWord | None) -> str:
 def _failed_line(step: Step, case: BrokenTrace, top: float) -> Line:
     cut, index = case.cut, step.number - 1
     note, level = "", None
-    if 0 <= index < len(cut.entropy_lo):
+    if 0 <= index < len(cut.entropy_lo) and np.isfinite(cut.entropy_hi[index]):
         low, high = float(cut.entropy_lo[index]), float(cut.entropy_hi[index])
         note = f"{low:.2f}" if high - low < 0.005 else f"{low:.2f}–{high:.2f}"
         middle = (low + high) / 2

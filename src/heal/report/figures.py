@@ -77,7 +77,8 @@ def all_figures(view: RunView, exhibits: list[Exhibit]) -> dict[str, Drawing]:
     for stratum, figure in students(view).items():
         found[f"students-{stratum.replace('+', '-')}"] = figure.drawing
     for number, one in enumerate(exhibits, start=1):
-        found[f"trace{number}-entropy"] = one.failed_chart
+        if one.failed_chart is not None:
+            found[f"trace{number}-entropy"] = one.failed_chart
         if one.repaired_chart is not None:
             found[f"trace{number}-pure"] = one.repaired_chart
     if exhibits:

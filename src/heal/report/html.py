@@ -56,7 +56,7 @@ class Case:
     """An exhibit with its figures, and the part of its steps that is not folded."""
 
     it: Exhibit
-    entropy: Markup
+    entropy: Markup | None
     profile: Markup | None
     failed: Sequence[Line]
     repaired: Sequence[Line]
@@ -195,11 +195,11 @@ def _kept(view: RunView) -> Table | None:
 
 
 def _case(it: Exhibit, number: int) -> Case:
-    chart = it.repaired_chart
+    entropy, profile = it.failed_chart, it.repaired_chart
     return Case(
         it=it,
-        entropy=_inline(it.failed_chart, f"failed{number}"),
-        profile=_inline(chart, f"repair{number}") if chart is not None else None,
+        entropy=_inline(entropy, f"failed{number}") if entropy is not None else None,
+        profile=_inline(profile, f"repair{number}") if profile is not None else None,
         failed=_around(it.failed, it.case.cut.step),
         repaired=_around(it.repaired, it.case.cut.step),
     )

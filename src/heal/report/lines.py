@@ -15,6 +15,14 @@ from heal.wording import plural
 
 _OWN_HINTS = "tag<>'answer' AND tag NOT LIKE 'probe-%'"
 """Written for the run's own cuts: neither whole traces' answers nor what a probe tried."""
+_CUT: Mapping[str, str] = {
+    Breakpoint.CLAIMS: "by claims",
+    Breakpoint.CHECKER: "by the checker",
+    Breakpoint.RANDOM: "at random",
+    Breakpoint.FIXED_THIRD: "at a third",
+    Breakpoint.RESTART: "kept nothing",
+}
+"""How a path was cut by what is no surge of entropy."""
 _FINISHED = {"stop": "complete", "length": "truncated", "loop": "looping"}
 
 
@@ -69,11 +77,11 @@ def verified(store: Store) -> str:
 
 def located(store: Store, main: str) -> str:
     """Failed paths by how they were cut."""
-    word = "by claims" if main == Breakpoint.CLAIMS else "surge"
+    word = _CUT.get(main, "surge")
     how = _count(
         store,
         "SELECT CASE WHEN fallback IS NOT NULL THEN 'fallback (' || replace(fallback, '_', ' ')"
-        " || ')' WHEN blind THEN 'blind' WHEN undecided THEN 'undecided ' || ? ELSE ? END,"
+        " || ')' WHEN undecided THEN 'undecided ' || ? ELSE ? END,"
         " COUNT(*) FROM cuts WHERE tag=? GROUP BY 1",
         *(word, word, main),
     )

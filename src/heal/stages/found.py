@@ -17,6 +17,7 @@ from heal.engines.base import GenRequest, Sampling, ScoreRequest
 from heal.method.arms import (
     breakpoints,
     wants_reliance,
+    wants_scores,
     wants_uncertainty,
     wants_worst_result,
 )
@@ -158,6 +159,11 @@ class Setup:
     def breakpoints(self) -> tuple[Breakpoint, ...]:
         """HEAL's own, then those that its controls ask for."""
         return breakpoints(self.config)
+
+    @cached_property
+    def reads_scores(self) -> bool:
+        """Whether failed traces are scored, for any of these to cut by."""
+        return wants_scores(self.config)
 
     def judges_again(self, check: str) -> bool:
         """Whether a stored verdict that decided nothing counts as not there; true once for each.

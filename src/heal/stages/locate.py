@@ -1,7 +1,8 @@
 """Locate: where failed traces broke (docs/method.md §2, entropy dynamics and breakpoint).
 
 An extreme problem's failed paths are scored once under the unhinted teacher, the only part that
-costs tokens; every breakpoint then reads the same scores.
+costs tokens; every breakpoint then reads the same scores. Where none of a run reads any, as by
+default, nothing is scored.
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,8 +59,8 @@ def failed_paths(found: Found, setup: Setup) -> list[Trace]:
 
 
 def owes(found: Found, setup: Setup) -> Iterator[Request]:
-    """Scores of the failed paths."""
-    for trace in failed_paths(found, setup):
+    """Scores of the failed paths, where they decide a cut."""
+    for trace in failed_paths(found, setup) if setup.reads_scores else ():
         key = _scores_key(trace, setup)
         if found.get(STAGE, key, TokenScores) is None:
             yield _request(found.problem, trace, key, setup)
@@ -70,6 +71,9 @@ def paths(found: Found, setup: Setup, kind: Breakpoint) -> list[Path]:
 
     def cut_all() -> list[Path]:
         only = _only_correct(found, setup)
+        if not setup.reads_scores:
+            failed = failed_paths(found, setup)
+            return [Path(found.problem, t, cut(found, t, None, setup, kind), only) for t in failed]
         scored = ((t, scores_of(found, setup, t)) for t in failed_paths(found, setup))
         return [
             Path(found.problem, trace, cut(found, trace, scores, setup, kind), only)
@@ -85,12 +89,16 @@ def scores_of(found: Found, setup: Setup, trace: Trace) -> TokenScores | None:
     return found.get(STAGE, _scores_key(trace, setup), TokenScores)
 
 
-def cut(found: Found, trace: Trace, scores: TokenScores, setup: Setup, kind: Breakpoint) -> Cut:
-    """The cut of one failed path. Pure arithmetic on stored scores."""
+def cut(
+    found: Found, trace: Trace, scores: TokenScores | None, setup: Setup, kind: Breakpoint
+) -> Cut:
+    """The cut of one failed path. Pure arithmetic on stored scores, None where none are read."""
     gear = setup.config.gear
     ends = trace_steps(trace, setup.teacher, gear, setup.prompts)
-    low = step_values(scores.entropy_lo, ends, gear.step_entropy)
-    high = step_values(scores.entropy_hi, ends, gear.step_entropy)
+    low = high = np.full(len(ends), np.nan, np.float32)
+    if scores is not None:
+        low = step_values(scores.entropy_lo, ends, gear.step_entropy)
+        high = step_values(scores.entropy_hi, ends, gear.step_entropy)
     if kind is Breakpoint.CLAIMS:
         broke = _claim_break(trace, scores, ends, setup)
     elif kind is Breakpoint.CHECKER:
@@ -120,7 +128,7 @@ def cut(found: Found, trace: Trace, scores: TokenScores, setup: Setup, kind: Bre
 
 def conclude(found: Found, setup: Setup) -> Iterator[ScoreRow | CutRow | Cut]:
     """Rows of scores and cuts; the cuts themselves where HEAL's own breakpoint made them."""
-    for trace in failed_paths(found, setup):
+    for trace in failed_paths(found, setup) if setup.reads_scores else ():
         scores = scores_of(found, setup, trace)
         if scores is not None:
             yield _score_row(scores)
@@ -190,8 +198,9 @@ def _scores(key: str, trace: Trace, scored: Scored) -> TokenScores:
 
 
 def _claim_break(
-    trace: Trace, scores: TokenScores, ends: Sequence[int], setup: Setup
+    trace: Trace, scores: TokenScores | None, ends: Sequence[int], setup: Setup
 ) -> method.Break:
+    assert scores is not None, "this breakpoint reads scores"
     pieces = setup.teacher.token_bytes(trace.ids.tolist())
     bounds = scores.entropy_lo, scores.entropy_hi
     return find_claim_break(scores.logprob, *bounds, ends, pieces)

@@ -26,6 +26,7 @@ from heal.records import (
     TokenScores,
     Trace,
 )
+from heal.report.exhibits import cut_note
 from heal.stages import words
 from heal.store import CutRow, DamagedError, Store, decode
 from heal.view.curves import Curve, curve
@@ -102,6 +103,14 @@ class Story:
         if self.trace is not None and self.trace.prefix_tokens:
             return self.trace.prefix_tokens
         return self.cut.prefix_tokens if self.cut is not None else None
+
+    @property
+    def cut_why(self) -> str:
+        """Why the cut is where it is; '': there is none."""
+        if self.cut is None:
+            return ""
+        tags = [row.tag for row in self.cuts if row.key == self.cut.key]
+        return cut_note(self.cut, next(iter(tags), self.entry.tag))
 
     @property
     def delta(self) -> float | None:

@@ -96,7 +96,7 @@ class HttpEngine(Speaker):
             kinds = sorted({e.settings.dialect for e in self._pool.endpoints})
             raise CapabilityError(
                 f"servers of the kind {', '.join(kinds)} give no log-probs of given tokens, which "
-                "GEAR and PURE need",
+                "PURE needs, and GEAR for cuts that are not random",
                 hint="name a model that can: --set scorer.engine=local --set scorer.model=FOLDER",
             )
 

@@ -38,8 +38,8 @@ class RayEngine(Speaker):
         """Scores, batch by batch. Raises: CapabilityError, EngineError."""
         if not self.capabilities.score:
             raise CapabilityError(
-                "the engine inside the Ray actors gives no log-probs of given tokens, which GEAR "
-                "and PURE need",
+                "the engine inside the Ray actors gives no log-probs of given tokens, which PURE "
+                "needs, and GEAR for cuts that are not random",
                 hint="name a model that can: --set scorer.engine=local --set scorer.model=FOLDER",
             )
         return cast(Iterator[Scored | None], self._stream("score", requests))
