@@ -713,6 +713,16 @@ def test_gear_is_audited_by_the_checkers_word_and_asks_no_model(tmp_path: Path) 
     assert "5 failed paths: wrong step 5" in page and max(map(len, page.splitlines())) <= 80
 
 
+def test_random_cuts_are_audited_beside_others_that_need_no_scores(tmp_path: Path) -> None:
+    run = checked_run(tmp_path)
+    run.go("gear.breakpoint=random", until="score")
+    settings = ["gear.breakpoint=random", f"run={run.folder}"]
+    found = audit_gear(load(tmp_path / "recipe.yaml", settings))
+    assert found.main == "random" and found.told == {"wrong_step": 5}
+    assert set(found.cuts) == {"random", "fixed_third", "restart"}
+    assert "5 failed paths: wrong step 5" in gear_page(found)
+
+
 def test_without_a_checkers_words_there_is_nothing_to_audit_gear_by(tmp_path: Path) -> None:
     run = ScriptedRun(tmp_path, settings={"steps": {"checker": None}})
     run.go(until="score")

@@ -427,15 +427,30 @@ def test_a_run_never_costs_more_than_its_estimate(tmp_path: Path, settings: tupl
 
 
 def test_an_arm_with_a_cut_of_its_own_costs_hints_repairs_and_scores_again() -> None:
-    few = by_part(costs(parse(BASE), problems(100, 0), Assumed(100, 7)))
-    config = parse(BASE | {"arms": ["heal", *CUTS]})
+    base = BASE | {"gear": {"breakpoint": "difference"}}
+    few = by_part(costs(parse(base), problems(100, 0), Assumed(100, 7)))
+    config = parse(base | {"arms": ["heal", *CUTS]})
     many = by_part(costs(config, problems(100, 0), Assumed(100, 7)))
     assert set(many) - set(few) == set(CUTS)
     for arm in CUTS:
         assert many[arm].written == few["guide"].written + few["repair"].written
         assert many[arm].read > few["guide"].read + few["repair"].read
-    own = parse(BASE | {"arms": ["heal", *CUTS], "gear": {"breakpoint": "random"}})
-    assert CUTS[0] not in by_part(costs(own, problems(100, 0), Assumed(100, 7)))
+
+
+@pytest.mark.parametrize(
+    ("more", "read"),
+    [
+        ({}, 0),
+        ({"arms": ["heal", "heal-restart"]}, 0),
+        ({"gear": {"breakpoint": "difference"}}, 10_000 * 107),
+        ({"preset": "paper", "arms": ["heal", "heal-random-cut"]}, 10_000 * 107),
+    ],
+)
+def test_failed_traces_are_read_only_for_cuts_that_depend_on_it(
+    more: dict[str, Any], read: int
+) -> None:
+    found = by_part(costs(parse(BASE | more), problems(10_000, 0), Assumed(100, 7)))
+    assert found["locate"] == Cost("locate", read, 0)
 
 
 def test_a_hint_is_counted_with_all_its_redraws() -> None:
@@ -469,7 +484,8 @@ def test_honest_traces_are_at_most_those_asked_for_or_there(train: int, traces: 
 
 
 def test_the_table_fits_80_columns() -> None:
-    config = parse(BASE | {"arms": ["heal", *CUTS, "rft_more", "star"]})
+    arms = ["heal", *CUTS, "rft_more", "star"]
+    config = parse(BASE | {"arms": arms, "gear": {"breakpoint": "difference"}})
     assumed = Assumed(12_000, 900)
     found = costs(config, problems(1_000_000, 0), assumed)
     lines = [*lines_of(found, assumed, 1e4, 0.5, 2.0)]

@@ -12,6 +12,7 @@ from heal.config import Config, Evaluate
 from heal.errors import UserError
 from heal.reach import first_stage
 from heal.recipe import leaves, load, parse, submodel
+from heal.records import Breakpoint
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
@@ -59,6 +60,24 @@ def test_a_mistaken_setting_is_named(tmp_path: Path, override: str, message: str
         load(write(tmp_path, SMALLEST), [override])
     assert message in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arm", "own"), [("heal-random-cut", "random"), ("heal-restart", "restart")]
+)
+def test_a_control_that_would_cut_as_heal_does_is_refused(arm: str, own: str) -> None:
+    both = SMALLEST | {"arms": ["rft", "heal", arm]}
+    with pytest.raises(UserError, match=f"the arm '{arm}' is 'heal' itself") as caught:
+        parse(both | {"gear": {"breakpoint": own}})
+    assert "--set gear.breakpoint=difference" in str(caught.value)
+    assert parse(both | {"gear": {"breakpoint": "difference"}}).arms[-1] == arm
+    assert parse(both | {"preset": "paper"}).arms[-1] == arm
+
+
+def test_the_default_preset_cuts_at_random_and_the_papers_by_entropy() -> None:
+    assert parse(SMALLEST).gear.breakpoint is Breakpoint.RANDOM
+    assert parse(SMALLEST | {"gear": {"paths": 2}}).gear.breakpoint is Breakpoint.RANDOM
+    assert parse(SMALLEST | {"preset": "paper"}).gear.breakpoint is Breakpoint.DIFFERENCE
 
 
 def test_several_mistakes_are_named_at_once(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ import json
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.scripted_run import (
     ANSWER,
@@ -45,14 +47,19 @@ from heal.records import (
     HintKind,
     PureScore,
     Stratum,
+    TokenScores,
     Trace,
     Verdict,
 )
 from heal.report.exhibits import cut_note as _cut_note
+from heal.report.exhibits import exhibit
+from heal.report.figures import all_figures
 from heal.report.html import render_html
 from heal.report.load import load_view
 from heal.stages.repair import rounds
-from heal.store import HintRow, SelectedRow, Store, TraceRow
+from heal.store import HintRow, ScoreRow, SelectedRow, Store, TraceRow
+from heal.view.index import Index
+from heal.view.trace import open_story
 
 
 def go(home: Path, parts: Any, *overrides: str) -> tuple[ScriptedRun, Watch]:
@@ -189,10 +196,65 @@ def test_a_cut_by_claims_is_told_as_such(tmp_path: Path) -> None:
         assert note in render_html(load_view(store))
 
 
-@pytest.mark.parametrize("kind", ["random", "fixed_third", "restart"])
-def test_a_control_that_ignores_the_entropy_claims_no_surge(tmp_path: Path, kind: str) -> None:
-    _, watch = go(tmp_path, extreme("plums"), f"gear.breakpoint={kind}")
-    assert watch.lines["locate"] == "1 extreme problem · 5 failed paths: 5 blind"
+@pytest.mark.parametrize(
+    ("kind", "told", "note"),
+    [
+        ("random", "at random", "chosen at random"),
+        ("fixed_third", "at a third", "the step that starts nearest a third"),
+        ("restart", "kept nothing", "nothing is kept"),
+    ],
+)
+def test_a_cut_that_needs_no_scores_has_none_made_and_no_page_speaks_of_entropy(
+    tmp_path: Path, kind: str, told: str, note: str
+) -> None:
+    run, watch = go(tmp_path, extreme("plums"), f"gear.breakpoint={kind}")
+    assert watch.lines["locate"] == f"1 extreme problem · 5 failed paths: 5 {told}"
+    assert "1 of 1 problem repaired" in watch.lines["repair"]
+    assert not [*run.read("scores", TokenScores)] and not run.rows(ScoreRow, "stage='scores'")
+    cuts = run.read("cut", Cut, kind)
+    assert len(cuts) == 5 and all(np.isnan(cut.entropy_hi).all() for cut in cuts)
+    with Store.open(run.folder, write=False) as store:
+        view = load_view(store)
+        page = render_html(view)
+        index = Index(run.folder)
+        index.refresh()
+        failed_ones = [index.entry("sample", c.problem_id, c.trace, "") for c in cuts]
+        stories = [open_story(store, e, index.of_problem(e.problem)) for e in failed_ones if e]
+    assert note in page and ">nan" not in page
+    assert "Beside each step: how unsure" not in page and "Entropy of each step" not in page
+    exhibits = [exhibit(case, view, view.pure_settings) for case in view.gallery]
+    drawn = all_figures(view, exhibits)
+    assert "card" in drawn and not [name for name in drawn if name.endswith("-entropy")]
+    for story in stories:
+        assert (story.cut_why, story.bars, story.curves, story.shaded_by) == (note, (), (), "")
+
+
+def test_scores_of_another_rule_are_left_aside_and_taken_up_again(tmp_path: Path) -> None:
+    run, _ = go(tmp_path, extreme("plums"), "gear.breakpoint=difference")
+    before = run.live()
+    run.go("gear.breakpoint=random")
+    assert not run.rows(ScoreRow, "stage='scores'")
+    run.go("gear.breakpoint=difference")
+    assert run.live() == before
+
+
+def test_random_cuts_are_repaired_by_a_teacher_that_cannot_score_and_pure_says_it_must(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = ScriptedEngine.__init__
+
+    def blind(self: ScriptedEngine, *args: Any, **more: Any) -> None:
+        opened(self, *args, **more)
+        self.capabilities = replace(self.capabilities, score=False)
+
+    monkeypatch.setattr(ScriptedEngine, "__init__", blind)
+    run = ScriptedRun(tmp_path, extreme("plums"))
+    with pytest.raises(CapabilityError, match="which locating breaks and PURE need"):
+        run.go("gear.breakpoint=difference", until="repair")
+    watch = run.go("gear.breakpoint=random", until="repair")
+    assert "1 of 1 problem repaired" in watch.lines["repair"]
+    with pytest.raises(CapabilityError, match="which PURE needs"):
+        run.go("gear.breakpoint=random")
 
 
 def test_a_problem_whose_candidates_all_fail_has_no_repair(tmp_path: Path) -> None:

@@ -399,6 +399,26 @@ def test_every_breakpoint_reads_the_same_scores() -> None:
     assert Counter(row.tag for row in made if isinstance(row, ScoreRow)) == {"": 5}
 
 
+@pytest.mark.parametrize("arms", [["heal"], ["heal", "heal-restart"]])
+def test_random_cuts_are_made_without_a_score(arms: list[str]) -> None:
+    desk = Desk(settings={"gear": {"breakpoint": "random"}, "arms": arms})
+    desk.finish(*UP_TO["verify"])
+    assert desk.owes("locate") == []
+    made = desk.concludes("locate")
+    assert Counter(row.tag for row in made if isinstance(row, CutRow))["random"] == 5
+    assert not [row for row in made if isinstance(row, ScoreRow)]
+    assert {r.lane for r in desk.owes("guide")} == {Lane.WRITE}
+
+
+def test_a_random_cut_is_the_same_whether_traces_are_scored_or_not() -> None:
+    steps = []
+    for own in ({"gear": {"breakpoint": "random"}}, {"arms": ["heal", "heal-random-cut"]}):
+        desk = Desk(settings=own)
+        desk.finish(*UP_TO["locate"])
+        steps.append([(row.trace, row.step) for row in cut_rows(desk, Breakpoint.RANDOM)])
+    assert steps[0] == steps[1]
+
+
 def cut_rows(desk: Desk, kind: Breakpoint) -> list[CutRow]:
     return [r for r in desk.concludes("locate") if isinstance(r, CutRow) and r.tag == kind]
 
