@@ -37,11 +37,13 @@ class Gear(Section):
     """GEAR, guided entropy-assisted repair."""
 
     breakpoint: Breakpoint = Breakpoint.DIFFERENCE
-    """The statistic whose largest value in the window is the break. `claims` looks at the whole
-    trace whatever `window` says, and cuts where the break lies behind with probability 0.8.
-    `checker` cuts at the first step that `steps.checker` finds wrong, and as `claims` does where it
-    finds none. With the one real teacher measured, no cut gave more valid repairs than `random`,
-    which alone needs no scores (docs/method-vs-paper.md)."""
+    """The statistic whose largest value in the window is the break: `difference`, `zscore` or
+    `cusum` of step entropies. `random` takes any step of the window, `fixed_third` the one that
+    starts nearest a third, `restart` keeps nothing: under these no failed trace is scored. `claims`
+    looks at the whole trace whatever `window` says, and cuts where the break lies behind with
+    probability 0.8. `checker` cuts at the first step that `steps.checker` finds wrong, and as
+    `claims` does where it finds none. With the one real teacher measured, no other cut repaired
+    more than `random`, and none yields more per token (docs/method-vs-paper.md)."""
     step_entropy: StepEntropy = StepEntropy.MEAN
     back_up: int = Field(1, ge=1)
     """1 drops the surge step; n drops n − 1 more before it."""

@@ -63,14 +63,17 @@ class Config(Section):
     """The run folder."""
     seed: int = 0
     preset: Literal["default", "paper"] = "default"
-    """`default` follows our own evidence: `pure.selection` is `surprisal` and
-    `pure.measure_uncertainty` is false. With `paper` every default is the one shown here."""
+    """`default` follows our own evidence: `gear.breakpoint` is `random`, `gear.hint_gate` is true,
+    `steps.checker` is `arithmetic`, `pure.selection` is `surprisal`, `pure.measure_uncertainty` is
+    false and `pace.rehearsal` is 0.2. With `paper` every field's own default holds, which this page
+    shows beside them."""
     problems: Problems
     teacher: ModelRef | None
     """null: only what imported traces (`problems.traces`) need no model for: verdicts, strata, D1
     and students trained on it."""
     scorer: ModelRef | None = None
-    """Scores for GEAR and PURE when the teacher's engine cannot; None uses the teacher."""
+    """Scores for PURE, and for GEAR's cuts that are not random, when the teacher's engine cannot;
+    None uses the teacher."""
     student: Student | None = None
     """None produces data only: no training, no evaluation."""
     arms: tuple[ArmName, ...] = ("base", "rft", "heal")
