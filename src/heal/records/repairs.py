@@ -39,7 +39,8 @@ class Cut:
     step_ends: list[int]
     """Token index one past each step's end."""
     entropy_lo: FloatArray
-    """float32[K], nats: lower bound of each step entropy; equals `entropy_hi` when exact."""
+    """float32[K], nats: lower bound of each step entropy; equals `entropy_hi` when exact. NaN where
+    nothing was scored."""
     entropy_hi: FloatArray
     surge: FloatArray
     """float32[K], the breakpoint statistic by step; NaN outside the window. Of `claims`: how likely
