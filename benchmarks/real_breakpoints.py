@@ -164,7 +164,7 @@ RIVALS: Mapping[str, Cut] = {
     "restart": lambda failed: 1,
 }
 PAPER: Mapping[str, Cut] = {
-    "entropy rise, first third (the default)": partial(_gear, Breakpoint.DIFFERENCE, 1 / 3),
+    "entropy rise, first third (the paper's)": partial(_gear, Breakpoint.DIFFERENCE, 1 / 3),
     "entropy rise, whole trace": partial(_gear, Breakpoint.DIFFERENCE, 1.0),
     "entropy z-score, whole trace": partial(_gear, Breakpoint.ZSCORE, 1.0),
     "entropy cusum, whole trace": partial(_gear, Breakpoint.CUSUM, 1.0),
