@@ -108,8 +108,8 @@ bench-engine: $(READY)
 	$(BIN)/python benchmarks/bench_engine.py
 
 # Every arm in the lab's three worlds on problems that no choice was made on: rows and walks 300 each and 5
-# training seeds, moves 200 and 3; two worlds at a time, in less than 90 minutes of two cores. It resumes.
-# QUICK=1: 160 problems of each, 4 arms, one training seed.
+# training seeds, moves 200 and 3; two worlds at a time. It resumes. QUICK=1: 160 problems of each, 4 arms, one
+# training seed: five and a half minutes of two cores.
 bench-method: $(READY)
 	$(MAKE) -j2 bench-rows bench-walks bench-moves-students
 
@@ -141,12 +141,12 @@ bench-rounds: $(READY)
 	for world in walks rows; do $(BIN)/python -m benchmarks.bench_rounds --world $$world \
 	  --json benchmarks/results/rounds-$$world.json || exit; done
 
-# Which of PURE's selections cleans: three worlds, 300 problems each, no student. Half an hour of one core; it resumes.
+# Which of PURE's selections cleans: three worlds, 300 problems each, no student. It resumes.
 bench-filters: $(READY)
 	$(BIN)/python -m benchmarks.bench_filters --json benchmarks/results/filters.json
 
 # What cuts yield in the world of several choices; then students of its rare words alone, which plain sampling
-# reaches: half an hour of one core. It resumes.
+# reaches: twenty minutes of one core. It resumes.
 bench-moves: $(READY)
 	$(BIN)/python -m benchmarks.bench_moves --problems 400 --json runs/moves.json
 	$(BIN)/heal lab yields --world moves --set problems.args.seed=3 --json runs/moves-yields.json
