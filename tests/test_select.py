@@ -192,6 +192,29 @@ def test_a_line_stands_where_a_share_of_the_clean_or_the_fudged_puts_it(
     assert (told["at_line"]["fudged"], told["at_line"]["clean"]) == (len(fudged), 40 - len(fudged))
 
 
+@pytest.mark.parametrize("arm", ["heal", "heal-random-drop"])
+def test_pure_leaves_alone_what_the_gates_checker_read_and_found_nothing_wrong_in(
+    store: Store, arm: str
+) -> None:
+    vouched = {"hinted0", "hinted1", "repaired0", "repaired19"}
+    say(store, set(), vouched)
+    unscored = trace(Origin.HINTED, 40)
+    put(store, unscored, "", Gate.PASSED)
+    say(store, set(), vouched | {unscored.key})
+    checked = {"checker": "arithmetic"}
+    spared = config(steps=checked, pure={"spare_checked": True})
+    assert sizes_of(dropped(store, arm, spared)) == {"D2": 9, "D3": 0}
+    assert not dropped(store, arm, spared)["D2"] & (vouched | {unscored.key})
+    left = "hinted and repaired traces PURE leaves alone, for the step checker found none wrong"
+    assert Profiles(store, spared, LINE).facts()[left] == 5
+    for judged in (
+        config(steps=checked),  # not asked to
+        config(steps=checked | {"gate": False}, pure={"spare_checked": True}),  # nothing was gated
+    ):
+        assert sizes_of(dropped(store, arm, judged)) == {"D2": 12, "D3": 1}
+        assert Profiles(store, judged, LINE).facts()[left] == 0
+
+
 def test_what_a_line_costs_is_told_by_the_checkers_word_with_its_interval(store: Store) -> None:
     say(store, LOUD - {"repaired0"}, HALF - LOUD | {"repaired0"})
     profiles = Profiles(store, config(), LINE)

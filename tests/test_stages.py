@@ -744,6 +744,29 @@ def test_a_repair_over_a_wrong_step_is_refused_where_a_checker_is_named(
     assert {row.gate for row in rows if row.stage == "hinted"} == {Gate.PASSED}
 
 
+@pytest.mark.parametrize(
+    ("said", "settings", "scored"),
+    [
+        (TRUE_SUM, {}, 4),  # repairs are left alone; whole traces claim nothing
+        (TRUE_SUM, {"pure": {"spare_checked": False}}, 14),
+        (TRUE_SUM, {"steps": ARITHMETIC | {"gate": False}}, 14),
+        (TRUE_SUM, {"steps": {"checker": None}}, 14),
+        ("I say so, and it cannot be told", {}, 14),
+        (FALSE_SUM, {}, 4),  # refused by the gate
+    ],
+)
+def test_what_the_checker_read_and_let_pass_is_not_scored(
+    said: str, settings: dict[str, Any], scored: int
+) -> None:
+    over = [f"Now {said}.\n\nSo \\boxed{{{ANSWER}}}."]
+    desk = Desk(extreme("plums", repairs=dict.fromkeys(WAYS, over)), settings)
+    desk.finish(*UP_TO["repair"])
+    assert len({request.keys[0] for request in desk.owes("score")}) == scored
+    desk.finish("score")
+    rows = [row for row in desk.concludes("score") if isinstance(row, ScoreRow)]
+    assert len({row.trace for row in rows}) == scored
+
+
 def test_a_whole_trace_and_a_kept_step_are_checked_too() -> None:
     """The wrong step is in what the repairs kept, and in what was written under the answer."""
     (asked_for,), rules = extreme("plums")
@@ -899,7 +922,8 @@ def test_the_worst_result_is_of_the_numbers_that_new_steps_claim() -> None:
     over = {way: ["\n\n".join([f"In the {way} way I go on.", *said])] for way in WAYS}
     rows, rules = extreme("plums", repairs=over)
     costs = {"match": r"<assistant>.*this holds", "logprobs": [-9, -9, -0.5, -4, -7, -8]}
-    desk = Desk((rows, [costs, *rules]), {"pure": BY_WORST})
+    judged = BY_WORST | {"spare_checked": False}  # the equation is true
+    desk = Desk((rows, [costs, *rules]), {"pure": judged})
     desk.finish(*UP_TO["score"])
     groups = score.assisted(desk.found, desk.setup)
     worst = {

@@ -59,6 +59,7 @@ REACH: tuple[tuple[str, str | None], ...] = (
     ("pure.commit_steps", "score"),
     ("pure.calibration_traces", "calibrate"),
     ("pure.line", "calibrate"),
+    ("pure.spare_checked", "score"),
     ("pure.measure_uncertainty", "score"),
     ("pure.measure_reliance", "score"),
     ("pure.measure_calibrated", "score"),

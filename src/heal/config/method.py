@@ -151,6 +151,10 @@ class Pure(Section):
     """`calibrated`, `surprisal`, `worst_result`: where more of a set than this is above the line,
     honest unaided traces are no measure for that set; the worst `drop` share goes instead, and the
     report says so."""
+    spare_checked: bool = False
+    """Neither score nor judge a hinted or repaired trace that `steps.gate` let pass because
+    `steps.checker` read it and found nothing wrong: PURE judges those of which it cannot tell. To
+    compare detectors on the same traces, switch it off."""
     measure_uncertainty: bool = True
     """After each new step, also ask how unsure the teacher is of the answer, which
     `fraction` and `calibrated` ask for by themselves. `surprisal` does without: a server that reads

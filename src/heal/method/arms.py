@@ -96,6 +96,12 @@ def wants_reliance(config: Config) -> bool:
     return config.pure.measure_reliance or not selections(config).isdisjoint(BY_RELIANCE)
 
 
+def spares_checked(config: Config) -> bool:
+    """Whether PURE leaves alone what the step checker has read and found nothing wrong in."""
+    gated = config.steps.gate and config.steps.checker is not None
+    return gated and config.pure.spare_checked
+
+
 def wants_worst_result(config: Config) -> bool:
     """Whether profiles scored before the worst result was measured are owed again."""
     return Selection.WORST_RESULT in selections(config)

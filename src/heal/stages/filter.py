@@ -4,7 +4,7 @@ Over all problems: reads the profiles one by one and keeps a number for each; wh
 depends on all of them. What is then chosen of the rest is `select`'s.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from heal.config import Config
-from heal.method.arms import Arm, trained
+from heal.method.arms import Arm, spares_checked, trained
 from heal.method.lines import AtLine, at_line, drawn_by_share
 from heal.method.pure import (
     BY_RELIANCE,
@@ -49,16 +49,21 @@ class Profiles:
         self._config, self._calibration = config, calibration
         self.problem_of: dict[str, dict[str, str]] = defaultdict(dict)
         """Group (`hinted` or a breakpoint) → trace → problem; unscored ones too."""
+        self._left = Counter[str]()
+        """By group: traces that are none of PURE's, for the step checker vouches for them."""
         self._scores: dict[tuple[str, Selection], dict[str, float]] = defaultdict(dict)
         self._misfits = dict[str, int]()
         failed = "SELECT COUNT(DISTINCT key) FROM scores WHERE stage='reliance' AND failed"
         ((self._unmeasured,),) = store.query(failed)
         kinds = {self._kind(arm) for arm in trained(config).values() if arm.filtered}
         kinds.add(self._feasible(config.pure.selection))
-        self._read(store, kinds - {Selection.RANDOM})
+        said = {key: word.outcome for _, own in store.read(words.STAGE, StepWords)
+                for key, word in own.words.items()}  # fmt: skip
+        vouched = {key for key, outcome in said.items() if outcome is Outcome.NONE_FOUND}
+        self._read(store, kinds - {Selection.RANDOM}, vouched if spares_checked(config) else ())
         self._at_line: dict[Selection, AtLine] = {}
         self._by_share: set[Selection] = set()
-        self._draw_by_words(store, kinds)
+        self._draw_by_words(said, kinds)
 
     def filter(self, name: str, arm: Arm) -> Filter:
         """What one arm drops, set by set; a trace that could not be scored is dropped too."""
@@ -88,12 +93,13 @@ class Profiles:
             for name, count in self._misfits.items()
         }
         unmeasured = "traces that could not be scored with their hint in view"
-        return {**misfits, unmeasured: self._unmeasured}
+        left = "hinted and repaired traces PURE leaves alone, for the step checker found none wrong"
+        main = (repair.HINTED, str(self._config.gear.breakpoint))
+        count = sum(self._left[group] for group in main)
+        return {**misfits, unmeasured: self._unmeasured, left: count}
 
-    def _draw_by_words(self, store: Store, kinds: Collection[Selection]) -> None:
+    def _draw_by_words(self, said: Mapping[str, Outcome], kinds: Collection[Selection]) -> None:
         """Lines by the step checker's word where a share of it is wanted, and what lines do."""
-        said = {key: word.outcome for _, own in store.read(words.STAGE, StepWords)
-                for key, word in own.words.items()}  # fmt: skip
         for kind in sorted(set(LINED).intersection(kinds)) if said else ():
             clean, fudged = self._by_word(kind, said)
             drawn = drawn_by_share(clean, fudged, self._config.pure.line)
@@ -154,7 +160,7 @@ class Profiles:
         undrawn = self._calibration is None or kind not in self._calibration.lines
         return Selection.FRACTION if kind is Selection.CALIBRATED and undrawn else kind
 
-    def _read(self, store: Store, kinds: set[Selection]) -> None:
+    def _read(self, store: Store, kinds: set[Selection], vouched: Collection[str]) -> None:
         joined = Selection.JOINT in kinds
         read = (kinds - {Selection.JOINT}).union(JOINED if joined else ())
         passed = (
@@ -162,7 +168,10 @@ class Profiles:
             " WHERE stage IN ('hinted', 'repair') AND gate='passed' ORDER BY problem"
         )
         for problem, group, key in store.query(passed):
-            self.problem_of[group][key] = problem
+            if key in vouched:
+                self._left[group] += 1
+            else:
+                self.problem_of[group][key] = problem
         for group, profile in profiles(store):
             if profile.trace not in self.problem_of[group]:
                 continue

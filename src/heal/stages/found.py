@@ -16,6 +16,7 @@ from heal.config import Config
 from heal.engines.base import GenRequest, Sampling, ScoreRequest
 from heal.method.arms import (
     breakpoints,
+    spares_checked,
     wants_reliance,
     wants_scores,
     wants_uncertainty,
@@ -184,6 +185,11 @@ class Setup:
     def wants_reliance(self) -> bool:
         """Whether assisted traces are scored with their hint in view too."""
         return wants_reliance(self.config)
+
+    @cached_property
+    def spares_checked(self) -> bool:
+        """Whether PURE leaves alone what the step checker vouches for."""
+        return spares_checked(self.config)
 
     @cached_property
     def wants_worst_result(self) -> bool:

@@ -1,9 +1,10 @@
 """Score: each assisted trace's perplexity-uncertainty profile (docs/method.md §3).
 
-Of traces that passed the gates: per step the perplexity, how surprising the trace's own answer is
-where the step writes it and, where that is asked for, how unsure the teacher still is of it after
-the step. All of it under the *unhinted* teacher: with the hint in view a copied answer looks
-fluent. Only the `reliance` control looks a second time with the hint, where it is asked to.
+Of traces that passed the gates, but for those a step checker vouches for: per step the perplexity,
+how surprising the trace's own answer is where the step writes it and, where that is asked for, how
+unsure the teacher still is of it after the step. All of it under the *unhinted* teacher: with the
+hint in view a copied answer looks fluent. Only the `reliance` control looks a second time with the
+hint, where it is asked to.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,10 @@ from heal.method.answers import states_answer
 from heal.method.claims import worst_result
 from heal.method.pure import commitment, step_surprisal, surprisal
 from heal.prompts import Prompts
-from heal.records import FloatArray, Hint, HintedScore, PureScore, Trace
+from heal.records import FloatArray, Hint, HintedScore, Outcome, PureScore, Trace
 from heal.stages import repair, sample, verify
 from heal.stages.found import Found, Lane, Request, Setup, TextModel
-from heal.stages.steps import step_text, trace_steps
+from heal.stages.steps import step_text, trace_steps, word_of
 from heal.store.columns import ScoreRow
 
 STAGE, RELIANCE = "pure", "reliance"
@@ -43,7 +44,7 @@ class Candidate:
 def owes(found: Found, setup: Setup) -> Iterator[Request]:
     """Profiles of everything past the gates; then, where it is wanted, the same with the hint."""
     asked: set[str] = set()
-    for candidate in (c for group in _assisted(found, setup).values() for c in group):
+    for candidate in (c for group in _judged(found, setup).values() for c in group):
         for request in owed_scores(found, setup, candidate):
             if request.keys[0] not in asked:
                 asked.add(request.keys[0])
@@ -102,7 +103,7 @@ def measured(found: Found, setup: Setup, candidate: Candidate) -> PureScore | No
 
 def conclude(found: Found, setup: Setup) -> Iterator[ScoreRow]:
     """Rows of all profiles."""
-    for tag, group in _assisted(found, setup).items():
+    for tag, group in _judged(found, setup).items():
         for candidate in group:
             yield from score_rows(found, setup, candidate, tag)
 
@@ -177,9 +178,25 @@ def assisted(found: Found, setup: Setup) -> dict[str, list[Candidate]]:
     }
 
 
-def _assisted(found: Found, setup: Setup) -> dict[str, list[Candidate]]:
+def _judged(found: Found, setup: Setup) -> dict[str, list[Candidate]]:
+    """What PURE has a word on: everything past the gates but what the step checker vouches for."""
+
+    def ask() -> dict[str, list[Candidate]]:
+        groups = assisted(found, setup)
+        if not setup.spares_checked:
+            return groups
+        return {
+            tag: [c for c in group if not _vouched(found, setup, c.trace)]
+            for tag, group in groups.items()
+        }
+
     # Asked only once repairs are done with, so what passed does not change any more.
-    return found.once("assisted", lambda: assisted(found, setup))
+    return found.once("judged", ask)
+
+
+def _vouched(found: Found, setup: Setup, trace: Trace) -> bool:
+    word = word_of(found, setup, trace)
+    return word is not None and word.outcome is Outcome.NONE_FOUND
 
 
 def _relies(profile: PureScore, candidate: Candidate) -> bool:
