@@ -18,6 +18,7 @@ from heal.records import (
     Cut,
     Hint,
     HintedScore,
+    Outcome,
     Problem,
     PureScore,
     Selection,
@@ -53,6 +54,8 @@ class Decision(NamedTuple):
     """Of the trace."""
     step: int | None = None
     """From 1, the step that PURE's score was read from; None: no one step, or not scored."""
+    vouched: bool = False
+    """PURE left it to the step checker, which found nothing wrong."""
 
 
 class Relative(NamedTuple):
@@ -170,7 +173,7 @@ class _Reader:
             bars=tuple(strip(scores.entropy_hi)) if scores is not None else (),
             ends=tuple(laid.ends),
             curves=tuple(_curves(cut if parent is None else None, pure, commitment)),
-            decisions=tuple(self._decisions(pure)),
+            decisions=tuple(self._decisions(pure, word)),
             changes=_changes(parent, trace),
             relatives=tuple(self._relatives(trace)),
             missing=tuple(self._missing),
@@ -256,10 +259,12 @@ class _Reader:
         found = self._get(words.STAGE, rows[0][0], StepWords) if rows else None
         return found.words.get(self._entry.key) if found is not None else None
 
-    def _decisions(self, pure: PureScore | None) -> Iterator[Decision]:
+    def _decisions(self, pure: PureScore | None, word: StepWord | None) -> Iterator[Decision]:
         told: Mapping[str, Any] = self._store.meta("pure") or {}
         config = self._store.meta("config") or {}
         settings = Pure.model_validate(config.get("pure", {}))
+        read = word is not None and word.outcome is Outcome.NONE_FOUND
+        vouched = read and pure is None and settings.spare_checked
         sql = (
             'SELECT arm, pool, "drop", score, tokens FROM selected WHERE arm=? AND problem=?'
             " AND trace=?"
@@ -273,7 +278,8 @@ class _Reader:
                 line = how.get("line") if group in how.get("cut_at_line", ()) else None
                 kind = how.get("selection") if pool != "D1" else None
                 step = telling_step(pure, Selection(kind), settings) if pure and kind else None
-                yield Decision(arm, pool, drop, score, kind, line, tokens, step)
+                left = vouched and kind is not None
+                yield Decision(arm, pool, drop, score, kind, line, tokens, step, left)
 
     def _relatives(self, trace: Trace | None) -> Iterator[Relative]:
         """The failed trace, or its repairs; of a repair, the others of its cut."""
