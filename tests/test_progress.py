@@ -46,6 +46,44 @@ def test_a_stage_that_another_interrupts_is_timed_as_a_whole(
     assert written.getvalue() == "train     done · 30.0 s\n" * 2
 
 
+def test_what_is_left_of_an_interrupted_stage_is_judged_by_all_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("heal.cli.progress.time", SimpleNamespace(monotonic=lambda: now))
+    written = io.StringIO()
+    observer = ConsoleObserver(Console(file=written, width=80))
+    observer.begin("train", 100, "steps")
+    now += 40
+    observer.advance(20)
+    observer.begin("rehearse", 5, "attempts")
+    now += 500
+    observer.begin("train", 100, "steps")
+    observer.stored(20)
+    now += 4  # the student is read again before its first step
+    observer.advance()
+    assert written.getvalue().splitlines() == [
+        "train     20 of 100 steps · about 0:02:40 left",
+        "train     21 of 100 steps · about 0:02:46 left",
+    ]
+
+
+def test_on_a_terminal_what_was_stored_does_not_count_as_speed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("heal.cli.progress.time", SimpleNamespace(monotonic=lambda: now))
+    written = io.StringIO()
+    observer = ConsoleObserver(Console(file=written, width=120, force_terminal=True))
+    observer.begin("sample", 1000, "problems")
+    observer.stored(900)
+    now += 60
+    observer.advance(2)
+    observer.close()
+    assert "902/1000" in written.getvalue()
+    assert "about 0:49:00 left" in written.getvalue()
+
+
 class Told:
     """An observer that counts steps."""
 

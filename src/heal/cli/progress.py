@@ -14,7 +14,6 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -38,10 +37,12 @@ class ConsoleObserver:
         self._outcomes: Counter[str] = Counter()
         self._started = self._spoke = time.monotonic()
         self._begun = dict[str, float]()  # since when, of a stage that others interrupt
+        self._earlier = dict[str, tuple[float, int]]()  # its seconds and units so far
 
     def begin(self, stage: str, total: int, unit: str = "items") -> None:
         """A part of the work that has `total` units starts, or goes on after another."""
         self.close()
+        self._interrupt()
         self._stage, self._total, self._unit = stage, total, unit
         self._finished = self._stored = self._arrived = self._tokens = 0
         self._outcomes = Counter()
@@ -54,11 +55,11 @@ class ConsoleObserver:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[left]}"),
                 console=self.console,
                 transient=True,
             )
-            self._task = self._bar.add_task(stage, total=total, rate="")
+            self._task = self._bar.add_task(stage, total=total, rate="", left="")
             self._bar.start()
 
     def stored(self, count: int) -> None:
@@ -85,6 +86,7 @@ class ConsoleObserver:
             began = self._begun.get(stage, self._started)
             told.append(f" · {time.monotonic() - began:.1f} s")
             self._begun.clear()
+            self._earlier.clear()
         self.close()
         text = Text.assemble(told[0], *((part, "dim") for part in told[1:]))
         margin = f"{stage:<{MARGIN}}"
@@ -103,10 +105,17 @@ class ConsoleObserver:
             self._bar.stop()
             self._bar = None
 
+    def _interrupt(self) -> None:
+        """Remember how a stage that goes on later went so far."""
+        seconds, units = self._earlier.get(self._stage, (0.0, 0))
+        spent = time.monotonic() - self._started
+        self._earlier[self._stage] = seconds + spent, units + self._finished
+
     def _show(self) -> None:
         if self._bar and self._task is not None:
             done = min(self._total, self._stored + self._finished)
-            self._bar.update(self._task, completed=done, rate=self._rate())
+            left = self._eta(time.monotonic())
+            self._bar.update(self._task, completed=done, rate=self._rate(), left=left)
             return
         now = time.monotonic()
         first = self._spoke == self._started
@@ -126,9 +135,11 @@ class ConsoleObserver:
         return words + (f" · {failed:,} failed" if failed else "")
 
     def _eta(self, now: float) -> str:
+        spent, units = self._earlier.get(self._stage, (0.0, 0))
+        spent, units = spent + now - self._started, units + self._finished
         left = self._total - self._stored - self._finished
-        if not self._finished or left <= 0:
+        if not units or left <= 0:
             return ""
-        minutes, seconds = divmod(round(left * (now - self._started) / self._finished), 60)
+        minutes, seconds = divmod(round(left * spent / units), 60)
         hours, minutes = divmod(minutes, 60)
         return f" · about {hours}:{minutes:02d}:{seconds:02d} left"
