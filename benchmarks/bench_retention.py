@@ -65,6 +65,11 @@ CURES: Mapping[str, tuple[str, ...]] = {
     "rehearsal, 10 %": ("pace.rehearsal=0.1",),
     "rehearsal, 20 %": ("pace.rehearsal=0.2",),
     "rehearsal, 30 %": ("pace.rehearsal=0.3",),
+    "rehearsal, 20 %, early frontier, easy replay": (
+        "pace.rehearsal=0.2",
+        "pace.frontier_from=2",
+        "pace.replay_easy=true",
+    ),
     "own answers and own D1": (
         "pace.own_replay=0.15",
         "pace.own_d1=true",
