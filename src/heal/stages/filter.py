@@ -57,10 +57,11 @@ class Profiles:
         ((self._unmeasured,),) = store.query(failed)
         kinds = {self._kind(arm) for arm in trained(config).values() if arm.filtered}
         kinds.add(self._feasible(config.pure.selection))
-        said = {key: word.outcome for _, own in store.read(words.STAGE, StepWords)
-                for key, word in own.words.items()}  # fmt: skip
-        vouched = {key for key, outcome in said.items() if outcome is Outcome.NONE_FOUND}
-        self._read(store, kinds - {Selection.RANDOM}, vouched if spares_checked(config) else ())
+        self._list_passed(store)
+        said = self._words(store)
+        if spares_checked(config):
+            self._leave_to_checker(said)
+        self._measure(store, kinds - {Selection.RANDOM})
         self._at_line: dict[Selection, AtLine] = {}
         self._by_share: set[Selection] = set()
         self._draw_by_words(said, kinds)
@@ -160,18 +161,34 @@ class Profiles:
         undrawn = self._calibration is None or kind not in self._calibration.lines
         return Selection.FRACTION if kind is Selection.CALIBRATED and undrawn else kind
 
-    def _read(self, store: Store, kinds: set[Selection], vouched: Collection[str]) -> None:
-        joined = Selection.JOINT in kinds
-        read = (kinds - {Selection.JOINT}).union(JOINED if joined else ())
+    def _list_passed(self, store: Store) -> None:
         passed = (
             "SELECT problem, CASE stage WHEN 'hinted' THEN stage ELSE tag END, key FROM traces"
             " WHERE stage IN ('hinted', 'repair') AND gate='passed' ORDER BY problem"
         )
         for problem, group, key in store.query(passed):
-            if key in vouched:
-                self._left[group] += 1
-            else:
-                self.problem_of[group][key] = problem
+            self.problem_of[group][key] = problem
+
+    def _words(self, store: Store) -> dict[str, Outcome]:
+        """The step checker's, on what passed the gates."""
+        passed = set[str]().union(*self.problem_of.values())
+        return {
+            trace: word.outcome
+            for _, own in store.read(words.STAGE, StepWords)
+            for trace, word in own.words.items()
+            if trace in passed
+        }
+
+    def _leave_to_checker(self, said: Mapping[str, Outcome]) -> None:
+        for group, own in self.problem_of.items():
+            vouched = [trace for trace in own if said.get(trace) is Outcome.NONE_FOUND]
+            self._left[group] = len(vouched)
+            for trace in vouched:
+                del own[trace]
+
+    def _measure(self, store: Store, kinds: set[Selection]) -> None:
+        joined = Selection.JOINT in kinds
+        read = (kinds - {Selection.JOINT}).union(JOINED if joined else ())
         for group, profile in profiles(store):
             if profile.trace not in self.problem_of[group]:
                 continue
