@@ -116,6 +116,26 @@ def test_a_rule_taken_back_no_longer_counts(name: str) -> None:
     assert (found.rule_step, found.family) == (failed.rule_step, family)
 
 
+@pytest.mark.parametrize("family", WORLDS["rows"].all_families)
+@pytest.mark.parametrize("by", [-1, 1])
+def test_a_rule_that_names_too_few_numbers_or_too_many_is_wrong_whatever_follows(
+    family: str, by: int
+) -> None:
+    """As an untrained student writes them; it is no rule, and nothing after it is."""
+    rng, world = random.Random(3), WORLDS["rows"]
+    problem = world.draw(family, rng)
+    written = WRITERS["rows"].honest(problem, rng)
+    numbers = (*problem.rule.numbers, 5)[: world.numbers_named(family) + by]
+    named = world.rule_text(replace(problem.rule, numbers=numbers))
+    steps = list(written.steps)
+    steps[written.rule_step] = steps[written.rule_step].replace(
+        world.rule_text(problem.rule), named
+    )
+    assert steps[written.rule_step] != written.steps[written.rule_step]
+    found = truth.judge(problem.text, traces.join(steps))
+    assert (found.valid, found.first_bad) == (False, written.rule_step)
+
+
 @each_world
 def test_a_skipped_line_makes_a_trace_invalid(name: str) -> None:
     world = WORLDS[name]

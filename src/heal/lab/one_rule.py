@@ -73,6 +73,10 @@ class OneRule(World):
         """The rule in words, with its numbers."""
         return self.rule_words[rule.family].format(listed=", ".join(map(str, rule.numbers)))
 
+    def numbers_named(self, family: str) -> int:
+        """How many numbers a rule of this family names."""
+        return 0
+
     @abstractmethod
     def explains(self, rule: Rule, problem: Problem) -> bool:
         """Whether everything given is what the rule says."""

@@ -61,10 +61,10 @@ def parse_rule(world: OneRule, step: str) -> Rule | None:
     if lead is None:
         return None
     words = step.removeprefix(lead).removesuffix(".")
-    for family, pattern in world.rule_words.items():
-        numbers = tuple(map(int, re.findall(r"\d+", words)))
+    numbers = tuple(map(int, re.findall(r"\d+", words)))
+    for family in world.rule_words:
         rule = Rule(family, numbers)
-        if world.rule_text(rule) == words and bool(numbers) == ("{listed}" in pattern):
+        if world.rule_text(rule) == words and len(numbers) == world.numbers_named(family):
             return rule
     return None
 

@@ -113,7 +113,7 @@ class Rows(OneRule):
 
     @override
     def attempt(self, family: str, rng: random.Random) -> Row | None:
-        rule = Rule(family, tuple(rng.sample(NUMBERS, max(CYCLES[family]) + 1)))
+        rule = Rule(family, tuple(rng.sample(NUMBERS, self.numbers_named(family))))
         terms = row(rule, 0, GIVEN)
         return _row_problem(terms, rule) if self.owner(terms) == rule else None
 
@@ -121,6 +121,10 @@ class Rows(OneRule):
         """The first family, common before rare before latent, that explains the terms."""
         fits = (fit(family, terms) for family in self.all_families)
         return next((rule for rule in fits if rule is not None), None)
+
+    @override
+    def numbers_named(self, family: str) -> int:
+        return max(CYCLES[family]) + 1
 
     @override
     def explains(self, rule: Rule, problem: Problem) -> bool:
