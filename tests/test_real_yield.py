@@ -1,10 +1,12 @@
 """What the real-model benchmark counts as bought, on a run whose every figure is known."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from benchmarks import real_model
+from benchmarks.real_pooled import compared, ways_in
 from benchmarks.real_yield import WHOLE, Way, Words, table, times, ways
 
 from heal.method.intervals import Interval
@@ -105,6 +107,21 @@ def test_a_ratio_of_yields_draws_the_same_problems_for_both():
     assert times(often, way("restart", [0, 0] * 20)) is None
     with pytest.raises(ValueError, match="different problems"):
         times(often, way("restart", [1]))
+
+
+def test_runs_are_pooled_over_their_own_problems_and_quotients_over_the_runs_of_both():
+    first = {"ways": [asdict(way("claims", [2, 0])), asdict(way("restart", [1, 1]))]}
+    answer = {"hint": "answer", "gate": False, "ways": [asdict(way("restart", [0, 2, 4], 50.0))]}
+    guided = {"hint": "guided", "gate": False, "ways": [asdict(way("restart", [9, 9, 9]))]}
+    gated = {"hint": "answer", "gate": True, "ways": [asdict(way("restart", [9, 9, 9]))]}
+    second = {"states": {"arms": answer, "arms-gated": gated, "other": guided}}
+    found = compared([*map(ways_in, (first, second))])
+    assert found["yields"]["claims"]["runs"][1] is None
+    assert found["yields"]["claims"]["pooled"]["n"] == 2
+    pooled = found["yields"]["restart"]["pooled"]
+    assert (pooled["n"], pooled["share"]) == (5, pytest.approx(1000 * 8 / (2 * 100 + 3 * 50)))
+    quotient = found["quotients"]["claims / restart"]
+    assert (quotient["runs"], quotient["times"]["n"]) == (1, 2)
 
 
 def test_states_repeat_no_way_and_the_gate_is_off_where_yields_are_read():
