@@ -104,8 +104,9 @@ class Line(Section):
     honest_lost: float | None = Field(None, gt=0, lt=1)
     """So large a share of unaided correct traces lies above it. None: another share puts it."""
     clean_lost: float | None = Field(None, gt=0, lt=1)
-    """Of hinted and repaired traces past the gates in which `steps.checker` finds nothing wrong.
-    None: another share puts it."""
+    """Of hinted and repaired traces past the gates in which `steps.checker` finds nothing wrong;
+    with `pure.spare_checked` and `steps.gate` on none of these is scored. None: another share puts
+    it."""
     fudged_passed: float | None = Field(None, gt=0, lt=1)
     """So large a share of those in which it does find something lies below; with `steps.gate` on
     there are none of these. None: another share puts it."""
