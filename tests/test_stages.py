@@ -709,6 +709,7 @@ def test_gates_are_asked_of_every_assisted_trace() -> None:
 
 FALSE_SUM, TRUE_SUM = "61 + 81 = 132, with ten more", "60 + 80 = 140, and two more"
 ARITHMETIC = {"checker": "arithmetic"}
+SPARE = {"pure": {"spare_checked": True}}
 OWN = "tests.test_stages:refuses_ten_more"
 
 
@@ -747,12 +748,12 @@ def test_a_repair_over_a_wrong_step_is_refused_where_a_checker_is_named(
 @pytest.mark.parametrize(
     ("said", "settings", "scored"),
     [
-        (TRUE_SUM, {}, 4),  # repairs are left alone; whole traces claim nothing
-        (TRUE_SUM, {"pure": {"spare_checked": False}}, 14),
-        (TRUE_SUM, {"steps": ARITHMETIC | {"gate": False}}, 14),
-        (TRUE_SUM, {"steps": {"checker": None}}, 14),
-        ("I say so, and it cannot be told", {}, 14),
-        (FALSE_SUM, {}, 4),  # refused by the gate
+        (TRUE_SUM, SPARE, 4),  # repairs are left alone; whole traces claim nothing
+        (TRUE_SUM, {}, 14),
+        (TRUE_SUM, SPARE | {"steps": ARITHMETIC | {"gate": False}}, 14),
+        (TRUE_SUM, SPARE | {"steps": {"checker": None}}, 14),
+        ("I say so, and it cannot be told", SPARE, 14),
+        (FALSE_SUM, SPARE, 4),  # refused by the gate
     ],
 )
 def test_what_the_checker_read_and_let_pass_is_not_scored(
@@ -922,8 +923,7 @@ def test_the_worst_result_is_of_the_numbers_that_new_steps_claim() -> None:
     over = {way: ["\n\n".join([f"In the {way} way I go on.", *said])] for way in WAYS}
     rows, rules = extreme("plums", repairs=over)
     costs = {"match": r"<assistant>.*this holds", "logprobs": [-9, -9, -0.5, -4, -7, -8]}
-    judged = BY_WORST | {"spare_checked": False}  # the equation is true
-    desk = Desk((rows, [costs, *rules]), {"pure": judged})
+    desk = Desk((rows, [costs, *rules]), {"pure": BY_WORST})
     desk.finish(*UP_TO["score"])
     groups = score.assisted(desk.found, desk.setup)
     worst = {

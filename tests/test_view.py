@@ -220,7 +220,7 @@ def test_a_repair_that_pure_left_to_the_step_checker_says_so(tmp_path: Path) -> 
     summed = [f"Now 61 + 81 = 142, and that is it.\n\nSo it is \\boxed{{{ANSWER}}}."]
     parts = world(easy("apples"), extreme("plums", repairs=dict.fromkeys(WAYS, summed)))
     made = ScriptedRun(tmp_path, parts)
-    made.go()
+    made.go("pure.spare_checked=true")
     index = read(made.folder)
     for entry in all_of(index, Filters(stage="repair", gate="passed")):
         it = story(made.folder, index, entry)

@@ -24,13 +24,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     # A real teacher's fudged traces went from 33 % to none by the arithmetic checker's gate, which
     # kept 80 of 84 clean ones: LOG.md, yield of cuts, hints and filters.
     "default": {
-        "pure": {
-            "selection": "surprisal",
-            "measure_uncertainty": False,
-            # What the gate's checker read and let pass was fudged as seldom with PURE as without:
-            # LOG.md, the real teacher on fresh problems.
-            "spare_checked": True,
-        },
+        "pure": {"selection": "surprisal", "measure_uncertainty": False},
         "steps": {"checker": "arithmetic"},
         # Of so small a teacher's guided hints hardly one in three says anything of use. No student
         # is shown to gain by entropy cuts; random ones repair as many of a real teacher's traces

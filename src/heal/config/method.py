@@ -154,8 +154,9 @@ class Pure(Section):
     report says so."""
     spare_checked: bool = False
     """Neither score nor judge a hinted or repaired trace that `steps.gate` let pass because
-    `steps.checker` read it and found nothing wrong: PURE judges those of which it cannot tell. To
-    compare detectors on the same traces, switch it off."""
+    `steps.checker` read it and found nothing wrong: PURE judges those of which it cannot tell. For
+    problems whose equations are the whole of the matter: where a wrong idea can be worked out
+    without a false equation, the checker vouches for shortcuts."""
     measure_uncertainty: bool = True
     """After each new step, also ask how unsure the teacher is of the answer, which
     `fraction` and `calibrated` ask for by themselves. `surprisal` does without: a server that reads

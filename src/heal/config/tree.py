@@ -65,8 +65,8 @@ class Config(Section):
     preset: Literal["default", "paper"] = "default"
     """`default` follows our own evidence: `gear.breakpoint` is `random`, `gear.hint_gate` is true,
     `steps.checker` is `arithmetic`, `pure.selection` is `surprisal`, `pure.measure_uncertainty` is
-    false, `pure.spare_checked` is true and `pace.rehearsal` is 0.2. With `paper` every field's own
-    default holds, which this page shows beside them."""
+    false and `pace.rehearsal` is 0.2. With `paper` every field's own default holds, which this page
+    shows beside them."""
     problems: Problems
     teacher: ModelRef | None
     """null: only what imported traces (`problems.traces`) need no model for: verdicts, strata, D1
