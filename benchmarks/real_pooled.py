@@ -23,7 +23,7 @@ Run = Mapping[str, Way]
 
 
 def ways_in(figures: Mapping[str, Any]) -> Run:
-    """The ways that were tried under the bare answer, by name; problems named after their run."""
+    """The ways that were tried under the bare answer, by name."""
     states = figures["states"].values() if "states" in figures else [figures]
     told = [
         way
@@ -38,7 +38,7 @@ def ways_in(figures: Mapping[str, Any]) -> Run:
 
 
 def pooled(runs: Sequence[Run], name: str) -> Way:
-    """One way over all of these runs."""
+    """One way over all of these runs; its problems are named after their run."""
     own = [run[name] for run in runs]
     return replace(
         own[0],

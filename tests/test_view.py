@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests.made_run import lab_run
 from tests.report_fixture import rewrite
-from tests.scripted_run import ANSWER, WAYS, ScriptedRun, easy, extreme, hard, world
+from tests.scripted_run import ScriptedRun, easy, extreme, hard, world
 
 from heal.errors import UserError
 from heal.records import Cut, Hint, Trace
@@ -214,23 +214,6 @@ def test_a_repair_is_told_with_its_parent_hint_cut_scores_and_decision(
         assert (own.drop, own.score) == (entry.drop, entry.score)
         kept = [row for row in it.changes if row.is_equal]
         assert len(kept) >= it.cut.step - 1
-
-
-def test_a_repair_that_pure_left_to_the_step_checker_says_so(tmp_path: Path) -> None:
-    summed = [f"Now 61 + 81 = 142, and that is it.\n\nSo it is \\boxed{{{ANSWER}}}."]
-    parts = world(easy("apples"), extreme("plums", repairs=dict.fromkeys(WAYS, summed)))
-    made = ScriptedRun(tmp_path, parts)
-    made.go("pure.spare_checked=true")
-    index = read(made.folder)
-    for entry in all_of(index, Filters(stage="repair", gate="passed")):
-        it = story(made.folder, index, entry)
-        own = next(d for d in it.decisions if d.arm == "heal")
-        assert it.pure is None
-        assert (own.vouched, own.score, own.drop == "pure") == (True, None, False)
-    for entry in all_of(index, Filters(stage="hinted", gate="passed")):  # no equation in it
-        it = story(made.folder, index, entry)
-        assert it.pure is not None
-        assert not any(d.vouched for d in it.decisions)
 
 
 def test_a_failed_trace_is_told_with_its_entropies_and_what_repaired_it(
