@@ -42,12 +42,12 @@ from heal.records import (
 )
 from heal.report.audit_page import gear_page
 from heal.stages import calibrate as calibrating
-from heal.stages import select, words
+from heal.stages import select
 from heal.stages.candidates import unseen
 from heal.stages.filter import Profiles, profiles
 from heal.stages.steps import step_text, trace_steps
 from heal.steps import open_checker
-from heal.store import DATABASE, CutRow, Store, Stored
+from heal.store import DATABASE, CutRow, Store, Stored, step_words
 
 
 class Reader:
@@ -81,7 +81,9 @@ def copy(run: Path, out: Path) -> Config:
 
 def check(store: Store, config: Config, tokens: Reader) -> None:
     """Store the checker's word on every complete training trace."""
-    checker = open_checker(config.steps.checker or "arithmetic")
+    own = store.meta("config") or {}
+    store.set_meta("config", own | {"steps": own.get("steps", {}) | {"checker": "arithmetic"}})
+    checker = open_checker("arithmetic")
     assert checker is not None, "named on the line above"
     for problem, traces in _traces(store):
         said: dict[str, StepWord] = {}
@@ -89,8 +91,8 @@ def check(store: Store, config: Config, tokens: Reader) -> None:
             ends = trace_steps(trace, tokens, config.gear, config.prompts)
             steps = [step_text(trace, ends, k, tokens) for k in range(1, len(ends) + 1)]
             said[trace.key] = checker(problem.problem, problem.answer, steps)
-        record = StepWords(words.KEY, problem.id, checker.edition, said)
-        store.commit([Stored(words.STAGE, words.KEY, problem.id, record)])
+        record = StepWords(StepWords.KEY, problem.id, checker.edition, said)
+        store.commit([Stored("stepwords", StepWords.KEY, problem.id, record)])
 
 
 def _traces(store: Store) -> Iterator[tuple[Problem, list[Trace]]]:
@@ -136,12 +138,7 @@ def choose(store: Store, config: Config) -> None:
 
 def gate(store: Store) -> int:
     """Refuse what holds a wrong step, as the gate would have; how many."""
-    refused = [
-        trace
-        for _, told in store.read(words.STAGE, StepWords)
-        for trace, word in told.words.items()
-        if word.outcome is Outcome.WRONG_STEP
-    ]
+    refused = [trace for trace, word in step_words(store) if word.outcome is Outcome.WRONG_STEP]
     passed = {key for (key,) in store.query("SELECT key FROM traces WHERE gate='passed'")}
     marks = [key for key in refused if key in passed]
     for key in marks:

@@ -153,6 +153,7 @@ def test_nothing_speaks_for_what_was_not_scored(store: Store, arm: str, failed: 
 
 def say(store: Store, fudged: set[str], clean: set[str]) -> None:
     """Give the step checker's word on these traces, problem by problem."""
+    store.set_meta("config", {"steps": {"checker": "own"}})
     for problem in PROBLEMS:
         said = {
             name: StepWord(Outcome.WRONG_STEP if name in fudged else Outcome.NONE_FOUND)

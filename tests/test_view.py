@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from tests.made_run import lab_run
 from tests.report_fixture import rewrite
-from tests.scripted_run import ScriptedRun, easy, extreme, hard, world
+from tests.scripted_run import ANSWER, WAYS, ScriptedRun, easy, extreme, hard, world
 
 from heal.errors import UserError
-from heal.records import Cut, Hint, Trace
+from heal.records import Cut, Hint, Outcome, Trace
 from heal.store import Store
 from heal.store.marks import Mark, add_mark
 from heal.view import index as view_index
@@ -214,6 +214,64 @@ def test_a_repair_is_told_with_its_parent_hint_cut_scores_and_decision(
         assert (own.drop, own.score) == (entry.drop, entry.score)
         kept = [row for row in it.changes if row.is_equal]
         assert len(kept) >= it.cut.step - 1
+
+
+@pytest.fixture(scope="module")
+def summed(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRun:
+    """Every repair asserts an equation that is true, but the last path's, whose first is false."""
+    end = f"So it is \\boxed{{{ANSWER}}}."
+    said = {way: [f"Now 60 + 80 = 140, and two more.\n\n{end}"] for way in WAYS[:4]}
+    said[WAYS[4]] = [f"Now 60 + 80 = 150.\n\nThat is 140, and two more.\n\n{end}"]
+    made = ScriptedRun(
+        tmp_path_factory.mktemp("summed"), world(easy("apples"), extreme("plums", repairs=said))
+    )
+    made.go("pure.spare_checked=true", "steps.checker=arithmetic")
+    return made
+
+
+def test_a_repair_that_pure_left_to_the_step_checker_says_so(summed: ScriptedRun) -> None:
+    index = read(summed.folder)
+    passed = all_of(index, Filters(stage="repair", gate="passed"))
+    assert len(passed) == 8
+    for entry in passed:
+        it = story(summed.folder, index, entry)
+        own = next(d for d in it.decisions if d.arm == "heal")
+        assert it.word is not None
+        assert it.word.outcome is Outcome.NONE_FOUND
+        assert it.pure is None
+        assert (own.vouched, own.score, own.drop == "pure") == (True, None, False)
+    judged = [
+        story(summed.folder, index, entry)
+        for entry in all_of(index, Filters(stage="hinted", gate="passed"))
+    ]
+    assert judged
+    for it in judged:  # no equation in it
+        assert it.pure is not None
+        assert not any(d.vouched for d in it.decisions)
+
+
+def test_the_step_that_the_checker_found_wrong_is_marked(summed: ScriptedRun) -> None:
+    index = read(summed.folder)
+    refused = all_of(index, Filters(stage="repair", gate="wrong_step"))
+    assert len(refused) == 2
+    for entry in refused:
+        it = story(summed.folder, index, entry)
+        marked = [line for line in it.steps if line.is_wrong]
+        assert len(marked) == 1
+        assert "60 + 80 = 150" in "".join(piece.text for piece in marked[0].pieces)
+
+
+def test_words_of_a_checker_that_is_no_longer_asked_are_not_told(tmp_path: Path) -> None:
+    made = ScriptedRun(tmp_path, world(easy("apples"), extreme("plums")))
+    found = []
+    for checker in ("arithmetic", "null"):
+        made.go(f"steps.checker={checker}")
+        index = read(made.folder)
+        stories = [story(made.folder, index, entry) for entry in all_of(index, Filters())]
+        found.append([it.word is not None for it in stories])
+    assert any(found[0])
+    assert len(found[1]) == len(found[0])
+    assert not any(found[1])
 
 
 def test_a_failed_trace_is_told_with_its_entropies_and_what_repaired_it(

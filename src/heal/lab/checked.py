@@ -30,13 +30,12 @@ from heal.records import (
     PureScore,
     Selection,
     StepWord,
-    StepWords,
     TokenScores,
 )
 from heal.stages import calibrate as calibrating
 from heal.stages import locate, repair
 from heal.stages.filter import profiles, readable
-from heal.store import Store
+from heal.store import Store, step_words
 
 RESAMPLES = 2_000
 BY_ARITHMETIC = tuple(
@@ -48,9 +47,7 @@ The checker's own is right by definition wherever it counts."""
 
 def words_of(store: Store) -> dict[str, StepWord]:
     """The checker's word by trace. Raises: UserError where there is none."""
-    found: dict[str, StepWord] = {}
-    for _, words in store.read("stepwords", StepWords):
-        found |= words.words
+    found = dict(step_words(store))
     if not found:
         raise UserError(
             f"{store.folder}: no step checker has read its traces",
@@ -184,14 +181,12 @@ def separate_pure(
     Of what passed the gates and was scored, whole hinted traces and the main breakpoint's repairs;
     empty where no checker has read them. `joint` ranks each of the two sets for itself.
     """
-    words: dict[str, StepWord] = {}
-    for _, told in store.read("stepwords", StepWords):
-        words |= told.words
+    said = dict(step_words(store))
     groups = repair.HINTED, str(config.gear.breakpoint)
     sets, problem_of = defaultdict[str, list[PureScore]](list), dict[str, str]()
     for group, profile in profiles(store, *groups):
         sets[group].append(profile)
-        if profile.trace in words:
+        if profile.trace in said:
             problem_of[profile.trace] = profile.problem_id
     calibration = _calibration(store, config)
     found = {}
@@ -203,7 +198,7 @@ def separate_pure(
         wrong, clean = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
         sides = {Outcome.WRONG_STEP: wrong, Outcome.NONE_FOUND: clean}
         for trace, problem in problem_of.items():
-            side = sides.get(words[trace].outcome)
+            side = sides.get(said[trace].outcome)
             if side is not None and trace in scores:
                 side[problem].append(scores[trace])
         found[str(kind)] = separation(wrong, clean, resamples=RESAMPLES, seed=config.seed)

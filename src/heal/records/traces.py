@@ -1,6 +1,7 @@
 """Problems, the traces of them, and what was judged of each."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,8 +101,9 @@ class StepWord:
 class StepWords:
     """A step checker's word on every complete trace of one training problem."""
 
-    key: str
+    KEY: ClassVar[str] = "words"
     """The same for every checker: a problem has one checker's words."""
+    key: str
     problem_id: str
     checker: str
     """Its edition."""

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from heal.config import Config
-from heal.records import Breakpoint, Hint, StepWords
+from heal.records import Breakpoint, Hint
 from heal.report.hint_words import choice_line, read_choice
-from heal.store import Store
+from heal.store import Store, step_words
 from heal.wording import plural
 
 _OWN_HINTS = "tag<>'answer' AND tag NOT LIKE 'probe-%'"
@@ -128,8 +128,7 @@ def checked(store: Store) -> str:
     """Complete training traces by what the step checker says of them."""
     there = {key for (key,) in store.query("SELECT key FROM traces WHERE stage<>'matched'")}
     said = Counter[str]()
-    for _, words in store.read("stepwords", StepWords):
-        said.update(str(word.outcome) for key, word in words.words.items() if key in there)
+    said.update(str(word.outcome) for key, word in step_words(store) if key in there)
     return tally("", "complete trace", said)
 
 

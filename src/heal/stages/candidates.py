@@ -20,12 +20,11 @@ from heal.records import (
     Outcome,
     Problem,
     Selected,
-    StepWords,
     Trace,
 )
-from heal.stages import match_budget, repair, sample, words
+from heal.stages import match_budget, repair, sample
 from heal.stages.filter import Filter
-from heal.store import SelectedRow, Store, decode
+from heal.store import SelectedRow, Store, decode, step_words
 
 ORIGIN_OF = {
     sample.STAGE: Origin.UNAIDED,
@@ -73,11 +72,10 @@ class Opened:
         prompts: Prompts,
         rows: Sequence[CorrectTrace],
         see: See,
-        checked: bool,
     ) -> None:
         self._problem, self._prompts, self._rows, self._see = problem, prompts, rows, see
         self._bodies = store.bodies(problem.id)
-        self._said = store.get(words.STAGE, words.KEY, problem.id, StepWords) if checked else None
+        self._said = dict(step_words(store, problem.id))
         self._stages = {row.key: row.stage for row in rows}
         self._tokens = {row.key: row.tokens for row in rows}
         self._traces: dict[str, Trace] = {}
@@ -116,9 +114,9 @@ class Opened:
 
     def words(self, x: Selected) -> list[Outcome]:
         """The step checker's word on an assisted trace, if it has one."""
-        if self._said is None or x.pool == "D1" or x.trace not in self._said.words:
+        if x.pool == "D1" or x.trace not in self._said:
             return []
-        return [self._said.words[x.trace].outcome]
+        return [self._said[x.trace].outcome]
 
     @property
     def refused(self) -> list[Drop]:

@@ -25,9 +25,9 @@ from heal.method.pure import (
     fits,
     joint,
 )
-from heal.records import HintedScore, Outcome, PureScore, Selection, StepWords
-from heal.stages import repair, score, words
-from heal.store import Store
+from heal.records import HintedScore, Outcome, PureScore, Selection
+from heal.stages import repair, score
+from heal.store import Store, step_words
 
 
 @dataclass
@@ -172,12 +172,7 @@ class Profiles:
     def _words(self, store: Store) -> dict[str, Outcome]:
         """The step checker's, on what passed the gates."""
         passed = set[str]().union(*self.problem_of.values())
-        return {
-            trace: word.outcome
-            for _, own in store.read(words.STAGE, StepWords)
-            for trace, word in own.words.items()
-            if trace in passed
-        }
+        return {trace: word.outcome for trace, word in step_words(store) if trace in passed}
 
     def _leave_to_checker(self, said: Mapping[str, Outcome]) -> None:
         for group, own in self.problem_of.items():

@@ -118,10 +118,9 @@ class Offer:
     def problems(self) -> Iterator[tuple[Opened, Stratum]]:
         """Each problem that has a correct trace, opened."""
         strata = dict(self.store.query("SELECT problem, stratum FROM problems"))
-        checked, prompts = self.config.steps.checker is not None, self.config.prompts
         for name, group in groupby(correct(self.store), key=lambda row: row.problem):
             problem, rows = self._problems[name], list(group)
-            opened = Opened(self.store, problem, prompts, rows, self._see, checked)
+            opened = Opened(self.store, problem, self.config.prompts, rows, self._see)
             yield opened, Stratum(strata[name])
 
     def candidates(self, arm: str, opened: Opened) -> list[PoolCandidate]:

@@ -11,8 +11,6 @@ from heal.stages import repair, sample, verify
 from heal.stages.found import Found, Request, Setup
 from heal.stages.steps import word_of
 
-STAGE, KEY = "stepwords", "words"
-
 
 def owes(found: Found, setup: Setup) -> Iterator[Request]:
     """Nothing."""
@@ -28,7 +26,7 @@ def conclude(found: Found, setup: Setup) -> Iterator[StepWords]:
         word = word_of(found, setup, trace) if trace.finish is Finish.STOP else None
         if word is not None:
             words[trace.key] = word
-    yield StepWords(KEY, found.problem.id, setup.checker.edition, words)
+    yield StepWords(StepWords.KEY, found.problem.id, setup.checker.edition, words)
 
 
 def _traces(found: Found, setup: Setup) -> Iterator[Trace]:

@@ -13,6 +13,7 @@ from heal.store.columns import (
 )
 from heal.store.disk import DATABASE, LOCK, disk_errors, sync_files, written_whole
 from heal.store.folder import Store, Stored, Totals
+from heal.store.said import step_words
 
 __all__ = [
     "DATABASE",
@@ -32,6 +33,7 @@ __all__ = [
     "decode",
     "disk_errors",
     "encode",
+    "step_words",
     "sync_files",
     "written_whole",
 ]

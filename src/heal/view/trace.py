@@ -28,8 +28,7 @@ from heal.records import (
     Trace,
 )
 from heal.report.exhibits import cut_note
-from heal.stages import words
-from heal.store import CutRow, DamagedError, Store, decode
+from heal.store import CutRow, DamagedError, Store, decode, step_words
 from heal.view.curves import Curve, curve
 from heal.view.differences import Row, side_by_side
 from heal.view.heat import Bar, strip
@@ -254,10 +253,11 @@ class _Reader:
         return self._get("scores", rows[0][0], TokenScores) if rows else None
 
     def _word(self) -> StepWord | None:
-        live = "SELECT key FROM live WHERE stage=? AND tag='' AND problem=?"
-        rows = self._rows(live, words.STAGE, self._entry.problem)
-        found = self._get(words.STAGE, rows[0][0], StepWords) if rows else None
-        return found.words.get(self._entry.key) if found is not None else None
+        try:
+            return dict(step_words(self._store, self._entry.problem)).get(self._entry.key)
+        except DamagedError:
+            self._missing.append(f"stepwords {StepWords.KEY}: damaged")
+            return None
 
     def _decisions(self, pure: PureScore | None, word: StepWord | None) -> Iterator[Decision]:
         told: Mapping[str, Any] = self._store.meta("pure") or {}
