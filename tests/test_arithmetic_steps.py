@@ -16,6 +16,7 @@ from heal.records import Outcome, StepWord
 from heal.steps import first_wrong_step, open_checker
 from heal.steps.arithmetic import check_text, unknown_of
 from heal.steps.judge import Truth
+from heal.steps.lexer import Kind, may_relate, tokens
 
 CASES = Path(__file__).parent / "cases" / "arithmetic_steps.jsonl"
 ROWS = [json.loads(line) for line in CASES.read_text("utf-8").splitlines()]
@@ -129,13 +130,44 @@ def test_any_heap_of_signs_is_read_without_an_error(text):
         assert text[found.start : found.end] == found.text
 
 
+RELATIONS = st.sampled_from(
+    [
+        "=",
+        "==",
+        "===",
+        "is equal to",
+        "are equal to 5",
+        "equals",
+        "≈",
+        "≃",
+        "≅",
+        "\\approx",
+        "\\simeq",
+    ]
+)
+
+
+@given(st.lists(SIGNS | RELATIONS | st.sampled_from(["is", "equal", "to", "\\ap"]), max_size=12))
+@settings(max_examples=500)
+def test_a_relation_is_read_only_where_one_may_stand(parts):
+    text = "".join(parts)
+    if any(token.kind is Kind.RELATION for token in tokens(text)):
+        assert may_relate(text)
+
+
+@given(RELATIONS)
+def test_every_relation_may_relate(relation):
+    assert [t.kind for t in tokens(f"3 {relation}")].count(Kind.RELATION) == 1
+    assert may_relate(relation)
+
+
 @pytest.mark.parametrize(
     "unit",
     ["1 + 1 = ", "(", "((1)", "9,999", "5 apples ", "a-", "{,}", "\\text{a", "- ", "√", "2^", "= "],
 )
 def test_time_is_linear_in_the_text(unit):
     def seconds(n):
-        return cpu_seconds(lambda: check_text(unit * n))
+        return cpu_seconds(lambda: check_text(unit * n + " = 1"))
 
     # taken in turns, for a neighbour slows down whatever runs just then
     taken = [(seconds(3000), seconds(24_000)) for _ in range(5)]

@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from types import MappingProxyType
 
 from heal.steps.expressions import Side, read_side
 from heal.steps.judge import Truth, Why, judge
-from heal.steps.lexer import Kind, Token, tokens
+from heal.steps.lexer import Kind, Token, may_relate, tokens
 from heal.steps.runs import CHANGES_MEANING, Run, runs
 
 RULES = 4
@@ -68,6 +69,8 @@ NOTHING: Given = MappingProxyType({})
 
 def check_text(text: str, given: Given = NOTHING) -> list[Asserted]:
     """Every equation the text asserts, in order; a chain a = b = c asserts two."""
+    if not may_relate(text):
+        return []
     found: list[Asserted] = []
     for run in runs(_with_values(tokens(text), given)):
         found += _equations(run, text)
@@ -82,15 +85,19 @@ def _spelled(value: Fraction) -> str:
     return str(value.numerator) if value.denominator == 1 else f"{float(value):g}"
 
 
+@lru_cache(maxsize=64)
 def unknown_of(problem: str) -> Given:
     """What a problem asks for, where it states one linear equation in one letter.
 
     `Solve for k: 5*k + 106 = 361` gives {k: 51}: every equation in k that follows from it holds
-    there. Nothing, where there are more letters, more equations, or another kind.
+    there. Nothing, where there are more letters, more equations, or another kind. Remembered, for
+    the traces of a problem are read one after the other.
     """
+    if not may_relate(problem):
+        return NOTHING
     letters = {t.text for t in tokens(problem) if t.kind is Kind.UNKNOWN and _is_letter(t.text)}
     roots = {letter: root for letter in letters if (root := _root_of(problem, letter)) is not None}
-    return roots if len(roots) == 1 else NOTHING
+    return MappingProxyType(roots) if len(roots) == 1 else NOTHING
 
 
 _POINTS = (Fraction(10_007), Fraction(20_011), Fraction(50_021))

@@ -7,6 +7,7 @@ dropped such traces would teach a student never to look back. The words are Engl
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from heal.steps.arithmetic import Asserted, check_text
 from heal.steps.judge import Truth
@@ -39,6 +40,7 @@ _TURNS = re.compile(
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 
 
+@lru_cache(maxsize=64)
 def counts_otherwise(problem: str) -> bool:
     """Whether a problem's numbers or signs may mean something else than usual.
 

@@ -77,6 +77,8 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
+_RELATES = re.compile("[=≈≃≅]|equal|approx|simeq")
+"""Found in whatever a relation can be read from."""
 _MARKER = re.compile(r"[ \t]*(?:>[ \t]*)?(?:(?P<sign>[-+])|[*•]|\d{1,3}[.)]|\#+)[ \t]+")
 _CONTINUES = re.compile(r"[ \t]*&?[ \t]*(?:=(?![>=])|≈|\\approx\b)")
 
@@ -109,6 +111,11 @@ _ENDS_OPERAND = (Kind.NUMBER, Kind.CLOSE, Kind.PERCENT, Kind.UNKNOWN)
 def tokens(text: str) -> list[Token]:
     """All tokens of a text, in order."""
     return list(_Reader(text).read())
+
+
+def may_relate(text: str) -> bool:
+    """Whether a relation may stand in a text: most steps hold none, and need not be read."""
+    return _RELATES.search(text) is not None
 
 
 class _Reader:
