@@ -1,7 +1,9 @@
 """Progress without a terminal: plain lines, the first within seconds."""
 
 import io
+from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -12,17 +14,36 @@ from heal.records import StagePlan, TrainResult
 from heal.run import Run
 
 
-def test_plain_lines_come_after_3_seconds_and_then_every_15(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 100.0
-    monkeypatch.setattr("heal.cli.progress.time", SimpleNamespace(monotonic=lambda: now))
+@dataclass
+class Clock:
+    """The time of day, in seconds, as the test sets it."""
+
+    now: float = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What the observer reads the time from."""
+    own = Clock()
+    monkeypatch.setattr("heal.cli.progress.time", own)
+    return own
+
+
+def watching(width: int = 80, **console: Any) -> tuple[ConsoleObserver, io.StringIO]:
+    """An observer, and what it writes."""
     written = io.StringIO()
-    observer = ConsoleObserver(Console(file=written, width=80))
+    return ConsoleObserver(Console(file=written, width=width, **console)), written
+
+
+def test_plain_lines_come_after_3_seconds_and_then_every_15(clock: Clock) -> None:
+    observer, written = watching()
     observer.begin("sample", 100, "problems")
     seen = []
     for second in range(40):
-        now = 100.0 + second
+        clock.now = 100.0 + second
         observer.advance()
         seen.append(written.getvalue().count("\n"))
     lines = [second for second, (a, b) in enumerate(zip([0, *seen], seen, strict=False)) if b > a]
@@ -30,37 +51,27 @@ def test_plain_lines_come_after_3_seconds_and_then_every_15(
     assert written.getvalue().splitlines()[0] == "sample    4 of 100 problems · about 0:01:12 left"
 
 
-def test_a_stage_that_another_interrupts_is_timed_as_a_whole(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 100.0
-    monkeypatch.setattr("heal.cli.progress.time", SimpleNamespace(monotonic=lambda: now))
-    written = io.StringIO()
-    observer = ConsoleObserver(Console(file=written, width=80))
+def test_a_stage_that_another_interrupts_is_timed_as_a_whole(clock: Clock) -> None:
+    observer, written = watching()
     for round_ends in (130.0, 160.0):
         for name in ("train", "rehearse", "train"):
             observer.begin(name, 9)
-            now += 10
-        assert now == round_ends
+            clock.now += 10
+        assert clock.now == round_ends
         observer.end("train", "done")
     assert written.getvalue() == "train     done · 30.0 s\n" * 2
 
 
-def test_what_is_left_of_an_interrupted_stage_is_judged_by_all_of_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 100.0
-    monkeypatch.setattr("heal.cli.progress.time", SimpleNamespace(monotonic=lambda: now))
-    written = io.StringIO()
-    observer = ConsoleObserver(Console(file=written, width=80))
+def test_what_is_left_of_an_interrupted_stage_is_judged_by_all_of_it(clock: Clock) -> None:
+    observer, written = watching()
     observer.begin("train", 100, "steps")
-    now += 40
+    clock.now += 40
     observer.advance(20)
     observer.begin("rehearse", 5, "attempts")
-    now += 500
+    clock.now += 500
     observer.begin("train", 100, "steps")
     observer.stored(20)
-    now += 4  # the student is read again before its first step
+    clock.now += 4  # the student is read again before its first step
     observer.advance()
     assert written.getvalue().splitlines() == [
         "train     20 of 100 steps · about 0:02:40 left",
@@ -68,16 +79,11 @@ def test_what_is_left_of_an_interrupted_stage_is_judged_by_all_of_it(
     ]
 
 
-def test_on_a_terminal_what_was_stored_does_not_count_as_speed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 100.0
-    monkeypatch.setattr("heal.cli.progress.time", SimpleNamespace(monotonic=lambda: now))
-    written = io.StringIO()
-    observer = ConsoleObserver(Console(file=written, width=120, force_terminal=True))
+def test_on_a_terminal_what_was_stored_does_not_count_as_speed(clock: Clock) -> None:
+    observer, written = watching(width=120, force_terminal=True)
     observer.begin("sample", 1000, "problems")
     observer.stored(900)
-    now += 60
+    clock.now += 60
     observer.advance(2)
     observer.close()
     assert "902/1000" in written.getvalue()
