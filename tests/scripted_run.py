@@ -206,6 +206,7 @@ class Watch:
     said: list[str] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
     """By the part of the work they came in."""
+    under_way: int = 0
     tokens: int = 0
     done: Counter[str] = field(default_factory=Counter)
     reused: Counter[str] = field(default_factory=Counter)
@@ -225,6 +226,9 @@ class Watch:
     def arrived(self, outcome: str, tokens: int) -> None:
         self.answers[self.stage] += 1
         self.tokens += tokens
+
+    def waiting(self, count: int) -> None:
+        self.under_way = count
 
     def end(self, stage: str, line: str) -> None:
         self.lines[stage] = line

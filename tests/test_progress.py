@@ -51,6 +51,20 @@ def test_plain_lines_come_after_3_seconds_and_then_every_15(clock: Clock) -> Non
     assert written.getvalue().splitlines()[0] == "sample    4 of 100 problems · about 0:01:12 left"
 
 
+def test_a_slow_engine_is_heard_of_before_its_first_answer(clock: Clock) -> None:
+    observer, written = watching()
+    observer.begin("problems", 29, "problems")
+    for _ in range(600):
+        clock.now += 0.1
+        observer.waiting(111)
+    observer.arrived("done", 300)
+    clock.now += 20
+    observer.waiting(110)
+    lines = written.getvalue().splitlines()
+    assert lines[:4] == ["problems  0 of 29 problems · 111 answers under way"] * 4
+    assert lines[4:] == ["problems  0 of 29 problems · 0.8 answers/min · 4 tok/s"]
+
+
 def test_a_stage_that_another_interrupts_is_timed_as_a_whole(clock: Clock) -> None:
     observer, written = watching()
     for round_ends in (130.0, 160.0):

@@ -260,6 +260,29 @@ def test_no_problem_waits_for_another(store: Store) -> None:
     assert done.ids[-1] == "p0"
 
 
+def test_what_is_under_way_is_told_while_nothing_comes(store: Store) -> None:
+    answers, told = Answers(), list[int]()
+
+    class Heard(Watch):
+        def waiting(self, count: int) -> None:
+            told.append(count)
+
+    def late(feed: Iterator[Any]) -> Iterator[Any]:
+        """Takes what there is, thinks for three turns, and answers it."""
+        while True:
+            held = list(iter(lambda: next(feed), None))
+            yield from [None] * (3 if held else 1)
+            for request in held:
+                yield from answers._written(request)
+
+    Runner(store, Heard(), answers.streams() | {Lane.WRITE: late}, Limits()).run(
+        PROBLEMS[:1], owes, Ending()
+    )
+    under_way = [count for count in told if count]
+    assert under_way[:3] == [2, 2, 2]
+    assert max(under_way) == 4  # two to score and two to judge
+
+
 def test_answers_are_durable_before_they_are_counted(store: Store) -> None:
     class Witness(Watch):
         def arrived(self, outcome: str, tokens: int) -> None:

@@ -71,6 +71,9 @@ class _Logged:
     def arrived(self, outcome: str, tokens: int) -> None:
         """Not shown."""
 
+    def waiting(self, count: int) -> None:
+        """Not shown."""
+
     def end(self, stage: str, line: str) -> None:
         """A stage's counts."""
         logging.getLogger("heal").info("%s: %s", stage, line)

@@ -87,6 +87,10 @@ class Noting:
         """One answer came, of the many a unit may take."""
         self._watching.arrived(outcome, tokens)
 
+    def waiting(self, count: int) -> None:
+        """So many answers are under way, and none came just now."""
+        self._watching.waiting(count)
+
     def end(self, stage: str, line: str) -> None:
         """A stage is over."""
         self._watching.end(stage, line)

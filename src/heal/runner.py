@@ -179,10 +179,12 @@ class _Pass:
             raise
         if answers:
             self._take(answers)
-        elif busy and time.monotonic() - started < QUIET_S:
-            time.sleep(WAIT_S)
-            for lane in busy:
-                self.runner.note_work(lane.kind, [], WAIT_S / len(busy))
+        elif busy:
+            self.runner.observer.waiting(sum(lane.under_way for lane in busy))
+            if time.monotonic() - started < QUIET_S:
+                time.sleep(WAIT_S)
+                for lane in busy:
+                    self.runner.note_work(lane.kind, [], WAIT_S / len(busy))
         self._fill()
         return self._open > 0
 
@@ -237,6 +239,8 @@ class _Lane:
         self._under_way: dict[str, tuple[Request, _Open, set[int]]] = {}
         self._numbers = count()
         self._answers: Iterator[Any] | None = None
+        self.under_way = 0
+        """Answers the engine was asked for and has not given yet."""
 
     @property
     def has_work(self) -> bool:
@@ -275,6 +279,7 @@ class _Lane:
             request, owner = self.queue.popleft()
             name = str(next(self._numbers))
             self._under_way[name] = (request, owner, set(range(len(request.keys))))
+            self.under_way += len(request.keys)
             if self.kind is not Lane.VERIFY:  # judging again costs nothing
                 self.runner.store.claim(request.stage, request.keys)
             yield _named(request, name)
@@ -283,6 +288,7 @@ class _Lane:
         name, index = _name_of(answer)
         request, owner, left = self._under_way[name]
         left.discard(index)
+        self.under_way -= 1
         if not left:
             del self._under_way[name]
         return _Answer(request, owner, request.keys[index], request.read(answer))

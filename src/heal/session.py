@@ -50,6 +50,9 @@ class Observer(Protocol):
     def arrived(self, outcome: str, tokens: int) -> None:
         """One answer came, of the many a unit may take."""
 
+    def waiting(self, count: int) -> None:
+        """So many answers are under way, and none came just now."""
+
     def end(self, stage: str, line: str) -> None:
         """A stage is over; `line` says what came of it, in counts that add up."""
 

@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 from heal.redaction import redact, visible
+from heal.wording import plural
 
 PLAIN_FIRST_S, PLAIN_EVERY_S = 3.0, 15.0
 """Between two plain lines, and before the first of a stage."""
@@ -33,7 +34,8 @@ class ConsoleObserver:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._stage, self._unit = "", ""
-        self._total = self._finished = self._stored = self._arrived = self._tokens = 0
+        self._total = self._finished = self._stored = 0
+        self._arrived = self._tokens = self._waiting = 0
         self._outcomes: Counter[str] = Counter()
         self._started = self._spoke = time.monotonic()
         self._begun = dict[str, float]()  # since when, of a stage that others interrupt
@@ -44,7 +46,7 @@ class ConsoleObserver:
         self.close()
         self._interrupt()
         self._stage, self._total, self._unit = stage, total, unit
-        self._finished = self._stored = self._arrived = self._tokens = 0
+        self._finished = self._stored = self._arrived = self._tokens = self._waiting = 0
         self._outcomes = Counter()
         self._started = self._spoke = time.monotonic()
         self._begun.setdefault(stage, self._started)
@@ -77,6 +79,11 @@ class ConsoleObserver:
         self._arrived += 1
         self._tokens += tokens
         self._outcomes[outcome] += 1
+        self._show()
+
+    def waiting(self, count: int) -> None:
+        """So many answers are under way, and none came just now."""
+        self._waiting = count
         self._show()
 
     def end(self, stage: str, line: str) -> None:
@@ -129,9 +136,11 @@ class ConsoleObserver:
     def _rate(self) -> str:
         spent = max(1e-3, time.monotonic() - self._started)
         failed = self._outcomes["failed"]
-        words = f" · {self._arrived / spent:,.1f} answers/s" if self._arrived else ""
+        words = f" · {_speed(self._arrived / spent)}" if self._arrived else ""
         if self._tokens:
             words += f" · {self._tokens / spent:,.0f} tok/s"
+        elif self._waiting and not self._arrived:
+            words = f" · {plural(self._waiting, 'answer')} under way"
         return words + (f" · {failed:,} failed" if failed else "")
 
     def _eta(self, now: float) -> str:
@@ -143,3 +152,8 @@ class ConsoleObserver:
         minutes, seconds = divmod(round(left * spent / units), 60)
         hours, minutes = divmod(minutes, 60)
         return f" · about {hours}:{minutes:02d}:{seconds:02d} left"
+
+
+def _speed(per_second: float) -> str:
+    slow = per_second < 0.1
+    return f"{60 * per_second:.1f} answers/min" if slow else f"{per_second:,.1f} answers/s"
