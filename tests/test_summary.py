@@ -170,6 +170,23 @@ def test_no_interval_of_a_share_or_a_difference_is_without_width() -> None:
 VERDICTS = st.sampled_from([(RIGHT, "1"), (WRONG, "2"), (WRONG, "2.0"), (WRONG, "3"), (CUT, None)])
 
 
+def test_no_interval_leaves_its_scale() -> None:
+    names = tuple(f"p{i}" for i in range(12))
+    good, bad = np.ones((5, 12)), np.zeros((5, 12))
+    good[0, :6] = 0.0  # one seed of five forgot half of them
+    bad[0, :6] = 1.0
+    high = Scores(good, names, ("f",) * 12)
+    low = Scores(bad, names, ("f",) * 12)
+    told = [
+        (mean_score(high, resamples=2000, seed=0), (0.0, 1.0)),
+        (mean_score(low, resamples=2000, seed=0), (0.0, 1.0)),
+        (paired_difference(high, low, resamples=2000, seed=0), (-1.0, 1.0)),
+    ]
+    for interval, (least, most) in told:
+        assert least <= interval.low < interval.mean < interval.high <= most
+    assert told[0][0].high == 1.0 and told[1][0].low == 0.0  # as far as they may go
+
+
 @given(
     st.lists(
         st.tuples(

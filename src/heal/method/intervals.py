@@ -131,12 +131,15 @@ def percentiles(
 ) -> Interval:
     """The middle 95 % of a figure's resamples, float64[resamples].
 
-    bounds: the ends of its scale, None where it has none; independent: what was resampled, where
-    that is not n_problems. Where no resample differs, the rule at the top of this module holds.
+    bounds: the ends of its scale, which no interval leaves, None where it has none; independent:
+    what was resampled, where that is not n_problems. Where no resample differs, the rule at the top
+    of this module holds.
     """
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     if high - low > _ROUNDING * max(1.0, abs(mean)):
+        if bounds is not None:  # seeds' noise is added to that of problems, and may overshoot
+            low, high = max(low, bounds[0]), min(high, bounds[1])
         return Interval(float(mean), float(low), float(high), n_problems, n_seeds)
     if bounds is None:
         return Interval(float(mean), math.nan, math.nan, n_problems, n_seeds)
