@@ -175,6 +175,14 @@ def miscounting(name: str) -> World:
     return asked, spoilt
 
 
+def summing(name: str) -> World:
+    """As `extreme`, but every repair asserts a sum: a false one that of the last path."""
+    end = f"So it is \\boxed{{{ANSWER}}}."
+    said = {way: [steps("Now 60 + 80 = 140, and two more.", end)] for way in WAYS[:4]}
+    said[WAYS[4]] = [steps("Now 60 + 80 = 150.", "That is 140, and two more.", end)]
+    return extreme(name, repairs=said)
+
+
 def world(*parts: World) -> World:
     return [r for rows, _ in parts for r in rows], [r for _, rules in parts for r in rules]
 

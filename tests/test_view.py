@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests.made_run import lab_run
 from tests.report_fixture import rewrite
-from tests.scripted_run import ANSWER, WAYS, ScriptedRun, easy, extreme, hard, world
+from tests.scripted_run import ScriptedRun, easy, extreme, hard, summing, world
 
 from heal.errors import UserError
 from heal.records import Cut, Hint, Outcome, Trace
@@ -218,13 +218,8 @@ def test_a_repair_is_told_with_its_parent_hint_cut_scores_and_decision(
 
 @pytest.fixture(scope="module")
 def summed(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRun:
-    """Every repair asserts an equation that is true, but the last path's, whose first is false."""
-    end = f"So it is \\boxed{{{ANSWER}}}."
-    said = {way: [f"Now 60 + 80 = 140, and two more.\n\n{end}"] for way in WAYS[:4]}
-    said[WAYS[4]] = [f"Now 60 + 80 = 150.\n\nThat is 140, and two more.\n\n{end}"]
-    made = ScriptedRun(
-        tmp_path_factory.mktemp("summed"), world(easy("apples"), extreme("plums", repairs=said))
-    )
+    parts = world(easy("apples"), summing("plums"))
+    made = ScriptedRun(tmp_path_factory.mktemp("summed"), parts)
     made.go("pure.spare_checked=true", "steps.checker=arithmetic")
     return made
 

@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import pytest
-from tests.scripted_run import ScriptedRun
+from tests.scripted_run import ScriptedRun, easy, summing, world
 from tests.test_pages_in_browser import PAYLOADS
 from typer.testing import CliRunner
 
@@ -79,7 +80,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRun:
 @pytest.fixture
 def client(run: ScriptedRun) -> Iterator[Client]:
     (run.folder / MARKS).unlink(missing_ok=True)
-    with Viewer(run.folder) as viewer:
+    with serving(run.folder) as asking:
+        yield asking
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Client]:
+    """Somebody who asks the viewer of this run."""
+    with Viewer(folder) as viewer:
         thread = threading.Thread(target=viewer.serve_forever, args=(0.05,))
         thread.start()
         yield Client(viewer)
@@ -93,6 +101,21 @@ def links(text: str) -> list[str]:
 
 def test_it_listens_to_this_machine_alone(client: Client) -> None:
     assert client.viewer.server_address[0] == "127.0.0.1"
+
+
+def test_the_step_checkers_word_is_told_in_words(tmp_path: Path) -> None:
+    made = ScriptedRun(tmp_path, world(easy("apples"), summing("plums")))
+    made.go("pure.spare_checked=true", "steps.checker=arithmetic")
+    with serving(made.folder) as asking:
+        right, wrong = (
+            asking.ask(links(asking.ask(f"/?stage=repair&gate={gate}").text)[0]).text
+            for gate in ("passed", "wrong_step")
+        )
+    assert "no wrong step found; equations it could judge: 1" in right
+    assert "PURE left it alone: the step checker read it" in right
+    assert "step 3 is the first that does not hold" in wrong
+    assert "60 + 80 = 150; in truth 60 + 80 is 140" in wrong
+    assert "first wrong step" in wrong
 
 
 def test_every_trace_has_its_page(client: Client) -> None:
