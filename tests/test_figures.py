@@ -12,6 +12,7 @@ import pytest
 from heal.figures import as_json, plain
 from heal.method.intervals import Interval
 from heal.records import Verdict
+from heal.report.words import problems_name
 
 
 class Row(NamedTuple):
@@ -53,3 +54,13 @@ def test_anything_of_ours_is_standard_json(given: object, written: object) -> No
     assert plain(given) == written
     if not hasattr(given, "__next__"):
         assert json.loads(as_json(given), parse_constant=pytest.fail) == written
+
+
+def test_problems_are_called_by_the_source_they_came_from() -> None:
+    none = {"hub": None, "path": None, "gym": None, "source": None}
+    for given, name in (
+        ({"hub": "a/b"}, "a/b"),
+        ({"gym": {"task": "lcm"}}, "lcm"),
+        ({"traces": {"path": "imported.jsonl"}}, "imported.jsonl"),
+    ):
+        assert problems_name({"problems": {**none, **given}}) == name

@@ -15,10 +15,11 @@ from tests.report_fixture import rewrite
 from tests.scripted_run import ScriptedRun, easy, extreme, hard, summing, world
 
 from heal.errors import UserError
-from heal.records import Cut, Hint, Outcome, Trace
+from heal.records import Cut, Drop, Gate, Hint, Outcome, Trace
 from heal.store import Store
 from heal.store.marks import Mark, add_mark
 from heal.view import index as view_index
+from heal.view import words
 from heal.view.curves import curve
 from heal.view.differences import side_by_side
 from heal.view.heat import LEVELS, level_of, shaded, strip
@@ -254,6 +255,11 @@ def test_the_step_that_the_checker_found_wrong_is_marked(summed: ScriptedRun) ->
         marked = [line for line in it.steps if line.is_wrong]
         assert len(marked) == 1
         assert "60 + 80 = 150" in "".join(piece.text for piece in marked[0].pieces)
+
+
+def test_every_gate_and_drop_is_told_in_a_sentence() -> None:
+    assert words.DROPS.keys() == {str(drop) for drop in Drop}
+    assert words.GATES.keys() == {str(gate) for gate in Gate} - {""}
 
 
 def test_words_of_a_checker_that_is_no_longer_asked_are_not_told(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def card(view: RunView, config: Mapping[str, Any], arm: str, rows: Mapping[str, 
         "## How it was made",
         f"- {_origin(view, config)}.\n"
         f"- Verified by `{verifier}`; PURE by `{selection}`; run seed {view.seed}.\n"
-        f"- Problems: `{_problems(config)}`, held-out ones left out.\n"
+        f"- Problems: `{words.problems_name(config)}`, held-out ones left out.\n"
         "- Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(view.versions.items())) + ".",
         "## How to train on it",
         "Three runs, each from the weights of the one before, loss on the assistant's turn only:"
@@ -115,15 +115,3 @@ def _yield(view: RunView) -> list[str]:
 
 def _name(model: str) -> str:
     return model.rstrip("/").rpartition("/")[2] or model
-
-
-def _problems(config: Mapping[str, Any]) -> str:
-    problems = config.get("problems", {})
-    gym = (problems.get("gym") or {}).get("task")
-    return str(
-        problems.get("hub")
-        or problems.get("path")
-        or gym
-        or problems.get("source")
-        or (problems.get("traces") or {}).get("path")
-    )

@@ -30,7 +30,8 @@ def student_card(view: RunView, config: Mapping[str, Any], stages: Sequence[Trai
         f"---\n{yaml.safe_dump(meta, sort_keys=False)}---\n",
         f"# {base}, trained by HEAL (arm `{arm}`, seed {seed})",
         f"Made by HEAL ({sentences.PROVENANCE}) on {view.date[:10] or 'an unknown day'} from"
-        f" `{base}`, with traces of the teacher `{view.teacher}`.",
+        f" `{base}`, with "
+        + (f"traces of the teacher `{view.teacher}`." if view.teacher else "imported traces."),
         "## Data",
         "\n".join(_data(view, config)),
         "## Training",
@@ -53,10 +54,8 @@ def student_card(view: RunView, config: Mapping[str, Any], stages: Sequence[Trai
 
 
 def _data(view: RunView, config: Mapping[str, Any]) -> list[str]:
-    problems = config.get("problems", {})
-    named = problems.get("hub") or problems.get("path") or problems.get("source")
-    gym = (problems.get("gym") or {}).get("task")
-    lines = [f"- Problems: `{named or gym}`, verified by `{problems.get('verifier', '?')}`."]
+    verifier = config.get("problems", {}).get("verifier", "?")
+    lines = [f"- Problems: `{words.problems_name(config)}`, verified by `{verifier}`."]
     lines += [f"- {line}" for line in sentences.teacher_sentences(view)]
     if view.extreme.problems:
         before, after = numbers.ceiling_before(view), numbers.ceiling_after(view)

@@ -4,6 +4,8 @@ In: shares, intervals, durations. Out: text without any markup.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from heal.method.intervals import Interval
 from heal.report.numbers import Share
@@ -106,3 +108,16 @@ def stratum_name(stratum: str) -> str:
 def fixed(value: float | None, digits: int = 0) -> str:
     """A plain number, or a dash where there is none."""
     return "–" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def problems_name(config: Mapping[str, Any]) -> str:
+    """What a run's problems are called: the first of their sources that its settings name."""
+    problems = config.get("problems", {})
+    gym = (problems.get("gym") or {}).get("task")
+    return str(
+        problems.get("hub")
+        or problems.get("path")
+        or gym
+        or problems.get("source")
+        or (problems.get("traces") or {}).get("path")
+    )
